@@ -1,0 +1,441 @@
+"""The words of mmbench: frozen descriptors that say everything about a plugin's parts without importing them.
+
+A descriptor states facts (kinds, layouts, limits, default options, version, licence) and names its code as
+``"package.module:attribute"``. Planning reads facts only, so it needs neither torch nor the plugin's dependencies.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal, TypeAlias, get_args
+
+from mmbench.errors import SpecError, did_you_mean
+
+API_VERSION = 1
+
+Kind: TypeAlias = Literal["image", "audio", "text", "video", "tabular", "sequence"]
+Layout: TypeAlias = Literal["vector", "sequence", "pyramid"]
+TaskKind: TypeAlias = Literal["multiclass", "multilabel", "regression", "retrieval"]
+Tuning: TypeAlias = Literal["scratch", "frozen", "finetune", "adapter"]
+FusionLevel: TypeAlias = Literal["feature", "decision"]
+Target: TypeAlias = Literal["none", "optional", "required"]
+Options: TypeAlias = Mapping[str, Any]
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
+TASK_KINDS: tuple[TaskKind, ...] = get_args(TaskKind)
+TUNINGS: tuple[Tuning, ...] = get_args(Tuning)
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_PART_NAME = re.compile(r"\w[\w.-]{0,63}")
+_REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Modality:
+    """One named input of a dataset.
+
+    Attributes:
+        name: As users write it, "front_camera"; letters, digits, "_", "-", "."; at most 64.
+        kind: What its samples are; decides which encoders accept it.
+        facts: What is known of its samples: image ``channels`` and ``size`` [H, W], audio ``rate`` (Hz),
+            tabular and sequence ``num_features``. Facts left out are read off the first sample of train.
+    """
+
+    name: str
+    kind: Kind
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check_part_name("a modality", self.name)
+        _check_word(f"modality {self.name!r}: kind", self.kind, KINDS)
+        _set(self, "facts", _frozen_json(f"modality {self.name!r}: facts", self.facts))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSpec:
+    """One thing to predict from a sample. The core owns its head, loss and metrics.
+
+    Attributes:
+        name: As it appears in results; letters, digits, "_", "-", "."; at most 64.
+        kind: "multiclass" (target: an int), "multilabel" (K zeros and ones), "regression" (K floats).
+        num_outputs: Classes, labels or values: K. At least 2 for multiclass, else at least 1.
+        class_names: K names for classes or labels, or empty.
+        primary: The metric that chooses the epoch and leads the tables; "" takes the kind's usual one.
+        weight: Factor of this task's loss beside other tasks'.
+    """
+
+    name: str
+    kind: TaskKind
+    num_outputs: int
+    class_names: tuple[str, ...] = ()
+    primary: str = ""
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_part_name("a task", self.name)
+        where = f"task {self.name!r}"
+        _check_word(f"{where}: kind", self.kind, TASK_KINDS)
+        _check_count(f"{where}: num_outputs", self.num_outputs, minimum=2 if self.kind == "multiclass" else 1)
+        _set(self, "class_names", tuple(str(name) for name in self.class_names))
+        if self.class_names and len(self.class_names) != self.num_outputs:
+            raise SpecError(f"{where} has num_outputs={self.num_outputs} but {len(self.class_names)} class_names")
+        if not (math.isfinite(self.weight) and self.weight >= 0):
+            raise SpecError(f"{where}: weight must be finite and not negative, got {self.weight!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetInfo:
+    """What planning must know of a dataset: returned by `DatasetSpec.describe`, or made from the descriptor.
+
+    Attributes:
+        modalities: The dataset's inputs.
+        tasks: What to predict; at least one.
+        missing: Names of the modalities that some samples lack.
+        fingerprint: Changes whenever the data change (a hash over content); "" when `version` says it all.
+    """
+
+    modalities: tuple[Modality, ...]
+    tasks: tuple[TaskSpec, ...]
+    missing: tuple[str, ...] = ()
+    fingerprint: str = ""
+
+    def __post_init__(self) -> None:
+        _set(self, "modalities", _members("modalities", self.modalities, Modality))
+        _set(self, "tasks", _members("tasks", self.tasks, TaskSpec))
+        _set(self, "missing", tuple(self.missing))
+        unknown = set(self.missing) - {modality.name for modality in self.modalities}
+        if unknown:
+            raise SpecError(f"missing names modalities that are not there: {', '.join(sorted(unknown))}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsSpec:
+    """A file of weights that an encoder needs.
+
+    Attributes:
+        name: File or repository name, as the person who has to fetch it will look for it.
+        url: Where it comes from.
+        sha256: Hex digest of the file, or "" where the source publishes none.
+        size_bytes: Size, or None when unknown.
+        licence: SPDX name or the publisher's words.
+    """
+
+    name: str
+    url: str = ""
+    sha256: str = ""
+    size_bytes: int | None = None
+    licence: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Spec:
+    """What every descriptor of a plugin's part states."""
+
+    name: str
+    factory: str
+    version: str
+    defaults: Options = field(default_factory=dict)
+    summary: str = ""
+    paper: str = ""
+    licence: str = ""
+    requires: tuple[str, ...] = ()
+    in_all: bool = True
+
+    def __post_init__(self) -> None:
+        role = role_of(self)
+        if not (isinstance(self.name, str) and _NAME.fullmatch(self.name)):
+            raise SpecError(
+                f"{self.name!r} cannot name {role}: use 1 to 64 of a-z, 0-9, '.', '_', '-', starting with a letter or digit"
+            )
+        where = f"{role} {self.name!r}"
+        _check_reference(f"{where}: factory", self.factory)
+        if not (isinstance(self.version, str) and self.version):
+            raise SpecError(f"{where}: version must be a non-empty string, bumped when results would change")
+        for text in ("summary", "paper", "licence"):
+            if not isinstance(getattr(self, text), str):
+                raise SpecError(f"{where}: {text} must be a string, got {getattr(self, text)!r}")
+        _set(self, "defaults", _frozen_json(f"{where}: defaults", self.defaults))
+        _set(self, "requires", _words(f"{where}: requires", self.requires))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderSpec(_Spec):
+    """A network for one modality.
+
+    The factory is called as ``factory(modality, layout, **options)`` and returns an ``nn.Module`` with
+    ``feature_dim``, ``transform(sample) -> array`` and ``forward(values, mask) -> Features``.
+
+    Attributes:
+        name: Unique among the encoders that accept the same kind, within reach of the user's short name.
+        factory: ``"package.module:attribute"``.
+        version: Bumped when results would change.
+        kinds: Kinds of modality it accepts.
+        layouts: Layouts it can produce; the factory is told which one is wanted.
+        tunings: How it can be trained.
+        target: Whether a reference carries more after the name, as in ``timm/resnet18``.
+        weights: Files it needs.
+        defaults: Every option with its default; the only source of hyperparameters.
+        requires: Importable names of the packages its code needs.
+        in_all: Whether ``--grid all`` takes it.
+        summary, paper, licence: For the people who read `mmbench show` and the report.
+    """
+
+    kinds: tuple[Kind, ...]
+    layouts: tuple[Layout, ...] = ("vector",)
+    tunings: tuple[Tuning, ...] = ("scratch",)
+    target: Target = "none"
+    weights: tuple[WeightsSpec, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        where = f"encoder {self.name!r}"
+        _set(self, "kinds", _words(f"{where}: kinds", self.kinds, KINDS, at_least_one=True))
+        _set(self, "layouts", _words(f"{where}: layouts", self.layouts, LAYOUTS, at_least_one=True))
+        _set(self, "tunings", _words(f"{where}: tunings", self.tunings, TUNINGS, at_least_one=True))
+        _check_word(f"{where}: target", self.target, get_args(Target))
+        _set(self, "weights", _members(f"{where}: weights", self.weights, WeightsSpec, at_least_one=False))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FusionSpec(_Spec):
+    """A network that joins the features of several modalities.
+
+    The factory is called as ``factory(dims, tasks, **options)`` with ``dims`` the feature width by modality name.
+    A feature-level module has ``fused_dim`` and maps ``{modality: Features}`` to (B, fused_dim); a decision-level
+    module maps ``(task name, {modality: Features of logits})`` to logits (B, K).
+
+    Attributes:
+        accepts: The layout it needs of every modality.
+        level: "feature" or "decision".
+        min_modalities, max_modalities: How many it can join; None is no limit.
+        task_kinds: Kinds of task it serves.
+        missing: Whether it honours masks, so that absent modalities may reach it.
+        solves: Ceiling sets that it must solve by its form.
+        cannot_solve: Ceiling sets that it cannot solve, each with the reason.
+    """
+
+    accepts: Layout = "vector"
+    level: FusionLevel = "feature"
+    min_modalities: int = 2
+    max_modalities: int | None = None
+    task_kinds: tuple[TaskKind, ...] = ("multiclass", "multilabel", "regression")
+    missing: bool = False
+    solves: tuple[str, ...] = ()
+    cannot_solve: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        where = f"fusion {self.name!r}"
+        _check_word(f"{where}: accepts", self.accepts, LAYOUTS)
+        _check_word(f"{where}: level", self.level, get_args(FusionLevel))
+        _check_count(f"{where}: min_modalities", self.min_modalities, minimum=1)
+        if self.max_modalities is not None:
+            _check_count(f"{where}: max_modalities", self.max_modalities, minimum=self.min_modalities)
+        _set(self, "task_kinds", _words(f"{where}: task_kinds", self.task_kinds, TASK_KINDS, at_least_one=True))
+        _set(self, "solves", _words(f"{where}: solves", self.solves))
+        _set(self, "cannot_solve", _frozen_json(f"{where}: cannot_solve", self.cannot_solve))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveSpec(_Spec):
+    """What training minimises and how gradients are used.
+
+    The factory is called as ``factory(dims, tasks, **options)`` and returns an ``nn.Module`` whose
+    ``forward(step)`` gives named losses; they are summed.
+
+    Attributes:
+        min_modalities, max_modalities: How many modalities it can serve; None is no limit.
+        task_kinds: Kinds of task it serves.
+        levels: Levels of fusion it works with.
+    """
+
+    min_modalities: int = 1
+    max_modalities: int | None = None
+    task_kinds: tuple[TaskKind, ...] = ("multiclass", "multilabel", "regression")
+    levels: tuple[FusionLevel, ...] = ("feature", "decision")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        where = f"objective {self.name!r}"
+        _check_count(f"{where}: min_modalities", self.min_modalities, minimum=1)
+        if self.max_modalities is not None:
+            _check_count(f"{where}: max_modalities", self.max_modalities, minimum=self.min_modalities)
+        _set(self, "task_kinds", _words(f"{where}: task_kinds", self.task_kinds, TASK_KINDS, at_least_one=True))
+        _set(self, "levels", _words(f"{where}: levels", self.levels, get_args(FusionLevel), at_least_one=True))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetSpec(_Spec):
+    """A dataset with train, val and test splits.
+
+    The factory is called as ``factory(root, **options)`` and returns ``{"train": …, "val": …, "test": …}``, each a
+    sequence of `mmbench.data.Sample`. ``root`` is the folder that the core gives this dataset to keep files in.
+
+    Attributes:
+        modalities, tasks: What a sample holds, where that does not depend on options.
+        missing: Names of modalities that some samples lack.
+        describe: ``"package.module:function"``, called as ``describe(target, **options) -> DatasetInfo`` where the
+            above depends on options or on files; it must import neither torch nor pandas.
+        target: Whether a reference carries more after the name, as in ``manifest:PATH.csv``.
+        open_options: Whether options beyond `defaults` are allowed, as for the columns of a manifest.
+        ceilings: Best reachable test score by subset of modalities ("image", "audio+image"; names sorted), where
+            that is known by construction; the primary metric of the first task.
+        train: Training settings that suit this dataset, overridden by the user's.
+        cell_time_s: Measured seconds that a typical cell takes on one CPU core, for estimates.
+    """
+
+    modalities: tuple[Modality, ...] = ()
+    tasks: tuple[TaskSpec, ...] = ()
+    missing: tuple[str, ...] = ()
+    describe: str = ""
+    target: Target = "none"
+    open_options: bool = False
+    ceilings: Mapping[str, float] = field(default_factory=dict)
+    train: Options = field(default_factory=dict)
+    cell_time_s: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        where = f"dataset {self.name!r}"
+        _check_word(f"{where}: target", self.target, get_args(Target))
+        _set(self, "ceilings", _frozen_json(f"{where}: ceilings", self.ceilings))
+        _set(self, "train", _frozen_json(f"{where}: train", self.train))
+        if self.describe:
+            _check_reference(f"{where}: describe", self.describe)
+        else:
+            try:
+                info = DatasetInfo(modalities=self.modalities, tasks=self.tasks, missing=self.missing)
+            except SpecError as error:
+                raise SpecError(f"{where}: {error} (or give `describe`)") from None
+            _set(self, "modalities", info.modalities)
+            _set(self, "tasks", info.tasks)
+            _set(self, "missing", info.missing)
+
+
+Spec: TypeAlias = EncoderSpec | FusionSpec | ObjectiveSpec | DatasetSpec
+Role: TypeAlias = Literal["encoder", "fusion", "objective", "dataset"]
+SPEC_OF_ROLE: Mapping[Role, type[Spec]] = MappingProxyType(
+    {"encoder": EncoderSpec, "fusion": FusionSpec, "objective": ObjectiveSpec, "dataset": DatasetSpec}
+)
+
+
+def role_of(spec: Spec | _Spec) -> Role:
+    """Return which part a descriptor describes: "encoder", "fusion", "objective" or "dataset"."""
+    for role, spec_type in SPEC_OF_ROLE.items():
+        if isinstance(spec, spec_type):
+            return role
+    raise SpecError(f"{type(spec).__name__} is not a descriptor of mmbench")
+
+
+def to_json(value: Any) -> Any:
+    """Return descriptors, mappings and tuples as plain JSON data."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {item.name: to_json(getattr(value, item.name)) for item in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_json(item) for item in value]
+    return value
+
+
+def check_options(where: str, given: Options, defaults: Options, *, open_options: bool = False) -> dict[str, Any]:
+    """Merge options into their defaults.
+
+    Raises:
+        SpecError: an option is unknown, or its type is not its default's.
+    """
+    merged = dict(defaults)
+    for key, value in given.items():
+        if key not in defaults:
+            if not open_options:
+                known = f"it has {', '.join(sorted(defaults))}" if defaults else "it has no options"
+                raise SpecError(f"{where} has no option {key!r}; {known}.{did_you_mean(key, defaults)}")
+        elif defaults[key] is not None:
+            value = _coerce(f"{where}: option {key!r}", value, defaults[key])
+        merged[key] = value
+    return merged
+
+
+def _coerce(where: str, value: Any, default: Any) -> Any:
+    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(default, str) and isinstance(value, bool | int | float):
+        return json.dumps(value)
+    same = type(value) is type(default) or (isinstance(value, list | tuple) and isinstance(default, list | tuple))
+    if not same:
+        raise SpecError(f"{where} takes {_a_type(default)} such as {json.dumps(to_json(default))}, got {value!r}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise SpecError(f"{where} must be finite, got {value!r}")
+    return value
+
+
+def _a_type(value: Any) -> str:
+    names = {bool: "true or false", int: "a whole number", float: "a number", str: "text", tuple: "a list", list: "a list"}
+    return names.get(type(value), "a table")
+
+
+def _set(instance: Any, name: str, value: Any) -> None:
+    object.__setattr__(instance, name, value)
+
+
+def _check_part_name(what: str, name: Any) -> None:
+    if not (isinstance(name, str) and _PART_NAME.fullmatch(name)):
+        raise SpecError(f"{name!r} cannot name {what}: use 1 to 64 letters, digits, '_', '-' or '.'")
+
+
+def _check_word(where: str, word: Any, known: tuple[str, ...]) -> None:
+    if word not in known:
+        raise SpecError(f"{where} must be one of {', '.join(known)}; got {word!r}.{did_you_mean(str(word), known)}")
+
+
+def _check_count(where: str, value: Any, *, minimum: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+        raise SpecError(f"{where} must be a whole number of at least {minimum}, got {value!r}")
+
+
+def _check_reference(where: str, reference: Any) -> None:
+    if not (isinstance(reference, str) and _REFERENCE.fullmatch(reference)):
+        raise SpecError(f"{where} must read 'package.module:attribute', got {reference!r}")
+
+
+def _words(where: str, words: Any, known: tuple[str, ...] = (), *, at_least_one: bool = False) -> tuple[Any, ...]:
+    if isinstance(words, str):
+        words = (words,)
+    if not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in words):
+        raise SpecError(f"{where} must be a tuple of strings, got {words!r}")
+    if at_least_one and not words:
+        raise SpecError(f"{where} must name at least one of {', '.join(known)}")
+    if known:
+        for word in words:
+            _check_word(where, word, known)
+    return tuple(words)
+
+
+def _members(where: str, members: Any, member_type: type[Any], *, at_least_one: bool = True) -> tuple[Any, ...]:
+    if not isinstance(members, list | tuple) or not all(isinstance(member, member_type) for member in members):
+        raise SpecError(f"{where} must be a tuple of {member_type.__name__}, got {members!r}")
+    if at_least_one and not members:
+        raise SpecError(f"{where} must hold at least one {member_type.__name__}")
+    names = [member.name for member in members]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise SpecError(f"{where} names {', '.join(twice)} twice")
+    return tuple(members)
+
+
+def _frozen_json(where: str, value: Any) -> Mapping[str, Any]:
+    """Copy a mapping through JSON, so that nobody else holds it and it can be written to any file."""
+    if not isinstance(value, Mapping):
+        raise SpecError(f"{where} must be a mapping, got {value!r}")
+    try:
+        copied: dict[str, Any] = json.loads(json.dumps(to_json(value), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise SpecError(f"{where} must hold JSON values only: {error}") from None
+    return MappingProxyType(copied)
