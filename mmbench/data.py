@@ -1,0 +1,368 @@
+"""Canonical samples, and a dataset read once: checked, indexed, and transformed into cached arrays."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmbench.cache import ArrayCache
+from mmbench.errors import ContractError, DataError
+from mmbench.spec import DatasetInfo, Kind, Modality, TaskSpec
+
+Split: TypeAlias = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+Array: TypeAlias = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Waveform:
+    """Mono audio.
+
+    Attributes:
+        values: float32 (L,), in [-1, 1] where the source was.
+        rate: Samples per second, in Hz.
+    """
+
+    values: Array
+    rate: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One item of a dataset, in canonical form.
+
+    ======== ==============================================================
+    kind     input
+    ======== ==============================================================
+    image    uint8 (C, H, W), C = 1 or 3
+    audio    `Waveform`
+    text     str
+    video    uint8 (T, C, H, W), C = 1 or 3
+    tabular  float32 (F,); NaN where a single value is unknown
+    sequence float32 (T, F)
+    ======== ==============================================================
+
+    Attributes:
+        sample_id: Stable and unique over all splits.
+        inputs: By modality name; None where this sample lacks the modality. May be a lazy mapping that decodes on
+            access: the core reads each modality once.
+        targets: By task name: an int (multiclass), K zeros and ones (multilabel), a float or K floats (regression).
+    """
+
+    sample_id: str
+    inputs: Mapping[str, Any]
+    targets: Mapping[str, Any]
+
+
+Transform: TypeAlias = Callable[[Any], Array]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One modality of one split after an encoder's transform.
+
+    Attributes:
+        values: (N, …) when every sample has the same shape, else all samples joined along their first axis.
+        offsets: (N + 1,) where each sample begins and ends in `values`; None when shapes are equal.
+        present: (N,) boolean; an absent sample has zeros, or no rows at all.
+    """
+
+    values: Array
+    offsets: Array | None
+    present: Array
+
+    def __len__(self) -> int:
+        return len(self.present)
+
+
+@dataclass(frozen=True)
+class Index:
+    """What is known of every sample without its inputs.
+
+    Attributes:
+        sample_ids: By split.
+        targets: By split and task: int64 (N,), float32 (N, K).
+        facts: By modality: what the first present training sample says (channels, size, rate, num_features).
+    """
+
+    sample_ids: Mapping[Split, tuple[str, ...]]
+    targets: Mapping[Split, Mapping[str, Array]]
+    facts: Mapping[str, Mapping[str, Any]]
+
+    @cached_property
+    def split_hash(self) -> str:
+        """Changes whenever a sample moves to another split: hex, 16 digits."""
+        text = json.dumps({split: list(self.sample_ids[split]) for split in SPLITS})
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class DatasetSource:
+    """A dataset plugin's splits, opened only when something is not in the cache yet.
+
+    Args:
+        info: Modalities and tasks.
+        key: Content key of the dataset: reference, version, options and fingerprint.
+        open_splits: Calls the plugin's factory.
+        cache: Where indices and columns are kept.
+    """
+
+    def __init__(
+        self, info: DatasetInfo, key: str, open_splits: Callable[[], Mapping[str, Any]], cache: ArrayCache
+    ) -> None:
+        self.info = info
+        self.key = key
+        self._open_splits = open_splits
+        self._cache = cache
+
+    @cached_property
+    def splits(self) -> Mapping[Split, Sequence[Sample]]:
+        """The plugin's splits.
+
+        Raises:
+            ContractError: they are not three sequences called train, val and test.
+            DataError: one of them is empty.
+        """
+        opened = self._open_splits()
+        if not isinstance(opened, Mapping) or set(opened) != set(SPLITS):
+            got = ", ".join(map(str, opened)) if isinstance(opened, Mapping) else repr(type(opened).__name__)
+            raise ContractError(f"a dataset must give the splits train, val and test; got {got}")
+        for split in SPLITS:
+            if not (hasattr(opened[split], "__len__") and hasattr(opened[split], "__getitem__")):
+                raise ContractError(f"split {split!r} must be a sequence of Sample, got {type(opened[split]).__name__}")
+            if not len(opened[split]):
+                raise DataError(f"split {split!r} is empty; mmbench trains on train, chooses on val and reports test")
+        return {split: opened[split] for split in SPLITS}
+
+    @cached_property
+    def index(self) -> Index:
+        """Sample ids, targets and facts, checked; from the cache where it has them."""
+        arrays = self._cache.get_or_make(f"index/{self.key}", self._make_index)
+        described = json.loads(arrays["index"].tobytes().decode())
+        targets = {
+            split: {task.name: arrays[f"{split}.{number}"] for number, task in enumerate(self.info.tasks)}
+            for split in SPLITS
+        }
+        ids = {split: tuple(described["sample_ids"][split]) for split in SPLITS}
+        return Index(sample_ids=ids, targets=targets, facts=described["facts"])
+
+    def modality(self, name: str) -> Modality:
+        """Return a modality with its facts completed from the data."""
+        declared = next(modality for modality in self.info.modalities if modality.name == name)
+        return dataclasses.replace(declared, facts={**self.index.facts.get(name, {}), **declared.facts})
+
+    def columns(self, modality: str, transform: Transform, transform_key: str) -> dict[Split, Column]:
+        """Return one modality of every split after `transform`, from the cache where it has it."""
+        key = f"column/{self.key}/{_digest([modality, transform_key])}"
+        arrays = self._cache.get_or_make(key, lambda: self._make_columns(modality, transform))
+        return {
+            split: Column(
+                values=arrays[f"{split}.values"],
+                offsets=arrays.get(f"{split}.offsets"),
+                present=arrays[f"{split}.present"],
+            )
+            for split in SPLITS
+        }
+
+    def _make_index(self) -> dict[str, Array]:
+        ids: dict[str, list[str]] = {}
+        arrays: dict[str, Array] = {}
+        seen: dict[str, str] = {}
+        facts: dict[str, dict[str, Any]] = {}
+        for split in SPLITS:
+            ids[split] = []
+            targets: dict[str, list[Array]] = {task.name: [] for task in self.info.tasks}
+            for sample in self._samples(split):
+                _check_id(sample.sample_id, split, seen)
+                ids[split].append(sample.sample_id)
+                for task in self.info.tasks:
+                    targets[task.name].append(_target(task, sample))
+                if split == "train" and len(facts) < len(self.info.modalities):
+                    _note_facts(facts, sample, self.info.modalities)
+            for number, task in enumerate(self.info.tasks):
+                arrays[f"{split}.{number}"] = np.stack(targets[task.name])
+        _check_targets(self.info.tasks, arrays)
+        described = json.dumps({"sample_ids": ids, "facts": facts}).encode()
+        return {**arrays, "index": np.frombuffer(described, dtype=np.uint8)}
+
+    def _make_columns(self, modality: str, transform: Transform) -> dict[str, Array]:
+        kind = next(item.kind for item in self.info.modalities if item.name == modality)
+        arrays: dict[str, Array] = {}
+        shapes: set[tuple[int, ...]] = set()
+        rows: dict[Split, list[Array | None]] = {}
+        for split in SPLITS:
+            rows[split] = []
+            for sample in self._samples(split):
+                value = sample.inputs.get(modality)
+                if value is None:
+                    rows[split].append(None)
+                    continue
+                check_canonical(f"{modality!r} of sample {sample.sample_id!r}", kind, value)
+                row = np.asarray(transform(value))
+                _check_row(f"the transform of {modality!r}", row, shapes)
+                rows[split].append(row)
+        if not shapes:
+            raise DataError(f"no sample has the modality {modality!r}; leave it out of the selection")
+        same = len(shapes) == 1
+        for split in SPLITS:
+            packed = _pack(rows[split], shape=next(iter(shapes)), same=same)
+            arrays.update({f"{split}.{name}": array for name, array in packed.items()})
+        return arrays
+
+    def _samples(self, split: Split) -> Iterator[Sample]:
+        samples = self.splits[split]
+        for position in range(len(samples)):
+            sample = samples[position]
+            if not isinstance(sample, Sample):
+                raise ContractError(f"split {split!r}, item {position}: expected a Sample, got {type(sample).__name__}")
+            yield sample
+
+
+def check_canonical(where: str, kind: Kind, value: Any) -> None:
+    """Check one input of a sample.
+
+    Raises:
+        ContractError: `value` is not what `Sample` promises for its kind.
+        DataError: it is, but holds NaN, infinity or nothing.
+    """
+    if kind == "text":
+        if not isinstance(value, str):
+            raise ContractError(f"{where} must be str, got {type(value).__name__}")
+        return
+    array = value.values if isinstance(value, Waveform) else value
+    if kind == "audio" and not (isinstance(value, Waveform) and isinstance(value.rate, int) and value.rate > 0):
+        raise ContractError(f"{where} must be a Waveform with a rate in Hz, got {type(value).__name__}")
+    dtype, dims = {
+        "image": ("uint8", 3), "video": ("uint8", 4), "audio": ("float32", 1),
+        "tabular": ("float32", 1), "sequence": ("float32", 2),
+    }[kind]  # fmt: skip
+    if not (isinstance(array, np.ndarray) and array.dtype == dtype and array.ndim == dims):
+        got = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
+        raise ContractError(f"{where} ({kind}) must be {dtype} with {dims} axes, got {got}")
+    if array.size == 0:
+        raise DataError(f"{where} is empty; give None for a modality that a sample lacks")
+    if kind in ("image", "video") and array.shape[-3] not in (1, 3):
+        raise ContractError(f"{where} must have 1 or 3 channels before height and width, got shape {array.shape}")
+    if kind in ("audio", "sequence") and not np.isfinite(array).all():
+        raise DataError(f"{where} holds NaN or infinity")
+    if kind == "tabular" and np.isinf(array).any():
+        raise DataError(f"{where} holds infinity; NaN is for a value that is not known")
+
+
+def transform_key(encoder: Any, fallback: str) -> str:
+    """Name a transform by what it does, so that encoders with equal transforms share one cached column.
+
+    A transform that is a frozen dataclass is named by its class and fields; any other by `fallback`, the encoder's
+    own identity.
+    """
+    transform = encoder.transform
+    if dataclasses.is_dataclass(transform) and not isinstance(transform, type):
+        owner = type(transform)
+        return f"{owner.__module__}.{owner.__qualname__}:{transform!r}@{getattr(owner, 'version', '1')}"
+    return fallback
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _check_id(sample_id: Any, split: str, seen: dict[str, str]) -> None:
+    if not isinstance(sample_id, str) or not sample_id:
+        raise ContractError(f"a sample_id must be a non-empty string, got {sample_id!r} in split {split!r}")
+    if sample_id in seen:
+        raise DataError(f"sample id {sample_id!r} stands in {seen[sample_id]!r} and again in {split!r}; ids are unique")
+    seen[sample_id] = split
+
+
+def _target(task: TaskSpec, sample: Sample) -> Array:
+    where = f"target {task.name!r} of sample {sample.sample_id!r}"
+    if task.name not in sample.targets:
+        raise ContractError(f"{where} is not there; sample.targets has {', '.join(sample.targets) or 'nothing'}")
+    value = sample.targets[task.name]
+    if task.kind == "multiclass":
+        if isinstance(value, float) and math.isnan(value):
+            raise DataError(f"{where} is NaN; remove the sample or give it a label")
+        if not isinstance(value, int | np.integer) or isinstance(value, bool):
+            raise ContractError(f"{where} must be a class number, got {value!r}")
+        if not 0 <= value < task.num_outputs:
+            raise DataError(f"{where} is {value}, outside 0 … {task.num_outputs - 1}")
+        return np.asarray(value, dtype=np.int64)
+    try:
+        array = np.asarray(value, dtype=np.float32).reshape(-1)
+    except (TypeError, ValueError):
+        raise ContractError(f"{where} must be numbers, got {value!r}") from None
+    if array.shape != (task.num_outputs,):
+        raise ContractError(f"{where} must hold {task.num_outputs} numbers, got {array.size}")
+    if not np.isfinite(array).all():
+        raise DataError(f"{where} is not finite ({value!r}); remove the sample or give it a label")
+    if task.kind == "multilabel" and not np.isin(array, (0.0, 1.0)).all():
+        raise DataError(f"{where} must hold zeros and ones, got {value!r}")
+    return array
+
+
+def _check_targets(tasks: Sequence[TaskSpec], arrays: Mapping[str, Array]) -> None:
+    for number, task in enumerate(tasks):
+        train = arrays[f"train.{number}"]
+        if task.kind == "multiclass" and len(np.unique(train)) < 2:
+            raise DataError(
+                f"task {task.name!r} has only one class in train ({int(train[0])}); there is nothing to learn. "
+                "Check the label column and the split"
+            )
+
+
+def _note_facts(facts: dict[str, dict[str, Any]], sample: Sample, modalities: Sequence[Modality]) -> None:
+    for modality in modalities:
+        if modality.name in facts:
+            continue
+        value = sample.inputs.get(modality.name)
+        if value is None:
+            continue
+        check_canonical(f"{modality.name!r} of sample {sample.sample_id!r}", modality.kind, value)
+        if modality.kind in ("image", "video"):
+            facts[modality.name] = {"channels": int(value.shape[-3]), "size": [int(side) for side in value.shape[-2:]]}
+        elif modality.kind == "audio":
+            facts[modality.name] = {"rate": int(value.rate)}
+        elif modality.kind in ("tabular", "sequence"):
+            facts[modality.name] = {"num_features": int(value.shape[-1])}
+        else:
+            facts[modality.name] = {}
+
+
+def _check_row(where: str, row: Array, shapes: set[tuple[int, ...]]) -> None:
+    if row.dtype.kind not in "uifb":
+        raise ContractError(f"{where} must give numbers, got dtype {row.dtype}")
+    shapes.add(row.shape)
+    if len(shapes) > 1:
+        trailing = {shape[1:] for shape in shapes} | ({()} if any(not shape for shape in shapes) else set())
+        if len(trailing) > 1 or len({len(shape) for shape in shapes}) > 1:
+            a, b = sorted(shapes)[:2]
+            raise ContractError(f"{where} gives shapes {a} and {b}; only the first axis may vary between samples")
+
+
+def _pack(rows: Sequence[Array | None], *, shape: tuple[int, ...], same: bool) -> dict[str, Array]:
+    present = np.array([row is not None for row in rows], dtype=bool)
+    real = [row for row in rows if row is not None]
+    dtype = real[0].dtype if real else np.dtype(np.float32)
+    if same:
+        values = np.zeros((len(rows), *shape), dtype=dtype)
+        for position, row in enumerate(rows):
+            if row is not None:
+                values[position] = row
+        return {"values": values, "present": present}
+    lengths = [0 if row is None else len(row) for row in rows]
+    values = np.concatenate(real) if real else np.zeros((0, *shape[1:]), dtype=dtype)
+    return {"values": values, "offsets": np.cumsum([0, *lengths], dtype=np.int64), "present": present}
+
+
+def dataset_root(data_dir: Path, ref: str) -> Path:
+    """Return the folder in which a dataset plugin may keep its files."""
+    return data_dir / ref.replace("/", "--")

@@ -1,0 +1,262 @@
+"""Composition: encoders, a fusion and heads as one module, each promise checked where it could be broken."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from mmbench.errors import ContractError
+from mmbench.features import Features
+from mmbench.spec import FusionLevel, Layout, TaskSpec
+
+
+@dataclass(frozen=True)
+class Input:
+    """One modality of a batch, as its encoder takes it.
+
+    Attributes:
+        values: (P, …): the samples that have this modality, P of the batch's B.
+        mask: (P, T) True = real; None when all samples have one length.
+        rows: (P,) positions of those samples in the batch; None when every sample has the modality (P = B).
+    """
+
+    values: Tensor
+    mask: Tensor | None = None
+    rows: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some samples of one split.
+
+    Attributes:
+        size: B, how many samples.
+        inputs: By modality.
+        targets: By task: int64 (B,) for multiclass, float32 (B, K) for multilabel and regression.
+    """
+
+    size: int
+    inputs: Mapping[str, Input]
+    targets: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a forward pass gives.
+
+    Attributes:
+        logits: By task: (B, K); for regression the standardised prediction.
+        features: By modality, as the encoders gave them.
+        fused: (B, D) joined features; None for a decision-level fusion.
+        unimodal_logits: By modality and task; only where heads per modality exist.
+        losses: Named auxiliary losses of encoders and fusion, to be added.
+    """
+
+    logits: Mapping[str, Tensor]
+    features: Mapping[str, Features]
+    fused: Tensor | None
+    unimodal_logits: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    losses: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class MultimodalModel(nn.Module):
+    """Encoders by modality, a fusion, and one linear head per task.
+
+    Args:
+        encoders: By modality name.
+        layouts: What each encoder promised to give.
+        fusion: Feature-level: `{modality: Features}` -> (B, fused_dim). Decision-level: called once per task with the
+            task's name and `{modality: Features of logits (B, K)}` -> (B, K).
+        level: Which of the two.
+        accepts: The layout that the fusion takes; sequences are pooled by masked mean where it takes vectors.
+        tasks: What to predict.
+        unimodal_heads: Whether to give every modality heads of its own (always so at decision level).
+        dropout: Applied to what the heads read.
+    """
+
+    def __init__(
+        self,
+        encoders: Mapping[str, nn.Module],
+        layouts: Mapping[str, Layout],
+        fusion: nn.Module,
+        tasks: Sequence[TaskSpec],
+        *,
+        level: FusionLevel = "feature",
+        accepts: Layout = "vector",
+        unimodal_heads: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.modalities = tuple(encoders)
+        self.layouts = dict(layouts)
+        self.level = level
+        self.accepts = accepts
+        self.tasks = tuple(tasks)
+        self.dims = {name: encoder_dim(name, encoder) for name, encoder in encoders.items()}
+        # nn.ModuleDict refuses keys such as "type" or "a.b", which are fair names for a modality or a task.
+        self.encoders = nn.ModuleList(encoders.values())
+        self.fusion = fusion
+        self.dropout = nn.Dropout(dropout)
+        self.heads = nn.ModuleList()
+        if level == "feature":
+            width = fused_dim(fusion)
+            self.heads.extend(nn.Linear(width, task.num_outputs) for task in tasks)
+        self.unimodal_heads = nn.ModuleList()
+        if level == "decision" or unimodal_heads:
+            for name in self.modalities:
+                width = self.dims[name] if isinstance(self.dims[name], int) else self.dims[name][-1]
+                self.unimodal_heads.append(nn.ModuleList(nn.Linear(width, task.num_outputs) for task in tasks))
+
+    def encode(self, batch: Batch) -> dict[str, Features]:
+        """Run every encoder on the samples that have its modality; the others get zeros and a False mask."""
+        encoded = {}
+        for name, encoder in zip(self.modalities, self.encoders):
+            encoded[name] = self._encode_one(name, encoder, batch.inputs[name], batch.size)
+        return encoded
+
+    def fuse(self, features: Mapping[str, Features]) -> Output:
+        """Join encoded features and predict, so that fusion can run on features that were encoded before."""
+        losses = {
+            f"{name}.{loss}": value for name, given in features.items() for loss, value in given.losses.items()
+        }
+        taken = {name: self._as_accepted(name, given) for name, given in features.items()}
+        unimodal = self._unimodal_logits(features)
+        if self.level == "decision":
+            logits = {}
+            for task in self.tasks:
+                votes = {
+                    name: Features(unimodal[name][task.name], mask=features[name].present) for name in self.modalities
+                }
+                logits[task.name] = self.fusion(task.name, votes)
+                self._check("fusion", logits[task.name], (features[self.modalities[0]].present.shape[0], task.num_outputs))
+            return Output(logits=logits, features=features, fused=None, unimodal_logits=unimodal, losses=losses)
+        fused = self.fusion(taken)
+        if isinstance(fused, Features):
+            losses.update({f"fusion.{loss}": value for loss, value in fused.losses.items()})
+            fused = fused.tensor
+        batch_size = features[self.modalities[0]].present.shape[0]
+        self._check("fusion", fused, (batch_size, fused_dim(self.fusion)))
+        read = self.dropout(fused)
+        logits = {task.name: head(read) for task, head in zip(self.tasks, self.heads)}
+        return Output(logits=logits, features=features, fused=fused, unimodal_logits=unimodal, losses=losses)
+
+    def forward(self, batch: Batch) -> Output:
+        """Predict every task for a batch."""
+        return self.fuse(self.encode(batch))
+
+    def _encode_one(self, name: str, encoder: nn.Module, given: Input, size: int) -> Features:
+        dim = self.dims[name]
+        num_present = given.values.shape[0]
+        if num_present == 0:
+            return _absent(self.layouts[name], dim, size, given.values.device, self._float_dtype())
+        features = encoder(given.values, given.mask)
+        if isinstance(features, Tensor):
+            features = Features(features)
+        self._check_features(name, features, num_present)
+        return features if given.rows is None else _scatter(features, given.rows, size)
+
+    def _as_accepted(self, name: str, features: Features) -> Features:
+        if self.accepts == "vector" and features.layout == "sequence":
+            return features.to_vector()
+        if features.layout != self.accepts:
+            raise ContractError(f"encoder of {name!r} gave layout {features.layout!r}; the fusion takes {self.accepts!r}")
+        return features
+
+    def _unimodal_logits(self, features: Mapping[str, Features]) -> dict[str, dict[str, Tensor]]:
+        logits = {}
+        for name, heads in zip(self.modalities, self.unimodal_heads):
+            given = features[name]
+            if given.layout == "pyramid":
+                mask = given.mask[-1] if isinstance(given.mask, tuple) else None
+                given = Features(given.values[-1], mask)
+            read = self.dropout(given.to_vector().tensor)
+            logits[name] = {task.name: head(read) for task, head in zip(self.tasks, heads)}
+        return logits
+
+    def _check_features(self, name: str, features: Features, size: int) -> None:
+        promised, layout = self.dims[name], self.layouts[name]
+        if not isinstance(features, Features):
+            raise ContractError(f"the encoder of {name!r} must return a tensor or Features, got {type(features).__name__}")
+        if features.layout != layout:
+            raise ContractError(f"the encoder of {name!r} promised layout {layout!r}, but its forward gave {features.layout!r}")
+        values = features.values if isinstance(features.values, tuple) else (features.values,)
+        dims = (promised,) if isinstance(promised, int) else promised
+        if len(values) != len(dims):
+            raise ContractError(f"the encoder of {name!r} promised {len(dims)} layers, but its forward gave {len(values)}")
+        for value, dim in zip(values, dims):
+            if value.shape[0] != size or value.shape[-1] != dim:
+                raise ContractError(
+                    f"the encoder of {name!r} promised feature_dim {dim} for a batch of {size}, "
+                    f"but its forward gave {tuple(value.shape)}"
+                )
+
+    def _check(self, what: Literal["fusion"], value: Tensor, expected: tuple[int, int]) -> None:
+        if not isinstance(value, Tensor) or tuple(value.shape) != expected:
+            got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ContractError(f"the {what} promised {expected} (batch, width), but its forward gave {got}")
+
+    def _float_dtype(self) -> torch.dtype:
+        return next((parameter.dtype for parameter in self.parameters()), torch.float32)
+
+
+def encoder_dim(name: str, encoder: nn.Module) -> int | tuple[int, ...]:
+    """Return an encoder's promised width, or widths by layer for a pyramid.
+
+    Raises:
+        ContractError: it promises none.
+    """
+    dim = getattr(encoder, "feature_dim", None)
+    if isinstance(dim, int) and dim > 0:
+        return dim
+    if isinstance(dim, list | tuple) and dim and all(isinstance(width, int) and width > 0 for width in dim):
+        return tuple(dim)
+    raise ContractError(f"the encoder of {name!r} must have feature_dim, a positive whole number; got {dim!r}")
+
+
+def fused_dim(fusion: nn.Module) -> int:
+    """Return a fusion's promised width.
+
+    Raises:
+        ContractError: it promises none.
+    """
+    dim = getattr(fusion, "fused_dim", None)
+    if isinstance(dim, int) and dim > 0:
+        return dim
+    raise ContractError(f"a feature-level fusion must have fused_dim, a positive whole number; got {dim!r}")
+
+
+def _scatter(features: Features, rows: Tensor, size: int) -> Features:
+    """Put the present samples' features back in their places in the batch: (P, …) -> (B, …)."""
+
+    def place(values: Tensor) -> Tensor:
+        return values.new_zeros(size, *values.shape[1:]).index_copy(0, rows, values)
+
+    if isinstance(features.values, tuple):
+        masks = features.mask if isinstance(features.mask, tuple) else (None,) * len(features.values)
+        full = tuple(
+            place(torch.ones(value.shape[:2], dtype=torch.bool, device=value.device) if mask is None else mask)
+            for value, mask in zip(features.values, masks)
+        )
+        return replace(features, values=tuple(place(value) for value in features.values), mask=full)
+    mask = features.present if features.layout == "vector" else features.token_mask
+    return replace(features, values=place(features.values), mask=place(mask))
+
+
+def _absent(
+    layout: Layout, dim: int | tuple[int, ...], size: int, device: torch.device, dtype: torch.dtype
+) -> Features:
+    """Features of a batch in which nobody has the modality."""
+    if isinstance(dim, tuple):
+        values = tuple(torch.zeros(size, 1, width, device=device, dtype=dtype) for width in dim)
+        return Features(values, tuple(torch.zeros(size, 1, dtype=torch.bool, device=device) for _ in dim))
+    if layout == "vector":
+        return Features(
+            torch.zeros(size, dim, device=device, dtype=dtype), torch.zeros(size, dtype=torch.bool, device=device)
+        )
+    return Features(
+        torch.zeros(size, 1, dim, device=device, dtype=dtype), torch.zeros(size, 1, dtype=torch.bool, device=device)
+    )

@@ -1,0 +1,145 @@
+"""What a finished cell leaves behind: its status, its reason and its numbers, as plain JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias, get_args
+
+SCHEMA = 1
+
+Status: TypeAlias = Literal[
+    "ok",
+    "cached",
+    "incompatible",
+    "unavailable",
+    "failed",
+    "oom_gpu",
+    "oom_host",
+    "timeout",
+    "killed",
+    "diverged",
+    "interrupted",
+]
+STATUSES: tuple[Status, ...] = get_args(Status)
+Direction: TypeAlias = Literal["max", "min", ""]
+
+#: Statuses of a cell that ran and has no result: each makes the exit code 1.
+FAILURES: tuple[Status, ...] = ("failed", "oom_gpu", "oom_host", "timeout", "killed", "diverged", "interrupted")
+#: Statuses that say more about the machine or the moment than about the cell: the same command tries again.
+TRANSIENT: tuple[Status, ...] = ("unavailable", "killed", "interrupted")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """One number of a cell, in long form.
+
+    Attributes:
+        phase: "train", "evaluate" or "profile".
+        split: "train", "val" or "test"; "" where a split has no meaning.
+        condition: "clean", or what was done to the inputs: "drop:audio", "noise:image@0.3".
+        task: Name of the task, or "".
+        name: "accuracy", "throughput_samples_per_s", …
+        value: The number, or None with the reason in `note`.
+        unit: "1" for shares and counts, else SI: "s", "bytes", "samples/s", "flop".
+        direction: "max" when more is better, "min" when less is, "" when neither.
+        n: How many samples or repetitions the number rests on, or None.
+        ci_low, ci_high: 95 % confidence interval, or None.
+        note: Why the value is null, or how it was got.
+    """
+
+    phase: str
+    name: str
+    value: float | None
+    split: str = ""
+    condition: str = "clean"
+    task: str = ""
+    unit: str = "1"
+    direction: Direction = ""
+    n: int | None = None
+    ci_low: float | None = None
+    ci_high: float | None = None
+    note: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields that differ from their defaults; a value that is not finite becomes null with a note."""
+        data: dict[str, Any] = {"phase": self.phase, "name": self.name, "value": self.value}
+        if self.value is not None and not math.isfinite(self.value):
+            data["value"] = None
+            data["note"] = self.note or f"the value was {self.value}"
+        for name in ("split", "condition", "task", "unit", "direction", "n", "ci_low", "ci_high", "note"):
+            value = getattr(self, name)
+            if value != _METRIC_DEFAULTS[name] and name not in data:
+                data[name] = value
+        return data
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Metric:
+        """Rebuild a metric from `to_json`; fields this version does not know are dropped."""
+        return cls(**{key: value for key, value in data.items() if key in cls.__dataclass_fields__})
+
+
+_METRIC_DEFAULTS = {name: item.default for name, item in Metric.__dataclass_fields__.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """The outcome of one attempt at one cell: a line of the journal.
+
+    Attributes:
+        cell_id: First 16 hex digits of the cell's quality key.
+        status: One of `STATUSES`.
+        reason: Empty for "ok", else one line for people.
+        attempt: 1 for the first.
+        started_at: UTC, ISO 8601.
+        duration_s: Wall time of the attempt.
+        metrics: Every number.
+        info: Facts for provenance and charts: hardware, versions, best epoch, history, warnings.
+    """
+
+    cell_id: str
+    status: Status
+    reason: str = ""
+    attempt: int = 1
+    started_at: str = ""
+    duration_s: float = 0.0
+    metrics: tuple[Metric, ...] = ()
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as plain JSON data."""
+        return {
+            "schema": SCHEMA,
+            "cell_id": self.cell_id,
+            "status": self.status,
+            "reason": self.reason,
+            "attempt": self.attempt,
+            "started_at": self.started_at,
+            "duration_s": round(self.duration_s, 6),
+            "metrics": [metric.to_json() for metric in self.metrics],
+            "info": dict(self.info),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Record:
+        """Rebuild a record from `to_json`.
+
+        Raises:
+            ValueError: the data are not a record, or of a newer schema.
+        """
+        if not isinstance(data, Mapping) or data.get("schema") != SCHEMA:
+            schema = data.get("schema") if isinstance(data, Mapping) else None
+            raise ValueError(f"a record of schema {SCHEMA} was expected, got {schema!r}")
+        if data.get("status") not in STATUSES or not isinstance(data.get("cell_id"), str):
+            raise ValueError(f"a record needs a cell_id and a known status, got {data.get('status')!r}")
+        return cls(
+            cell_id=data["cell_id"],
+            status=data["status"],
+            reason=str(data.get("reason", "")),
+            attempt=int(data.get("attempt", 1)),
+            started_at=str(data.get("started_at", "")),
+            duration_s=float(data.get("duration_s", 0.0)),
+            metrics=tuple(Metric.from_json(metric) for metric in data.get("metrics", ())),
+            info=dict(data.get("info", {})),
+        )

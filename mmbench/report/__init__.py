@@ -1,0 +1,1 @@
+"""What people read: tables, Markdown and exports made from a run's records."""
