@@ -1,0 +1,408 @@
+"""How good predictions are: every metric of a task from its per-sample predictions, with intervals and reasons."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import xlogy
+from torch import Tensor
+
+from mmbench.data import Split
+from mmbench.errors import Diverged
+from mmbench.record import Metric
+from mmbench.spec import TaskSpec
+from mmbench.tasks import metric_specs, primary_metric
+
+Floats: TypeAlias = NDArray[np.float64]
+Interval: TypeAlias = tuple[float, float]
+
+CALIBRATION_BINS = 15
+NUM_RESAMPLES = 1000
+#: Probabilities are kept this far from 0 and 1 in a log loss, as scikit-learn does for float32.
+EPSILON = float(np.finfo(np.float32).eps)
+_Z95 = 1.959963984540054
+
+
+class Score(NamedTuple):
+    """A metric's value, or None with the reason; the note may also say what a value rests on."""
+
+    value: float | None
+    note: str = ""
+
+
+def metrics(
+    task: TaskSpec,
+    predictions: NDArray[Any],
+    target: NDArray[Any],
+    *,
+    split: Split,
+    condition: str = "clean",
+    confidence: bool = False,
+) -> list[Metric]:
+    """Compute every metric of the task, in the order of `mmbench.tasks.METRICS`.
+
+    What cannot be computed (a correlation of a constant, an area under the curve of one class) is None with the reason.
+
+    Args:
+        task: Decides which metrics there are.
+        predictions: (N, K) probabilities, or values in the target's unit: what `mmbench.tasks.predictions` gives.
+        target: int (N,) for multiclass, else (N, K).
+        split, condition: Copied into the metrics.
+        confidence: Whether to add 95 % intervals over the samples: Wilson's for shares of samples, else percentile
+            bootstrap with a fixed seed (the same resamples in every cell). They say nothing of the spread over seeds.
+
+    Raises:
+        Diverged: a prediction is not finite.
+        ValueError: shapes, classes or probabilities are impossible.
+    """
+    known = metric_specs(task)
+    values, truth = _checked(task, predictions, target)
+    scores = _SCORES[task.kind](values, truth)
+    intervals = _intervals(task, values, truth) if confidence and len(truth) > 1 else {}
+    return [
+        Metric(
+            phase="evaluate",
+            name=name,
+            value=scores[name].value,
+            split=split,
+            condition=condition,
+            task=task.name,
+            unit=spec.unit,
+            direction=spec.direction,
+            n=len(truth),
+            ci_low=intervals[name][0] if name in intervals and scores[name].value is not None else None,
+            ci_high=intervals[name][1] if name in intervals and scores[name].value is not None else None,
+            note=scores[name].note,
+        )
+        for name, spec in known.items()
+    ]
+
+
+def primary_value(task: TaskSpec, predictions: NDArray[Any] | Tensor, target: NDArray[Any] | Tensor) -> float:
+    """Compute the task's primary metric alone, as `metrics` would; NaN where that gives None.
+
+    Training asks for it every epoch, so the usual primaries take a few operations and no import of torchmetrics.
+
+    Raises:
+        Diverged: a prediction is not finite.
+        ValueError: shapes, classes or probabilities are impossible.
+    """
+    name = primary_metric(task).name
+    values, truth = _checked(task, _numpy(predictions), _numpy(target))
+    if task.kind == "multiclass" and name in ("accuracy", "f1_micro"):
+        return float((values.argmax(axis=1) == truth).mean())
+    if name == "log_loss":
+        return float(losses(task, values, truth).mean())
+    if name == "mae":
+        return float(np.abs(values - truth).mean())
+    if name == "rmse":
+        return float(np.sqrt(np.square(values - truth).mean(axis=0)).mean())
+    if name in _COUNTED:
+        tp, support, predicted = (column.sum(axis=0)[None] for column in _decisions(task, values, truth))
+        return float(_COUNTED[name](tp, support, predicted)[0])
+    score = _SCORES[task.kind](values, truth)[name]
+    return math.nan if score.value is None else score.value
+
+
+def losses(task: TaskSpec, predictions: NDArray[Any], target: NDArray[Any]) -> Floats:
+    """The loss of each sample, for paired tests and for finding the samples that only one model gets right.
+
+    Multiclass: negative log probability of the true class. Multilabel: binary log loss, mean over labels.
+    Regression: squared error in the target's unit, mean over outputs.
+
+    Shapes: predictions (N, K), target (N,) or (N, K) -> float64 (N,).
+    """
+    if task.kind == "multiclass":
+        return -np.log(_inside(predictions)[np.arange(len(target)), target])
+    if task.kind == "multilabel":
+        inside = _inside(predictions)
+        return -(xlogy(target, inside) + xlogy(1 - target, 1 - inside)).mean(axis=1)
+    return np.square(np.asarray(predictions, dtype=np.float64) - target).mean(axis=1)
+
+
+def wilson_interval(successes: int, n: int) -> Interval:
+    """95 % score interval of a share (Wilson 1927), which stays in [0, 1] and is right for small n.
+
+    >>> [round(bound, 4) for bound in wilson_interval(9, 10)]
+    [0.5958, 0.9821]
+    """
+    share, z2 = successes / n, _Z95**2
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = _Z95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    # Rounding would leave 4e-19 where the formula gives 0, and 1 - 1e-16 where it gives 1.
+    return 0.0 if successes == 0 else centre - half, 1.0 if successes == n else centre + half
+
+
+def _checked(task: TaskSpec, predictions: NDArray[Any], target: NDArray[Any]) -> tuple[Floats, NDArray[Any]]:
+    """Predictions as float64 and the target as int64 or float64, once both are known to be possible."""
+    values, truth = np.asarray(predictions, dtype=np.float64), np.asarray(target)
+    shape = (len(truth),) if task.kind == "multiclass" else (len(truth), task.num_outputs)
+    if values.shape != (len(truth), task.num_outputs) or truth.shape != shape or not len(truth):
+        raise ValueError(
+            f"task {task.name!r} needs predictions (N, {task.num_outputs}) and a target "
+            f"{'(N,)' if task.kind == 'multiclass' else f'(N, {task.num_outputs})'} with N > 0; "
+            f"got {values.shape} and {truth.shape}"
+        )
+    finite = np.isfinite(values).all(axis=1)
+    if not finite.all():
+        raise Diverged(f"{(~finite).sum()} of {len(finite)} predictions of task {task.name!r} are not finite")
+    if task.kind == "regression":
+        return values, truth.astype(np.float64)
+    if values.min() < -1e-6 or values.max() > 1 + 1e-6:
+        raise ValueError(
+            f"predictions of task {task.name!r} must be probabilities; "
+            f"they reach from {values.min():g} to {values.max():g}"
+        )
+    top = task.num_outputs - 1 if task.kind == "multiclass" else 1
+    if not np.isin(truth, np.arange(top + 1)).all():
+        raise ValueError(f"the target of task {task.name!r} must hold whole numbers from 0 to {top}")
+    return values.clip(0.0, 1.0), truth.astype(np.int64)
+
+
+def _numpy(array: NDArray[Any] | Tensor) -> NDArray[Any]:
+    return array.detach().cpu().numpy() if isinstance(array, Tensor) else array
+
+
+def _inside(probabilities: NDArray[Any]) -> Floats:
+    return np.asarray(probabilities, dtype=np.float64).clip(EPSILON, 1 - EPSILON)
+
+
+def _one_hot(classes: NDArray[np.int64], num_classes: int) -> NDArray[np.bool_]:
+    return classes[:, None] == np.arange(num_classes)
+
+
+def _decisions(task: TaskSpec, values: Floats, truth: NDArray[Any]) -> tuple[NDArray[np.bool_], ...]:
+    """Right positives, positives in the target and positives predicted: three times (N, K)."""
+    if task.kind == "multiclass":
+        actual, chosen = _one_hot(truth, task.num_outputs), _one_hot(values.argmax(axis=1), task.num_outputs)
+    else:
+        actual, chosen = truth.astype(bool), values > 0.5
+    return actual & chosen, actual, chosen
+
+
+# Metrics from counts per class, (R, K) -> (R,): once for the value, R times for its bootstrap. NaN = undefined.
+
+
+def _mean_present(per_class: Floats, support: Floats) -> Floats:
+    present = support > 0
+    with np.errstate(invalid="ignore"):
+        return np.where(present, per_class, 0.0).sum(axis=1) / np.where(
+            present.any(axis=1), present.sum(axis=1), np.nan
+        )
+
+
+def _precision(tp: Floats, support: Floats, predicted: Floats) -> Floats:
+    return _mean_present(tp / np.maximum(predicted, 1), support)
+
+
+def _recall(tp: Floats, support: Floats, predicted: Floats) -> Floats:
+    return _mean_present(tp / np.maximum(support, 1), support)
+
+
+def _f1(tp: Floats, support: Floats, predicted: Floats) -> Floats:
+    return _mean_present(2 * tp / np.maximum(support + predicted, 1), support)
+
+
+def _f1_micro(tp: Floats, support: Floats, predicted: Floats) -> Floats:
+    total = (support + predicted).sum(axis=1)
+    return 2 * tp.sum(axis=1) / np.where(total > 0, total, np.nan)
+
+
+_COUNTED = {
+    "balanced_accuracy": _recall,
+    "precision_macro": _precision,
+    "recall_macro": _recall,
+    "f1_macro": _f1,
+    "f1_micro": _f1_micro,
+}
+
+
+# Values, by torchmetrics. Its functions return 0 with a warning where a metric is undefined, so each is only asked
+# about classes and outputs for which it is defined.
+
+
+def _multiclass(values: Floats, truth: NDArray[Any]) -> dict[str, Score]:
+    from torchmetrics.functional import classification as tm
+
+    preds, target, num_classes = torch.from_numpy(values), torch.from_numpy(truth), values.shape[1]
+    counts = tm.multiclass_stat_scores(preds, target, num_classes, average="none", validate_args=False)
+    # A confidence of exactly 1 would get a 16th bin of its own.
+    calibration = tm.multiclass_calibration_error(
+        preds.clamp(max=1 - 1e-12), target, num_classes, n_bins=CALIBRATION_BINS, norm="l1", validate_args=False
+    )
+    by_class = _by_class(counts, "class")
+    nll = -np.log(_inside(values)[np.arange(len(truth)), truth])
+    return {
+        "accuracy": Score(int(counts[:, 0].sum()) / len(truth)),
+        "balanced_accuracy": by_class["recall_macro"],
+        **by_class,
+        **_ranking(preds, torch.from_numpy(_one_hot(truth, num_classes).astype(np.int64)), "class"),
+        "log_loss": Score(float(nll.mean())),
+        "calibration_error": Score(float(calibration)),
+    }
+
+
+def _multilabel(values: Floats, truth: NDArray[Any]) -> dict[str, Score]:
+    from torchmetrics.functional import classification as tm
+
+    preds, target, num_labels = torch.from_numpy(values), torch.from_numpy(truth), values.shape[1]
+    # torchmetrics drops the axis of labels when there is one.
+    counts = tm.multilabel_stat_scores(preds, target, num_labels, average="none", validate_args=False).reshape(-1, 5)
+    calibration = tm.binary_calibration_error(
+        preds.flatten().clamp(max=1 - 1e-12), target.flatten(), n_bins=CALIBRATION_BINS, norm="l1", validate_args=False
+    )
+    inside = _inside(values)
+    nll = -(xlogy(truth, inside) + xlogy(1 - truth, 1 - inside))
+    return {
+        "exact_match": Score(float(((values > 0.5) == truth).all(axis=1).mean())),
+        **_by_class(counts, "label"),
+        **_ranking(preds, target, "label"),
+        "log_loss": Score(float(nll.mean())),
+        "calibration_error": Score(float(calibration)),
+    }
+
+
+def _regression(values: Floats, truth: NDArray[Any]) -> dict[str, Score]:
+    from torchmetrics.functional import regression as tm
+
+    preds, target, num_outputs = torch.from_numpy(values), torch.from_numpy(truth), values.shape[1]
+    rmse = tm.mean_squared_error(preds, target, squared=False, num_outputs=num_outputs)
+    return {
+        "mae": Score(float(tm.mean_absolute_error(preds, target))),
+        "rmse": Score(float(rmse.mean())),
+        "pearson": _per_output(tm.pearson_corrcoef, values, truth, both_vary=True),
+        "spearman": _per_output(tm.spearman_corrcoef, values, truth, both_vary=True),
+        "r2": _per_output(tm.r2_score, values, truth, both_vary=False),
+    }
+
+
+_SCORES = {"multiclass": _multiclass, "multilabel": _multilabel, "regression": _regression}
+
+
+def _by_class(counts: Tensor, what: str) -> dict[str, Score]:
+    """Precision, recall and F1 from torchmetrics' (K, 5) counts: tp, fp, tn, fn, support."""
+    tp, fp, _, _, support = counts.numpy().T.astype(np.float64)[:, None]
+    predicted = tp + fp
+    note = _coverage(support[0] > 0, what, "are not in the target")
+    silent = int(((predicted == 0) & (support > 0)).sum())
+    never = f"{silent} {_plural(what, silent)} never predicted, counted as 0" if silent else ""
+    found = {}
+    for name in ("precision_macro", "recall_macro", "f1_macro", "f1_micro"):
+        value = float(_COUNTED[name](tp, support, predicted)[0])
+        if math.isnan(value):
+            found[name] = Score(None, f"no {what} is positive in the target")
+            continue
+        notes = [note] if name != "f1_micro" else []
+        notes += [never] if name == "precision_macro" else []
+        found[name] = Score(value, "; ".join(filter(None, notes)))
+    return found
+
+
+def _ranking(preds: Tensor, target: Tensor, what: str) -> dict[str, Score]:
+    """Area under the ROC curve and average precision, mean over the columns where they are defined."""
+    from torchmetrics.functional import classification as tm
+
+    positive = target.bool().any(dim=0)
+    both = positive & ~target.bool().all(dim=0)
+
+    def mean_over(columns: Tensor, metric: Any, reason: str) -> Score:
+        if not columns.any():
+            return Score(None, reason)
+        kept = int(columns.sum())
+        options = {"average": "none", "validate_args": False}
+        per_class = metric(preds[:, columns], target[:, columns], num_labels=kept, **options)
+        return Score(float(per_class.mean()), _coverage(columns.numpy(), what, "are all positive or all negative"))
+
+    auroc = mean_over(both, tm.multilabel_auroc, f"no {what} has both positive and negative samples")
+    average_precision = mean_over(positive, tm.multilabel_average_precision, f"no {what} is positive in the target")
+    return {
+        "auroc": auroc,
+        "map": Score(average_precision.value, _coverage(positive.numpy(), what, "are not in the target"))
+        if average_precision.value is not None
+        else average_precision,
+    }
+
+
+def _per_output(metric: Any, values: Floats, truth: Floats, *, both_vary: bool) -> Score:
+    """Mean of a metric over the outputs whose target, and predictions where needed, vary."""
+    if len(truth) < 2:
+        return Score(None, "one sample: needs at least two")
+    target_varies, preds_vary = _varies(truth), _varies(values)
+    defined = target_varies & preds_vary if both_vary else target_varies
+    if not defined.any():
+        return Score(None, "the target does not vary" if not target_varies.any() else "the predictions do not vary")
+    found = [
+        float(metric(torch.from_numpy(values[:, k].copy()), torch.from_numpy(truth[:, k].copy())))
+        for k in np.flatnonzero(defined)
+    ]
+    return Score(math.fsum(found) / len(found), _coverage(defined, "output", "do not vary"))
+
+
+def _varies(columns: Floats) -> NDArray[np.bool_]:
+    """Whether columns (N, K) vary by more than float32 rounding: (K,)."""
+    return np.ptp(columns, axis=0) > 4 * EPSILON * np.abs(columns).max(axis=0)
+
+
+def _coverage(used: NDArray[np.bool_], what: str, why: str) -> str:
+    if used.all():
+        return ""
+    return f"mean over {int(used.sum())} of {used.size} {_plural(what, used.size)}: the others {why}"
+
+
+def _plural(what: str, count: int) -> str:
+    return what if count == 1 else f"{what}es" if what.endswith("s") else f"{what}s"
+
+
+# Intervals
+
+
+def _intervals(task: TaskSpec, values: Floats, truth: NDArray[Any]) -> Mapping[str, Interval]:
+    """95 % intervals of the metrics that are shares of samples or functions of means over samples."""
+    if task.kind == "regression":
+        errors = np.abs(values - truth)
+        absolute, squared = _resampled_means(errors, np.square(errors))
+        return {
+            "mae": _percentiles(absolute.mean(axis=1)),
+            "rmse": _percentiles(np.sqrt(squared).mean(axis=1)),
+        }
+    tp, support, predicted = _decisions(task, values, truth)
+    loss = losses(task, values, truth)[:, None]
+    means = _resampled_means(loss, tp, support, predicted)
+    intervals = {"log_loss": _percentiles(means[0][:, 0])}
+    counts = [mean * len(truth) for mean in means[1:]]
+    for name, metric in _COUNTED.items():
+        if task.kind == "multiclass" or name != "balanced_accuracy":
+            intervals[name] = _percentiles(metric(*counts))
+    if task.kind == "multiclass":
+        right = int(tp.sum())
+        intervals["accuracy"] = intervals["f1_micro"] = wilson_interval(right, len(truth))
+    else:
+        right = int((support == predicted).all(axis=1).sum())
+        intervals["exact_match"] = wilson_interval(right, len(truth))
+    return intervals
+
+
+def _resampled_means(*columns: NDArray[Any]) -> list[Floats]:
+    """Means of columns (N, C) over bootstrap resamples of the samples, each (R, C)."""
+    joined = np.concatenate([np.asarray(column, dtype=np.float64) for column in columns], axis=1)
+    n = len(joined)
+    rng = np.random.default_rng(0)
+    chunk = max(1, 1_000_000 // n)
+    means = []
+    for start in range(0, NUM_RESAMPLES, chunk):
+        rows = min(chunk, NUM_RESAMPLES - start)
+        drawn = rng.integers(0, n, size=(rows, n)) + n * np.arange(rows)[:, None]
+        times_drawn = np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n)
+        means.append(times_drawn.astype(np.float64) @ joined / n)
+    bounds = np.cumsum([column.shape[1] for column in columns])[:-1]
+    return np.split(np.concatenate(means), bounds, axis=1)
+
+
+def _percentiles(resampled: Floats) -> Interval:
+    low, high = np.nanpercentile(resampled, (2.5, 97.5))
+    return float(low), float(high)

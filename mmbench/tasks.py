@@ -1,0 +1,235 @@
+"""What a task's kind decides: its loss, class weights, meaning of its logits, floor, and metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from mmbench.errors import DataError, SpecError, did_you_mean
+from mmbench.record import Direction
+from mmbench.spec import TaskKind, TaskSpec
+
+
+@dataclass(frozen=True)
+class MetricSpec:
+    """One measure of quality.
+
+    Attributes:
+        name: As it appears in results.
+        direction: "max" when more is better, "min" when less is.
+        unit: "1" for a share or a correlation, "nat" for a log loss, "target" for the target's own unit.
+        summary: One line for the people who read the report.
+    """
+
+    name: str
+    direction: Direction
+    unit: str
+    summary: str
+
+
+_F1_MICRO = MetricSpec("f1_micro", "max", "1", "F1 over all decisions at once; accuracy when there is one class each")
+_AUROC = MetricSpec("auroc", "max", "1", "area under the ROC curve, one against the rest, mean over classes")
+_MAP = MetricSpec("map", "max", "1", "average precision, mean over classes")
+_MACRO = (
+    MetricSpec("precision_macro", "max", "1", "precision, mean over classes; 0 for a class that is never predicted"),
+    MetricSpec("recall_macro", "max", "1", "recall, mean over classes"),
+    MetricSpec("f1_macro", "max", "1", "F1, mean over classes"),
+)
+
+#: By kind of task, in the order in which tables show them; the first is the kind's usual primary metric.
+#: A mean "over classes" runs over the classes (labels) that occur in the target; a metric's note says when some do not.
+METRICS: Mapping[TaskKind, tuple[MetricSpec, ...]] = MappingProxyType(
+    {
+        "multiclass": (
+            MetricSpec("accuracy", "max", "1", "share of samples whose most probable class is right"),
+            MetricSpec("balanced_accuracy", "max", "1", "recall, mean over classes"),
+            *_MACRO,
+            _F1_MICRO,
+            _AUROC,
+            _MAP,
+            MetricSpec("log_loss", "min", "nat", "mean negative log probability of the true class"),
+            MetricSpec("calibration_error", "min", "1", "expected calibration error of the top class, L1, 15 bins"),
+        ),
+        "multilabel": (
+            _MAP,
+            MetricSpec("exact_match", "max", "1", "share of samples whose labels are all right"),
+            *_MACRO,
+            _F1_MICRO,
+            _AUROC,
+            MetricSpec("log_loss", "min", "nat", "binary log loss, mean over samples and labels"),
+            MetricSpec("calibration_error", "min", "1", "expected calibration error over all labels, L1, 15 bins"),
+        ),
+        "regression": (
+            MetricSpec("mae", "min", "target", "mean absolute error, mean over outputs"),
+            MetricSpec("rmse", "min", "target", "root mean squared error, mean over outputs"),
+            MetricSpec("pearson", "max", "1", "Pearson correlation, mean over outputs"),
+            MetricSpec("spearman", "max", "1", "Spearman rank correlation, mean over outputs"),
+            MetricSpec("r2", "max", "1", "coefficient of determination, mean over outputs"),
+        ),
+    }
+)
+
+
+def metric_specs(task: TaskSpec) -> Mapping[str, MetricSpec]:
+    """Return the metrics of a task's kind by name.
+
+    Raises:
+        SpecError: the core has no loss and metrics for this kind yet.
+    """
+    if task.kind not in METRICS:
+        raise SpecError(f"task {task.name!r} is of kind {task.kind!r}; tasks can be {', '.join(METRICS)}")
+    return {spec.name: spec for spec in METRICS[task.kind]}
+
+
+def primary_metric(task: TaskSpec) -> MetricSpec:
+    """Return the metric that chooses the epoch and leads the tables.
+
+    The usual ones: accuracy for multiclass, which everybody reports; mean average precision for multilabel, because F1
+    rests on a threshold that nobody tuned; mean absolute error for regression, in the unit of the target.
+
+    Raises:
+        SpecError: the task asks for a metric that its kind does not have.
+    """
+    known = metric_specs(task)
+    if not task.primary:
+        return METRICS[task.kind][0]
+    if task.primary not in known:
+        raise SpecError(
+            f"task {task.name!r} wants the primary metric {task.primary!r}, which {task.kind} tasks do not have."
+            f"{did_you_mean(task.primary, known)} Choose from {', '.join(known)}."
+        )
+    return known[task.primary]
+
+
+@dataclass(frozen=True)
+class TargetScaler:
+    """Mean and standard deviation of a regression task's training targets: models predict standardised values.
+
+    Attributes:
+        mean: float32 (K,).
+        std: float32 (K,); 1 where the training targets do not vary.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    @classmethod
+    def fit(cls, train_targets: NDArray[Any], device: torch.device | str = "cpu") -> TargetScaler:
+        """Measure the training targets (N, K).
+
+        Raises:
+            DataError: there are none, or one is not finite.
+        """
+        values = np.asarray(train_targets, dtype=np.float64)
+        if values.ndim != 2 or not len(values) or not np.isfinite(values).all():
+            raise DataError(f"training targets must be finite, of shape (N, K) with N > 0; got shape {values.shape}")
+        std = values.std(axis=0)
+        # Below this a float32 target is constant but for rounding, and dividing by it would blow the rounding up.
+        constant = std <= np.abs(values).max(axis=0) * np.finfo(np.float32).eps
+        std = np.where(constant, 1.0, std)
+        as_tensor = lambda array: torch.tensor(array, dtype=torch.float32, device=device)  # noqa: E731
+        return cls(as_tensor(values.mean(axis=0)), as_tensor(std))
+
+    def standardise(self, target: Tensor) -> Tensor:
+        """Original units -> mean 0, standard deviation 1 over train. Shapes: (B, K) -> (B, K)."""
+        return (target - self.mean) / self.std
+
+    def restore(self, values: Tensor) -> Tensor:
+        """Undo `standardise`. Shapes: (B, K) -> (B, K)."""
+        return values * self.std + self.mean
+
+    def to(self, device: torch.device | str) -> TargetScaler:
+        """Return the same scaler on another device."""
+        return TargetScaler(self.mean.to(device), self.std.to(device))
+
+
+def class_weights(task: TaskSpec, train_targets: NDArray[Any]) -> Tensor | None:
+    """Weights that give rare classes the same say as frequent ones, for `task_loss`; None for regression.
+
+    Multiclass: inverse frequency, scaled to mean 1 over the classes that occur in train; 1 for one that does not.
+    Multilabel: negatives per positive of each label, the weight of its positives; 1 for a label that never varies.
+
+    Shapes: train_targets (N,) or (N, K) -> float32 (K,).
+    """
+    metric_specs(task)
+    if task.kind == "regression":
+        return None
+    if task.kind == "multilabel":
+        positives = np.asarray(train_targets, dtype=np.float64).sum(axis=0)
+        negatives = len(train_targets) - positives
+        varies = (positives > 0) & (negatives > 0)
+        weights = np.where(varies, negatives / np.maximum(positives, 1), 1.0)
+    else:
+        counts = np.bincount(train_targets, minlength=task.num_outputs).astype(np.float64)
+        inverse = 1 / np.maximum(counts, 1)
+        weights = np.where(counts > 0, inverse / inverse[counts > 0].mean(), 1.0)
+    return torch.tensor(weights, dtype=torch.float32)
+
+
+def task_loss(
+    task: TaskSpec,
+    logits: Tensor,
+    target: Tensor,
+    *,
+    class_weights: Tensor | None = None,
+    reduction: Literal["mean", "none"] = "mean",
+) -> Tensor:
+    """Cross entropy (multiclass), binary cross entropy (multilabel), or squared error of standardised values.
+
+    Computed in float32 also under autocast. With class weights the multiclass mean divides by the sum of the weights.
+
+    Shapes: logits (B, K); target int64 (B,) for multiclass, float32 (B, K) otherwise, standardised for regression
+    (`TargetScaler`); class_weights (K,) -> a scalar, or (B,) with reduction "none" (mean over labels or outputs).
+    """
+    logits = logits.float()
+    if task.kind == "multiclass":
+        return F.cross_entropy(logits, target, weight=class_weights, reduction=reduction)
+    if task.kind == "multilabel":
+        loss = F.binary_cross_entropy_with_logits(logits, target, pos_weight=class_weights, reduction=reduction)
+    elif task.kind == "regression":
+        loss = F.mse_loss(logits, target, reduction=reduction)
+    else:
+        metric_specs(task)
+    return loss if reduction == "mean" else loss.mean(dim=1)
+
+
+def predictions(task: TaskSpec, logits: Tensor, scaler: TargetScaler | None = None) -> Tensor:
+    """What the logits say: probabilities of classes or labels, or values in the target's own unit.
+
+    Shapes: logits (B, K) of any float type -> float32 (B, K), detached.
+
+    Raises:
+        ValueError: a regression task without its scaler.
+    """
+    values = logits.detach().float()
+    if task.kind == "multiclass":
+        return values.softmax(dim=1)
+    if task.kind == "multilabel":
+        return values.sigmoid()
+    metric_specs(task)
+    if scaler is None:
+        raise ValueError(f"task {task.name!r} is a regression: its predictions need the TargetScaler it trained with")
+    return scaler.restore(values)
+
+
+def majority_predictions(task: TaskSpec, train_targets: NDArray[Any], n: int) -> NDArray[np.float32]:
+    """The floor that every model must pass: what one would say of a sample without looking at it.
+
+    Training frequencies of classes or labels, or the mean of the training targets; the same for all n samples.
+
+    Shapes: train_targets (N,) or (N, K) -> (n, K).
+    """
+    metric_specs(task)
+    if task.kind == "multiclass":
+        constant = np.bincount(train_targets, minlength=task.num_outputs) / len(train_targets)
+    else:
+        constant = np.asarray(train_targets, dtype=np.float64).mean(axis=0)
+    return np.tile(constant.astype(np.float32), (n, 1))
