@@ -41,9 +41,9 @@ class ArrayCache:
             arrays: dict[str, NDArray[Any]] = {}
             for name, entry in manifest["arrays"].items():
                 # An empty file cannot be mapped.
-                mode = "r" if entry["size"] else None
+                mode = "r" if 0 not in entry["shape"] else None
                 array = np.load(folder / entry["file"], mmap_mode=mode, allow_pickle=False)
-                if _checksum(array) != entry["crc32"]:
+                if [list(array.shape), str(array.dtype), _checksum(array)] != [entry["shape"], entry["dtype"], entry["crc32"]]:
                     return None
                 arrays[name] = array
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -63,7 +63,12 @@ class ArrayCache:
                     np.save(stream, array, allow_pickle=False)
                     stream.flush()
                     os.fsync(stream.fileno())
-                entries[name] = {"file": file, "size": int(array.size), "crc32": _checksum(array)}
+                entries[name] = {
+                    "file": file,
+                    "shape": list(array.shape),
+                    "dtype": str(array.dtype),
+                    "crc32": _checksum(array),
+                }
             text = json.dumps({"format": _FORMAT, "key": key, "arrays": entries})
             (temporary / "manifest.json").write_text(text)
             if folder.exists():

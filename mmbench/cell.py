@@ -1,0 +1,363 @@
+"""One cell from seed to numbers: open data, build, train, choose on val, touch test once, profile, write down."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import save_file
+from torch import Tensor, nn
+
+from mmbench.batches import SplitData, limited
+from mmbench.cache import ArrayCache
+from mmbench.config import TrainConfig
+from mmbench.data import SPLITS, Column, DatasetSource, Split, dataset_root, transform_key
+from mmbench.errors import ContractError, Unavailable
+from mmbench.evaluate import metrics
+from mmbench.model import MultimodalModel
+from mmbench.profiling import PROTOCOLS, profile
+from mmbench.record import Metric
+from mmbench.registry import load_attribute, load_plugin_file
+from mmbench.spec import DatasetInfo, Layout, Modality, TaskSpec
+from mmbench.tasks import TargetScaler, majority_predictions, predictions
+from mmbench.train import Trainer, predict
+
+
+def run_cell(payload: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Train and evaluate one cell.
+
+    Args:
+        payload: `Cell.payload()`.
+        folder: Where predictions and raw timings go.
+
+    Returns:
+        ``{"metrics": [...], "info": {...}}``, plain JSON.
+    """
+    began = time.perf_counter()
+    torch.set_num_threads(payload["threads"])
+    for file in payload["plugin_files"]:
+        load_plugin_file(Path(file))
+    info = dataset_info(payload["dataset"]["info"])
+    source = open_dataset(payload, info)
+    train = TrainConfig.model_validate(payload["train"])
+    if payload["fusion"] is None:
+        return _run_majority(source, train, payload, folder, began)
+
+    device = pick_device(payload["device"])
+    warnings: list[str] = []
+    modalities = {name: source.modality(name) for name in payload["encoders"]}
+    with _guarded_globals(warnings):
+        encoders = {name: build_encoder(modalities[name], part, payload) for name, part in payload["encoders"].items()}
+    columns = {name: _columns(source, name, encoder, payload) for name, encoder in encoders.items()}
+    data = {split: _split_data(source, split, columns, device, train) for split in SPLITS}
+    with _guarded_globals(warnings):
+        for name, encoder in encoders.items():
+            encoder.to(device)
+            if callable(getattr(encoder, "fit", None)):
+                encoder.fit(*data["train"].fit_inputs(name))
+        objective = build_objective(payload, encoders, info.tasks)
+        model = build_model(payload, encoders, objective, info.tasks, train.dropout)
+    model.to(device)
+    objective.to(device)
+
+    scalers = {task.name: TargetScaler.fit(task, data["train"].targets[task.name]) for task in info.tasks}
+    ready = time.perf_counter()
+    trainer = Trainer(
+        model,
+        objective,
+        data["train"],
+        data["val"],
+        info.tasks,
+        scalers,
+        train,
+        # The same repeat visits samples in the same order in every cell, so that cells can be compared in pairs.
+        order_seed=derive_seed("order", payload["master_seed"], payload["seed"]),
+        noise_seed=derive_seed("noise", payload["cell_id"]),
+    )
+    with _guarded_globals(warnings):
+        trained = trainer.run()
+        found: list[Metric] = []
+        kept: dict[str, np.ndarray] = {}
+        for split in ("val", "test"):
+            logits = predict(model, data[split], train)
+            for task in info.tasks:
+                predicted = predictions(task, logits[task.name].float(), scalers[task.name]).cpu().numpy()
+                target = data[split].targets[task.name].cpu().numpy()
+                found += metrics(task, predicted, target, split=split, confidence=split == "test")
+                kept[f"{split}.{task.name}.prediction"] = predicted
+                kept[f"{split}.{task.name}.target"] = target
+            kept[f"{split}.sample_ids"] = _ids_tensor(source, split, data[split])
+        evaluated = time.perf_counter()
+        profiled, raw = _profile(model, trainer, data["train"], device, payload)
+    save_file({name: np.ascontiguousarray(value) for name, value in kept.items()}, folder / "predictions.safetensors")
+    if raw:
+        (folder / "timings.json").write_text(json.dumps(raw))
+    found += [
+        Metric(phase="train", name="train_time_s", value=trained.train_time_s, unit="s", direction="min"),
+        Metric(phase="train", name="throughput_samples_per_s", value=trained.samples_per_s, unit="samples/s", direction="max"),
+        Metric(phase="train", name="num_epochs", value=float(len(trained.history))),
+        Metric(phase="train", name="best_epoch", value=float(trained.best_epoch + 1)),
+        Metric(phase="train", name="num_steps", value=float(trained.num_steps)),
+        *profiled,
+    ]
+    return {
+        "metrics": [metric.to_json() for metric in found],
+        "info": {
+            **_facts(source, data, payload, train, device),
+            "layouts": dict(model.layouts),
+            "pooled": [name for name, layout in model.layouts.items() if layout == "sequence" and model.accepts == "vector"],
+            "feature_dims": dict(model.dims),
+            "selected_by": trained.selected_by,
+            "history": [dataclasses.asdict(epoch) for epoch in trained.history],
+            "warnings": list(dict.fromkeys(warnings)),
+            "times_s": {
+                "prepare": round(ready - began, 4),
+                "train_and_evaluate": round(evaluated - ready, 4),
+                "profile": round(time.perf_counter() - evaluated, 4),
+            },
+        },
+    }
+
+
+def derive_seed(*parts: Any) -> int:
+    """Return a seed that depends on `parts` only: 63 bits, the same on every machine.
+
+    >>> derive_seed("order", 0, 0) == derive_seed("order", 0, 0)
+    True
+    """
+    digest = hashlib.sha256(json.dumps(parts).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def dataset_info(data: Mapping[str, Any]) -> DatasetInfo:
+    """Rebuild a `DatasetInfo` from JSON."""
+    return DatasetInfo(
+        modalities=tuple(Modality(**item) for item in data["modalities"]),
+        tasks=tuple(TaskSpec(**item) for item in data["tasks"]),
+        missing=tuple(data["missing"]),
+        fingerprint=data["fingerprint"],
+    )
+
+
+def open_dataset(payload: Mapping[str, Any], info: DatasetInfo) -> DatasetSource:
+    """Return the payload's dataset; its plugin is called only when the cache lacks something."""
+    part = payload["dataset"]
+
+    def open_splits() -> Mapping[str, Any]:
+        root = dataset_root(Path(payload["data_dir"]), part["ref"])
+        root.mkdir(parents=True, exist_ok=True)
+        opened = _call_factory(part, root)
+        if not isinstance(opened, Mapping):
+            raise ContractError(f"dataset {part['ref']} must return a mapping of splits, got {type(opened).__name__}")
+        return opened
+
+    return DatasetSource(info, part["key"], open_splits, ArrayCache(Path(payload["cache_dir"])))
+
+
+def build_encoder(modality: Modality, part: Mapping[str, Any], payload: Mapping[str, Any]) -> nn.Module:
+    """Build one encoder; its initial weights depend on the cell and the modality alone."""
+    torch.manual_seed(derive_seed("encoder", payload["cell_id"], modality.name))
+    layout: Layout = part["layout"]
+    encoder = _call_factory(part, modality, layout)
+    if not isinstance(encoder, nn.Module):
+        raise ContractError(f"encoder {part['ref']} must return an nn.Module, got {type(encoder).__name__}")
+    if not callable(getattr(encoder, "transform", None)):
+        raise ContractError(f"encoder {part['ref']} has no transform(sample) -> array")
+    return encoder
+
+
+def build_objective(
+    payload: Mapping[str, Any], encoders: Mapping[str, nn.Module], tasks: tuple[TaskSpec, ...]
+) -> nn.Module:
+    """Build the objective of a cell."""
+    part = payload["objective"]
+    torch.manual_seed(derive_seed("objective", payload["cell_id"]))
+    objective = _call_factory(part, _dims(encoders), tasks)
+    if not isinstance(objective, nn.Module):
+        raise ContractError(f"objective {part['ref']} must return an nn.Module, got {type(objective).__name__}")
+    return objective
+
+
+def build_model(
+    payload: Mapping[str, Any],
+    encoders: Mapping[str, nn.Module],
+    objective: nn.Module,
+    tasks: tuple[TaskSpec, ...],
+    dropout: float,
+) -> MultimodalModel:
+    """Build the fusion and join everything to one model."""
+    part = payload["fusion"]
+    torch.manual_seed(derive_seed("fusion", payload["cell_id"]))
+    fusion = _call_factory(part, _dims(encoders), tasks)
+    if not isinstance(fusion, nn.Module):
+        raise ContractError(f"fusion {part['ref']} must return an nn.Module, got {type(fusion).__name__}")
+    return MultimodalModel(
+        encoders,
+        {name: encoder["layout"] for name, encoder in payload["encoders"].items()},
+        fusion,
+        tasks,
+        level=part["level"],
+        accepts=part["accepts"],
+        unimodal_heads=bool(getattr(objective, "needs_unimodal_heads", False)),
+        dropout=dropout,
+    )
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device that "auto", "cpu", "cuda" or "cuda:1" means here.
+
+    Raises:
+        Unavailable: a GPU was asked for and none can be used.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise Unavailable(f"--device {name} was asked for, but torch {torch.__version__} sees no CUDA device here")
+    return torch.device(name)
+
+
+def _dims(encoders: Mapping[str, nn.Module]) -> dict[str, Any]:
+    from mmbench.model import encoder_dim
+
+    return {name: encoder_dim(name, encoder) for name, encoder in encoders.items()}
+
+
+def _call_factory(part: Mapping[str, Any], *arguments: Any) -> Any:
+    factory = load_attribute(part["factory"])
+    target = {} if part["target"] is None else {"target": part["target"]}
+    return factory(*arguments, **target, **part["options"])
+
+
+def _columns(
+    source: DatasetSource, name: str, encoder: nn.Module, payload: Mapping[str, Any]
+) -> dict[Split, Column]:
+    key = transform_key(encoder, fallback=payload["encoders"][name]["digest"])
+    return source.columns(name, encoder.transform, key)  # type: ignore[arg-type]
+
+
+def _split_data(
+    source: DatasetSource,
+    split: Split,
+    columns: Mapping[str, Mapping[Split, Column]],
+    device: torch.device,
+    train: TrainConfig,
+) -> SplitData:
+    return SplitData(
+        {name: column[split] for name, column in columns.items()},
+        source.index.targets[split],
+        device,
+        subset=limited(len(source.index.sample_ids[split]), train.limit),
+    )
+
+
+def _run_majority(
+    source: DatasetSource, train: TrainConfig, payload: Mapping[str, Any], folder: Path, began: float
+) -> dict[str, Any]:
+    """The floor: predict what training says of the labels alone."""
+    device = torch.device("cpu")
+    data = {split: _split_data(source, split, {}, device, train) for split in SPLITS}
+    found: list[Metric] = []
+    kept: dict[str, np.ndarray] = {}
+    for split in ("val", "test"):
+        for task in source.info.tasks:
+            known = data["train"].targets[task.name].numpy()
+            target = data[split].targets[task.name].numpy()
+            predicted = majority_predictions(task, known, len(target))
+            found += metrics(task, predicted, target, split=split, confidence=split == "test")
+            kept[f"{split}.{task.name}.prediction"] = predicted
+            kept[f"{split}.{task.name}.target"] = target
+        kept[f"{split}.sample_ids"] = _ids_tensor(source, split, data[split])
+    save_file({name: np.ascontiguousarray(value) for name, value in kept.items()}, folder / "predictions.safetensors")
+    facts = _facts(source, data, payload, train, device)
+    times = {"prepare": round(time.perf_counter() - began, 4)}
+    return {"metrics": [metric.to_json() for metric in found], "info": {**facts, "times_s": times}}
+
+
+def _facts(
+    source: DatasetSource,
+    data: Mapping[Split, SplitData],
+    payload: Mapping[str, Any],
+    train: TrainConfig,
+    device: torch.device,
+) -> dict[str, Any]:
+    return {
+        "identity": payload["identity"],
+        "split_hash": source.index.split_hash,
+        "num_samples": {split: len(data[split]) for split in SPLITS},
+        "resident": all(item.resident for item in data.values()),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
+        "precision": train.precision,
+        "threads": payload["threads"],
+        "versions": {"torch": torch.__version__, "python": platform.python_version()},
+    }
+
+
+def _ids_tensor(source: DatasetSource, split: Split, data: SplitData) -> np.ndarray:
+    """Sample ids as the bytes of a JSON list, so that predictions can be matched without the dataset."""
+    ids = source.index.sample_ids[split]
+    kept = ids if data.subset is None else tuple(ids[position] for position in data.subset)
+    return np.frombuffer(json.dumps(kept).encode(), dtype=np.uint8)
+
+
+def _profile(
+    model: MultimodalModel, trainer: Trainer, data: SplitData, device: torch.device, payload: Mapping[str, Any]
+) -> tuple[list[Metric], dict[str, Any]]:
+    if payload["protocol"] == "none":
+        return [], {}
+    size = min(trainer.config.batch_size, len(data))
+    batches = {"train": data.batch(torch.arange(size)), "single": data.batch(torch.arange(1))}
+
+    def step(batch: Any) -> Tensor:
+        return trainer.step(batch)
+
+    return profile(model, batches, step, device, PROTOCOLS[payload["protocol"]], contended=payload["contended"])
+
+
+def _read_globals() -> dict[str, Any]:
+    return {
+        "the working directory": os.getcwd(),
+        "torch's default dtype": torch.get_default_dtype(),
+        "torch's number of threads": torch.get_num_threads(),
+        "torch's deterministic mode": torch.are_deterministic_algorithms_enabled(),
+        "torch's grad mode": torch.is_grad_enabled(),
+        "torch's TF32 setting": (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32),
+        "cuDNN's benchmark mode": torch.backends.cudnn.benchmark,
+    }
+
+
+_RESTORE: Mapping[str, Callable[[Any], Any]] = {
+    "the working directory": os.chdir,
+    "torch's default dtype": torch.set_default_dtype,
+    "torch's number of threads": torch.set_num_threads,
+    "torch's deterministic mode": torch.use_deterministic_algorithms,
+    "torch's grad mode": torch.set_grad_enabled,
+    "torch's TF32 setting": lambda value: (
+        setattr(torch.backends.cuda.matmul, "allow_tf32", value[0]),
+        setattr(torch.backends.cudnn, "allow_tf32", value[1]),
+    ),
+    "cuDNN's benchmark mode": lambda value: setattr(torch.backends.cudnn, "benchmark", value),
+}
+
+
+@contextmanager
+def _guarded_globals(warnings: list[str]) -> Iterator[None]:
+    """Put back global settings that a plugin changed, and say so in the record."""
+    before = _read_globals()
+    try:
+        yield
+    finally:
+        after = _read_globals()
+        for what, value in before.items():
+            if after[what] != value:
+                _RESTORE[what](value)
+                warnings.append(f"a plugin changed {what} from {value} to {after[what]}; it was put back")

@@ -1,0 +1,294 @@
+"""The one training loop: every objective and every method goes through it."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmbench.batches import SplitData
+from mmbench.config import TrainConfig
+from mmbench.errors import Diverged
+from mmbench.evaluate import primary_value
+from mmbench.model import Batch, MultimodalModel, Output
+from mmbench.spec import TaskSpec
+from mmbench.tasks import TargetScaler, class_weights, predictions, primary_metric, task_loss
+
+TaskLoss = Callable[[Mapping[str, Tensor]], Tensor]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What an objective sees of one training step.
+
+    Attributes:
+        model: The model being trained.
+        batch: The samples.
+        output: What the model made of them.
+        epoch: From 0.
+        progress: Share of training done, 0 to 1.
+        generator: For an objective's own random choices; on the CPU.
+        task_loss: Weighted sum over tasks of the core's losses, for logits by task.
+    """
+
+    model: MultimodalModel
+    batch: Batch
+    output: Output
+    epoch: int
+    progress: float
+    generator: torch.Generator
+    task_loss: TaskLoss = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One line of a learning curve.
+
+    Attributes:
+        train_loss: Mean objective over the epoch's steps.
+        val_loss: The task loss on val.
+        val_score: The primary metric on val, or minus the loss where that chooses.
+        time_s: Wall time of training, without validation.
+    """
+
+    train_loss: float
+    val_loss: float
+    val_score: float
+    lr: float
+    time_s: float
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished training; the model holds the weights of the chosen epoch.
+
+    Attributes:
+        history: One entry per epoch.
+        best_epoch: The chosen one, from 0.
+        selected_by: The metric on val that chose it.
+        num_steps: Optimiser steps taken.
+        train_time_s: Wall time of all epochs without validation.
+        samples_per_s: Training throughput over all epochs but the first, which holds warm-up.
+    """
+
+    history: tuple[Epoch, ...]
+    best_epoch: int
+    selected_by: str
+    num_steps: int
+    train_time_s: float
+    samples_per_s: float
+
+
+class Trainer:
+    """One model, one objective, one optimiser.
+
+    Args:
+        model: Trained in place.
+        objective: Called once per step with a `Step`; gives named losses, which are summed.
+        train, val: The only data that training sees.
+        tasks: What to predict.
+        config: Settings.
+        order_seed: Decides the order of batches; equal for all cells of one repeat.
+        noise_seed: Decides dropout and the objective's own random choices.
+    """
+
+    def __init__(
+        self,
+        model: MultimodalModel,
+        objective: nn.Module,
+        train: SplitData,
+        val: SplitData,
+        tasks: Sequence[TaskSpec],
+        scalers: Mapping[str, TargetScaler | None],
+        config: TrainConfig,
+        *,
+        order_seed: int,
+        noise_seed: int,
+    ) -> None:
+        self.model, self.objective = model, objective
+        self.train_data, self.val_data = train, val
+        self.tasks, self.scalers, self.config = tuple(tasks), scalers, config
+        self.device = train.device
+        self.weights = {
+            task.name: _weights(task, train, config.class_weights == "balanced") for task in tasks
+        }
+        self.parameters = [
+            parameter for module in (model, objective) for parameter in module.parameters() if parameter.requires_grad
+        ]
+        self.optimiser = make_optimiser([model, objective], config, self.device)
+        self.order = torch.Generator().manual_seed(order_seed)
+        self.generator = torch.Generator().manual_seed(noise_seed)
+        self.noise_seed = noise_seed
+        steps_per_epoch = max(1, math.ceil(len(train) / config.batch_size))
+        self.total_steps = steps_per_epoch * config.epochs
+        self.step_number = 0
+        self._after_backward = getattr(objective, "after_backward", None)
+
+    def run(self) -> Trained:
+        """Train, choose the epoch on val, and leave its weights in the model.
+
+        Raises:
+            Diverged: the loss is not finite.
+        """
+        torch.manual_seed(self.noise_seed)
+        history: list[Epoch] = []
+        best: tuple[float, float] = (-math.inf, -math.inf)
+        best_epoch, best_state = 0, None
+        for epoch in range(self.config.epochs):
+            lr = self.optimiser.param_groups[0]["lr"]
+            began = time.perf_counter()
+            train_loss = self.epoch(epoch)
+            taken = time.perf_counter() - began
+            val_loss, score = self.validate()
+            if not math.isfinite(train_loss) or not math.isfinite(val_loss):
+                raise Diverged(f"the loss is {train_loss} on train and {val_loss} on val in epoch {epoch + 1}")
+            history.append(Epoch(train_loss, val_loss, score, lr, taken))
+            if (score, -val_loss) > best:
+                best, best_epoch = (score, -val_loss), epoch
+                best_state = copy.deepcopy(self.model.state_dict())
+            elif self.config.patience and epoch - best_epoch >= self.config.patience:
+                break
+        if best_state is not None:
+            self.model.load_state_dict(best_state)
+        train_time = sum(item.time_s for item in history)
+        later = history[1:] or history
+        return Trained(
+            history=tuple(history),
+            best_epoch=best_epoch,
+            selected_by=self.selected_by,
+            num_steps=self.step_number,
+            train_time_s=train_time,
+            samples_per_s=len(self.train_data) * len(later) / max(sum(item.time_s for item in later), 1e-9),
+        )
+
+    @property
+    def selected_by(self) -> str:
+        """Name of what chooses the epoch: several tasks have no common metric, so their loss does."""
+        by_loss = self.config.select == "loss" or len(self.tasks) > 1
+        return "loss" if by_loss else primary_metric(self.tasks[0])
+
+    def epoch(self, epoch: int) -> float:
+        """Train on every sample once; return the mean loss. Nothing in here waits for the device but the end."""
+        self.model.train()
+        self.objective.train()
+        order = torch.randperm(len(self.train_data), generator=self.order)
+        total = torch.zeros((), device=self.device)
+        count = 0
+        # A last batch of one would give BatchNorm nothing to normalise over.
+        for batch in self.train_data.batches(order, self.config.batch_size, min_size=2):
+            total += self.step(batch, epoch)
+            count += 1
+        return float(total) / max(count, 1)
+
+    def step(self, batch: Batch, epoch: int = 0) -> Tensor:
+        """One optimiser step; return the detached loss."""
+        config = self.config
+        self._set_lr()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            output = self.model(batch)
+            step = Step(
+                model=self.model,
+                batch=batch,
+                output=output,
+                epoch=epoch,
+                progress=self.step_number / self.total_steps,
+                generator=self.generator,
+                task_loss=lambda logits: self.loss(logits, batch.targets),
+            )
+            losses = {**self.objective(step), **output.losses}
+            loss = torch.stack([value.float() for value in losses.values()]).sum()
+        if config.l1:
+            loss = loss + config.l1 * torch.stack([parameter.abs().sum() for parameter in self.parameters]).sum()
+        loss.backward()
+        if self._after_backward is not None:
+            self._after_backward(step)
+        if config.clip_norm:
+            nn.utils.clip_grad_norm_(self.parameters, config.clip_norm)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.step_number += 1
+        return loss.detach()
+
+    def loss(self, logits: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Tensor:
+        """Weighted sum over tasks of their losses, with regression targets standardised."""
+        terms = []
+        for task in self.tasks:
+            scaler = self.scalers[task.name]
+            target = targets[task.name] if scaler is None else scaler.scale(targets[task.name])
+            value = task_loss(task, logits[task.name].float(), target, class_weights=self.weights[task.name])
+            terms.append(task.weight * value)
+        return torch.stack(terms).sum()
+
+    def validate(self) -> tuple[float, float]:
+        """Return the task loss on val and the score that chooses the epoch, more being better."""
+        logits = predict(self.model, self.val_data, self.config)
+        loss = float(self.loss(logits, self.val_data.targets))
+        if self.selected_by == "loss":
+            return loss, -loss
+        task = self.tasks[0]
+        predicted = predictions(task, logits[task.name].float(), self.scalers[task.name])
+        return loss, primary_value(task, predicted, self.val_data.targets[task.name])
+
+    def _set_lr(self) -> None:
+        factor = lr_factor(self.step_number / self.total_steps, self.config)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.config.lr * factor
+
+
+def lr_factor(progress: float, config: TrainConfig) -> float:
+    """Return what the learning rate is multiplied by: linear warm-up, then constant or a half cosine to zero."""
+    if progress < config.warmup:
+        return max(progress / config.warmup, 0.02)
+    if config.schedule == "constant":
+        return 1.0
+    rest = (progress - config.warmup) / (1.0 - config.warmup)
+    return 0.5 * (1.0 + math.cos(math.pi * min(rest, 1.0)))
+
+
+def make_optimiser(modules: Sequence[nn.Module], config: TrainConfig, device: torch.device) -> torch.optim.Optimizer:
+    """Return the optimiser; weight decay leaves vectors (biases, norms, tokens) alone."""
+    seen: set[int] = set()
+    decayed, plain = [], []
+    for module in modules:
+        for parameter in module.parameters():
+            if parameter.requires_grad and id(parameter) not in seen:
+                seen.add(id(parameter))
+                (decayed if parameter.dim() >= 2 else plain).append(parameter)
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    fused = all(parameter.is_floating_point() for parameter in (*decayed, *plain))
+    match config.optimiser:
+        case "sgd":
+            return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=fused)
+        case "adam":
+            return torch.optim.Adam(groups, lr=config.lr, fused=fused)
+        case "adamw":
+            return torch.optim.AdamW(groups, lr=config.lr, fused=fused)
+
+
+@torch.inference_mode()
+def predict(model: MultimodalModel, data: SplitData, config: TrainConfig) -> dict[str, Tensor]:
+    """Return logits by task for a whole split, in its order: (N, K)."""
+    model.eval()
+    parts: dict[str, list[Tensor]] = {task.name: [] for task in model.tasks}
+    with torch.autocast(data.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        for batch in data.in_order(max(config.batch_size, 256)):
+            for name, logits in model(batch).logits.items():
+                parts[name].append(logits)
+    return {name: torch.cat(chunks) for name, chunks in parts.items()}
+
+
+def _weights(task: TaskSpec, train: SplitData, balanced: bool) -> Tensor | None:
+    if not balanced:
+        return None
+    weights = class_weights(task, train.targets[task.name].cpu().numpy())
+    return None if weights is None else weights.to(train.device)
