@@ -136,7 +136,8 @@ class TransformerBlock(nn.Module):
             # A sample without real tokens attends to its padding: the result is never read, but must be finite.
             mask = (mask | ~mask.any(dim=1, keepdim=True))[:, None, None, :]  # (B, 1, 1, T)
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        return self.output(attended.transpose(1, 2).flatten(2))
+        output: Tensor = self.output(attended.transpose(1, 2).flatten(2))  # (B, T, D)
+        return output
 
 
 class BidirectionalRNN(nn.Module):
@@ -145,8 +146,8 @@ class BidirectionalRNN(nn.Module):
     `pack_padded_sequence` would need the lengths on the host, which stalls a GPU at every step; here the backward
     direction runs over sequences whose real part is reversed by a gather.
 
-    Source: Schuster & Paliwal 1997, doi:10.1109/78.650093; Hochreiter & Schmidhuber 1997, doi:10.1162/neco.1997.9.8.1735;
-    Cho et al. 2014, arXiv:1406.1078.
+    Source: Schuster & Paliwal 1997, doi:10.1109/78.650093; LSTM: Hochreiter & Schmidhuber 1997,
+    doi:10.1162/neco.1997.9.8.1735; GRU: Cho et al. 2014, arXiv:1406.1078.
 
     Shapes: tokens (B, T, input_dim), mask (B, T) with the real tokens first, or None -> (B, T, 2 * hidden_dim), zero
     at padded places.
