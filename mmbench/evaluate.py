@@ -92,7 +92,7 @@ def primary_value(task: TaskSpec, predictions: NDArray[Any] | Tensor, target: ND
         Diverged: a prediction is not finite.
         ValueError: shapes, classes or probabilities are impossible.
     """
-    name = primary_metric(task).name
+    name = primary_metric(task)
     values, truth = _checked(task, _numpy(predictions), _numpy(target))
     if task.kind == "multiclass" and name in ("accuracy", "f1_micro"):
         return float((values.argmax(axis=1) == truth).mean())

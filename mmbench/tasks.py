@@ -89,8 +89,8 @@ def metric_specs(task: TaskSpec) -> Mapping[str, MetricSpec]:
     return {spec.name: spec for spec in METRICS[task.kind]}
 
 
-def primary_metric(task: TaskSpec) -> MetricSpec:
-    """Return the metric that chooses the epoch and leads the tables.
+def primary_metric(task: TaskSpec) -> str:
+    """Return the name of the metric that chooses the epoch and leads the tables.
 
     The usual ones: accuracy for multiclass, which everybody reports; mean average precision for multilabel, because F1
     rests on a threshold that nobody tuned; mean absolute error for regression, in the unit of the target.
@@ -100,13 +100,13 @@ def primary_metric(task: TaskSpec) -> MetricSpec:
     """
     known = metric_specs(task)
     if not task.primary:
-        return METRICS[task.kind][0]
+        return METRICS[task.kind][0].name
     if task.primary not in known:
         raise SpecError(
             f"task {task.name!r} wants the primary metric {task.primary!r}, which {task.kind} tasks do not have."
             f"{did_you_mean(task.primary, known)} Choose from {', '.join(known)}."
         )
-    return known[task.primary]
+    return task.primary
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class TargetScaler:
     """Mean and standard deviation of a regression task's training targets: models predict standardised values.
 
     Attributes:
-        mean: float32 (K,).
+        mean: float32 (K,), on the device of the targets it was fitted to.
         std: float32 (K,); 1 where the training targets do not vary.
     """
 
@@ -122,33 +122,33 @@ class TargetScaler:
     std: Tensor
 
     @classmethod
-    def fit(cls, train_targets: NDArray[Any], device: torch.device | str = "cpu") -> TargetScaler:
-        """Measure the training targets (N, K).
+    def fit(cls, task: TaskSpec, train_targets: Tensor | NDArray[Any]) -> TargetScaler | None:
+        """Measure the training targets (N, K); None for a task that is not a regression.
 
         Raises:
-            DataError: there are none, or one is not finite.
+            DataError: there are no targets, or one is not finite.
         """
-        values = np.asarray(train_targets, dtype=np.float64)
-        if values.ndim != 2 or not len(values) or not np.isfinite(values).all():
-            raise DataError(f"training targets must be finite, of shape (N, K) with N > 0; got shape {values.shape}")
-        std = values.std(axis=0)
+        metric_specs(task)
+        if task.kind != "regression":
+            return None
+        values = torch.as_tensor(train_targets).double()
+        if values.dim() != 2 or not len(values) or not bool(values.isfinite().all()):
+            raise DataError(
+                f"training targets of task {task.name!r} must be finite numbers (N, {task.num_outputs}) with N > 0; "
+                f"got shape {tuple(values.shape)}"
+            )
+        std = values.std(dim=0, correction=0)
         # Below this a float32 target is constant but for rounding, and dividing by it would blow the rounding up.
-        constant = std <= np.abs(values).max(axis=0) * np.finfo(np.float32).eps
-        std = np.where(constant, 1.0, std)
-        as_tensor = lambda array: torch.tensor(array, dtype=torch.float32, device=device)  # noqa: E731
-        return cls(as_tensor(values.mean(axis=0)), as_tensor(std))
+        constant = std <= values.abs().amax(dim=0) * torch.finfo(torch.float32).eps
+        return cls(values.mean(dim=0).float(), std.masked_fill(constant, 1.0).float())
 
-    def standardise(self, target: Tensor) -> Tensor:
+    def scale(self, target: Tensor) -> Tensor:
         """Original units -> mean 0, standard deviation 1 over train. Shapes: (B, K) -> (B, K)."""
         return (target - self.mean) / self.std
 
-    def restore(self, values: Tensor) -> Tensor:
-        """Undo `standardise`. Shapes: (B, K) -> (B, K)."""
+    def unscale(self, values: Tensor) -> Tensor:
+        """Undo `scale`. Shapes: (B, K) -> (B, K)."""
         return values * self.std + self.mean
-
-    def to(self, device: torch.device | str) -> TargetScaler:
-        """Return the same scaler on another device."""
-        return TargetScaler(self.mean.to(device), self.std.to(device))
 
 
 def class_weights(task: TaskSpec, train_targets: NDArray[Any]) -> Tensor | None:
@@ -217,7 +217,7 @@ def predictions(task: TaskSpec, logits: Tensor, scaler: TargetScaler | None = No
     metric_specs(task)
     if scaler is None:
         raise ValueError(f"task {task.name!r} is a regression: its predictions need the TargetScaler it trained with")
-    return scaler.restore(values)
+    return scaler.unscale(values)
 
 
 def majority_predictions(task: TaskSpec, train_targets: NDArray[Any], n: int) -> NDArray[np.float32]:
