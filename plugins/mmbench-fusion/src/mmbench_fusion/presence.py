@@ -1,0 +1,45 @@
+"""Presence: which modality each sample has, and values from which everything absent is gone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from mmbench.features import Features
+
+
+def presence(features: Mapping[str, Features], names: Sequence[str]) -> Tensor:
+    """Which of the named modalities each sample has.
+
+    Shapes: {modality: Features} -> (B, M), boolean, in the order of `names`.
+    """
+    return torch.stack([features[name].present for name in names], dim=1)
+
+
+def present_vectors(features: Mapping[str, Features], names: Sequence[str]) -> list[Tensor]:
+    """The vectors of the named modalities, zero where a sample lacks the modality, whatever stood there before.
+
+    Shapes: {modality: Features (B, D of that modality)} -> M tensors (B, D of that modality), in the order of `names`.
+    """
+    return [features[name].tensor.masked_fill(~features[name].present.unsqueeze(1), 0.0) for name in names]
+
+
+def real_tokens(features: Features) -> tuple[Tensor, Tensor]:
+    """The tokens of one modality, zero where there is only padding, and their mask.
+
+    Shapes: Features (B, T, D) -> (B, T, D) and (B, T).
+    """
+    mask = features.token_mask
+    return features.tensor.masked_fill(~mask.unsqueeze(2), 0.0), mask
+
+
+def masked_softmax(scores: Tensor, mask: Tensor, dim: int = -1) -> Tensor:
+    """Softmax over what is real; zeros, never NaN, where nothing is.
+
+    Shapes: scores and mask of one shape -> that shape.
+    """
+    lowest = torch.finfo(scores.dtype).min
+    weights = scores.masked_fill(~mask, lowest).softmax(dim=dim)
+    return weights.masked_fill(~mask, 0.0)
