@@ -1,0 +1,503 @@
+"""Loading one plugin so that nothing it does at import can harm another plugin or the process."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import inspect
+import io
+import keyword
+import logging
+import os
+import random
+import signal
+import sys
+import threading
+import time
+import traceback
+import types
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import pluggy
+
+from mmbench import hookspecs
+from mmbench.errors import PluginError, SpecError, UsageError, did_you_mean
+from mmbench.spec import API_VERSION, SPEC_OF_ROLE, Role, Spec
+
+Skip: TypeAlias = Callable[[Mapping[str, Any]], Any]
+
+HOOK_OF_ROLE: Mapping[Role, str] = {
+    "encoder": "mmbench_encoders",
+    "fusion": "mmbench_fusions",
+    "objective": "mmbench_objectives",
+    "dataset": "mmbench_datasets",
+}
+SKIP_HOOK = "mmbench_skip"
+IMPORT_LIMIT_S = 10.0
+
+_HOOKS: Mapping[str, tuple[str, ...]] = {
+    name: tuple(inspect.signature(function).parameters)
+    for name, function in vars(hookspecs).items()
+    if hasattr(function, "mmbench_spec")
+}
+_HEAVY = ("torch", "pandas", "timm", "transformers")
+_WATCHED_SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGALRM", "SIGHUP", "SIGCHLD") if hasattr(signal, name)
+)
+_MAX_CAPTURED_BYTES = 4096
+_MAX_REASON_CHARACTERS = 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class PluginInfo:
+    """What became of one plugin.
+
+    Attributes:
+        name: Of its entry point, or of its file.
+        dist, dist_version: The distribution that brings it; "file" and the start of the content's sha256 for a file.
+        origin: The file it was loaded from, or what the entry point names where nothing could be loaded.
+        status: "failed" plugins offer nothing and stop nobody else.
+        reason: Why it failed, in one line; "" when loaded.
+        traceback: Of the failure; "" when loaded.
+        warnings: What it did at import that plugins should not do; it was undone.
+        counts: How many parts it offers, by role.
+    """
+
+    name: str
+    dist: str
+    dist_version: str
+    origin: str
+    status: Literal["loaded", "failed"]
+    reason: str = ""
+    traceback: str = ""
+    warnings: tuple[str, ...] = ()
+    counts: Mapping[Role, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedPlugin:
+    """A plugin and what it offers; empty when it failed.
+
+    Attributes:
+        specs: Its descriptors by role.
+        skip: Calls its `mmbench_skip`; None when it has none.
+        error: What stopped it.
+    """
+
+    info: PluginInfo
+    specs: Mapping[Role, tuple[Spec, ...]] = field(default_factory=dict)
+    skip: Skip | None = None
+    error: BaseException | None = None
+
+
+def load_plugin(name: str, dist: str, dist_version: str, origin: str, import_plugin: Callable[[], Any]) -> LoadedPlugin:
+    """Import a plugin and call its hooks, guarded; whatever it raises becomes the reason of its failure.
+
+    Only `KeyboardInterrupt` passes through.
+    """
+    notes: list[str] = []
+    heavy_before = {module for module in _HEAVY if module in sys.modules}
+    try:
+        with _isolated(notes), _time_limit(IMPORT_LIMIT_S):
+            plugin = import_plugin()
+            origin = str(getattr(plugin, "__file__", None) or origin)
+            specs, skip = _read_plugin(name, plugin)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        info = PluginInfo(
+            name=name,
+            dist=dist,
+            dist_version=dist_version,
+            origin=origin,
+            status="failed",
+            reason=_reason(error),
+            traceback="".join(traceback.format_exception(error)),
+            warnings=tuple(notes),
+        )
+        return LoadedPlugin(info=info, error=error)
+    heavy = [module for module in _HEAVY if module in sys.modules and module not in heavy_before]
+    if heavy and dist != "file":
+        notes.append(f"imports {' and '.join(heavy)} when it is listed: import it in the factories' modules only")
+    if not specs and skip is None:
+        notes.append("offers nothing: none of its functions carries @hookimpl")
+    info = PluginInfo(
+        name=name,
+        dist=dist,
+        dist_version=dist_version,
+        origin=origin,
+        status="loaded",
+        warnings=tuple(notes),
+        counts={role: len(found) for role, found in specs.items()},
+    )
+    return LoadedPlugin(info=info, specs=specs, skip=skip)
+
+
+def load_plugin_file(path: Path | str) -> types.ModuleType:
+    """Load a local file as the module of its stem, so that factories such as ``my_fusion:Class`` resolve.
+
+    A second call for the same content gives the same module.
+
+    Raises:
+        UsageError: there is no such file, or its name cannot serve as a module's.
+        PluginError: running it failed; the message names the line.
+    """
+    path = Path(path).resolve()
+    name = path.stem
+    content = read_plugin_file(path)
+    digest = hashlib.sha256(content).hexdigest()
+    known = sys.modules.get(name)
+    ours = getattr(known, "__mmbench_file__", None)
+    if known is not None and ours == (str(path), digest):
+        return known
+    if ours is None or ours[0] != str(path):
+        _check_module_name(path, name)
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None:
+        raise UsageError(f"{path} cannot be a plugin: a plugin file ends with .py")
+    module = importlib.util.module_from_spec(spec)
+    module.__mmbench_file__ = (str(path), digest)  # type: ignore[attr-defined]
+    sys.modules[name] = module
+    try:
+        exec(compile(content, str(path), "exec"), module.__dict__)  # what was hashed is what runs
+    except BaseException as error:
+        sys.modules.pop(name, None)
+        if not isinstance(error, Exception | SystemExit):
+            raise
+        raise PluginError(f"plugin file {path}{_line_in(path, error)}: {in_words(error)}") from error
+    return module
+
+
+def read_plugin_file(path: Path) -> bytes:
+    """Return the content of a plugin file.
+
+    Raises:
+        UsageError: it is not a readable .py file whose stem is a Python name.
+    """
+    if path.suffix != ".py":
+        raise UsageError(f"{path} cannot be a plugin: --plugin takes a Python file that ends with .py")
+    if not path.stem.isidentifier() or keyword.iskeyword(path.stem):
+        raise UsageError(
+            f"{path} cannot be a plugin: rename it so that {path.stem!r} is a Python name, as my_fusion.py"
+        )
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        near = [other.name for other in path.parent.glob("*.py")] if path.parent.is_dir() else []
+        raise UsageError(f"there is no plugin file {path}.{did_you_mean(path.name, near)}") from None
+    except OSError as error:
+        raise UsageError(f"plugin file {path} cannot be read: {error.strerror}") from None
+
+
+def _check_module_name(path: Path, name: str) -> None:
+    try:
+        found = importlib.util.find_spec(name)
+    except (ImportError, ValueError):  # ValueError: a module in sys.modules that has no spec, such as __main__
+        raise UsageError(f"plugin file {path} would hide the module {name!r}; rename it") from None
+    # A namespace package (no origin) is any folder that happens to have the name.
+    if found is not None and found.origin is not None and Path(found.origin).resolve() != path:
+        raise UsageError(f"plugin file {path} would hide the module {name!r} ({found.origin}); rename it")
+
+
+def _read_plugin(
+    name: str, plugin: Any
+) -> tuple[dict[Role, tuple[Spec, ...]], Callable[[Mapping[str, Any]], Any] | None]:
+    """Check what a plugin declares and call its hooks."""
+    if isinstance(plugin, type):
+        raise PluginError(f"the entry point names the class {plugin.__name__}; it must name a module or an instance")
+    _check_api(plugin)
+    # One manager per plugin: pluggy's results do not say whose they are, and one bad plugin would spoil them all.
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    implemented = _check_hooks(manager, plugin)
+    manager.register(plugin, name)
+    manager.check_pending()
+    specs: dict[Role, tuple[Spec, ...]] = {}
+    for role, hook in HOOK_OF_ROLE.items():
+        if hook in implemented:
+            specs[role] = _check_specs(role, hook, getattr(manager.hook, hook)())
+    if SKIP_HOOK not in implemented:
+        return specs, None
+
+    def skip(combo: Mapping[str, Any]) -> Any:
+        answers = manager.hook.mmbench_skip(combo=combo)
+        return answers[0] if answers else None  # pluggy leaves None out
+
+    return specs, skip
+
+
+def _check_api(plugin: Any) -> None:
+    api = getattr(plugin, "MMBENCH_API", 1)
+    if not isinstance(api, int) or isinstance(api, bool) or api < 1:
+        raise PluginError(f"MMBENCH_API must be a whole number of at least 1, got {api!r}")
+    if api > API_VERSION:
+        raise PluginError(
+            f"it needs plugin API {api}, but this mmbench offers {API_VERSION}: upgrade mmbench, or install an older "
+            "version of the plugin"
+        )
+
+
+def _check_hooks(manager: pluggy.PluginManager, plugin: Any) -> set[str]:
+    """Return the hooks that a plugin implements.
+
+    Raises:
+        PluginError: a hook is unknown, is not marked, or takes what it is not given.
+    """
+    implemented = set()
+    for attribute in dir(plugin):
+        if attribute.startswith("__"):
+            continue
+        function = getattr(plugin, attribute)
+        options = manager.parse_hookimpl_opts(plugin, attribute) if inspect.isroutine(function) else None
+        if options is None:
+            _check_not_a_hook(attribute, function)
+            continue
+        hook = options["specname"] or attribute
+        if hook not in _HOOKS:
+            raise PluginError(f"no hook is named {hook!r}.{did_you_mean(hook, _HOOKS) or _hooks_there_are()}")
+        if options["hookwrapper"] or options["wrapper"]:
+            raise PluginError(
+                f"{attribute} is a hook wrapper, but each plugin's hooks are called apart; remove `wrapper`"
+            )
+        if hook in implemented:
+            raise PluginError(f"hook {hook!r} is implemented twice")
+        implemented.add(hook)
+        _check_arguments(attribute, hook, function)
+    return implemented
+
+
+def _check_not_a_hook(attribute: str, function: Any) -> None:
+    if not attribute.startswith("mmbench_") or not inspect.isroutine(function) or hasattr(function, "mmbench_spec"):
+        return
+    if attribute in _HOOKS:
+        raise PluginError(
+            f"{attribute} lacks @hookimpl: write `from mmbench import hookimpl` and put it above the function"
+        )
+    raise PluginError(f"no hook is named {attribute!r}.{did_you_mean(attribute, _HOOKS) or _hooks_there_are()}")
+
+
+def _check_arguments(attribute: str, hook: str, function: Any) -> None:
+    given = _HOOKS[hook]
+    hint = f"it is called with ({', '.join(given)})"
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            raise PluginError(f"{attribute} takes *{parameter.name}, which hooks may not; {hint}")
+        if parameter.name not in given:
+            raise PluginError(f"{attribute} takes {parameter.name!r}, which hook {hook!r} does not give; {hint}")
+
+
+def _hooks_there_are() -> str:
+    return f" Hooks are {', '.join(sorted(_HOOKS))}; other functions must not start with 'mmbench_'."
+
+
+def _check_specs(role: Role, hook: str, answers: list[Any]) -> tuple[Spec, ...]:
+    expected = SPEC_OF_ROLE[role].__name__
+    found = answers[0] if answers else None  # pluggy leaves None out
+    if not isinstance(found, list | tuple):
+        hint = "; wrap it in a list" if isinstance(found, SPEC_OF_ROLE[role]) else ""
+        raise PluginError(f"{hook} must return a list of {expected}, got {type(found).__name__}{hint}")
+    names = set()
+    for spec in found:
+        if not isinstance(spec, SPEC_OF_ROLE[role]):
+            raise PluginError(f"{hook} must return a list of {expected}, but one item is {_short_repr(spec)}")
+        if spec.name in names:
+            raise PluginError(f"{hook} returns two {role}s named {spec.name!r}")
+        names.add(spec.name)
+    return tuple(found)
+
+
+# What a plugin may change at import, and what is put back.
+
+
+class _Watch(NamedTuple):
+    """One piece of the process's state: its name, how to read it and how to put it back."""
+
+    what: str
+    read: Callable[[], Any]
+    restore: Callable[[Any], None]
+
+
+def _working_directory() -> str | None:
+    try:
+        return os.getcwd()  # noqa: PTH109  (called twice per plugin; Path is slower)
+    except FileNotFoundError:
+        return None
+
+
+def _restore_working_directory(path: str | None) -> None:
+    if path is not None:
+        os.chdir(path)
+
+
+def _restore_environment(before: dict[str, str]) -> None:
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
+
+
+def _restore_sys_path(before: list[str]) -> None:
+    sys.path[:] = before
+
+
+def _numpy_random_state() -> Any:
+    """Return numpy's global state where numpy is loaded; reading it must not import numpy."""
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is None:
+        return None
+    kind, keys, *rest = numpy_random.get_state()
+    return kind, keys.tobytes(), rest
+
+
+def _restore_numpy_random_state(before: Any) -> None:
+    if before is not None:
+        import numpy as np
+
+        kind, keys, rest = before
+        np.random.set_state((kind, np.frombuffer(keys, dtype=np.uint32), *rest))
+    elif "numpy.random" in sys.modules:
+        sys.modules["numpy.random"].seed()
+
+
+def _signal_handlers() -> dict[signal.Signals, Any]:
+    return {number: signal.getsignal(number) for number in _WATCHED_SIGNALS}
+
+
+def _restore_signal_handlers(before: dict[signal.Signals, Any]) -> None:
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in before.items():
+            if handler is not None:  # None: installed by other means than Python's
+                signal.signal(number, handler)
+
+
+def _log_handlers() -> tuple[list[logging.Handler], int]:
+    return list(logging.root.handlers), logging.root.level
+
+
+def _restore_log_handlers(before: tuple[list[logging.Handler], int]) -> None:
+    logging.root.handlers[:], logging.root.level = before
+
+
+_WATCHES = (
+    _Watch("the working directory", _working_directory, _restore_working_directory),
+    _Watch("environment variables", lambda: dict(os.environ), _restore_environment),
+    _Watch("sys.path", lambda: list(sys.path), _restore_sys_path),
+    _Watch("the random module's state", random.getstate, random.setstate),
+    _Watch("numpy's random state", _numpy_random_state, _restore_numpy_random_state),
+    _Watch("signal handlers", _signal_handlers, _restore_signal_handlers),
+    _Watch("the root logger", _log_handlers, _restore_log_handlers),
+)
+
+
+class _Sink(io.RawIOBase):
+    """Keeps the beginning of what is written to it."""
+
+    def __init__(self) -> None:
+        self.kept = b""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        room = _MAX_CAPTURED_BYTES - len(self.kept)
+        if room > 0:
+            self.kept += bytes(data[:room])
+        return len(data)
+
+
+@contextmanager
+def _isolated(notes: list[str]) -> Iterator[None]:
+    """Put the process's state back afterwards and say in `notes` what was changed; keep output off the terminal."""
+    before = [watch.read() for watch in _WATCHES]
+    sink = _Sink()
+    stream = io.TextIOWrapper(io.BufferedWriter(sink), encoding="utf-8", errors="backslashreplace", write_through=True)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(stream), redirect_stderr(stream):
+            filters = list(warnings.filters)
+            try:
+                yield
+            finally:
+                if list(warnings.filters) != filters:
+                    notes.append("changed the warnings filters at import; they were put back")
+    finally:
+        for watch, value in zip(_WATCHES, before, strict=True):
+            if watch.what == "numpy's random state" and value is None:
+                continue  # numpy was not loaded before, so there is nothing to compare with
+            if watch.read() != value:
+                watch.restore(value)
+                notes.append(f"changed {watch.what} at import; that was put back")
+        with suppress(ValueError):  # the plugin closed it
+            stream.flush()
+        printed = sink.kept.decode("utf-8", "replace").strip()
+        if printed:
+            notes.append(f"printed at import: {printed}")
+
+
+class _TooSlow(BaseException):
+    """Raised inside a plugin that takes too long; no `except Exception` of the plugin's catches it."""
+
+
+@contextmanager
+def _time_limit(limit_s: float) -> Iterator[None]:
+    """Interrupt the body after `limit_s`, where signals allow that: in the main thread of a POSIX system."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def interrupt(number: int, frame: types.FrameType | None) -> None:
+        raise _TooSlow(f"it took more than {limit_s:g} s to import")
+
+    handler = signal.getsignal(signal.SIGALRM)
+    started = time.monotonic()
+    signal.signal(signal.SIGALRM, interrupt)
+    delay_before, interval = signal.setitimer(signal.ITIMER_REAL, limit_s)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL if handler is None else handler)
+        if delay_before:  # somebody else's alarm, as pytest-timeout's, goes on where it stood
+            left = max(delay_before - (time.monotonic() - started), 0.001)
+            signal.setitimer(signal.ITIMER_REAL, left, interval)
+
+
+# What went wrong, in one line.
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, _TooSlow):
+        return str(error)
+    if isinstance(error, PluginError | UsageError) and not isinstance(error, SpecError):
+        return " ".join(str(error).split())
+    if isinstance(error, pluggy.PluginValidationError):
+        return " ".join(str(error).split())
+    return in_words(error)
+
+
+def in_words(error: BaseException) -> str:
+    """Return "Kind: message" on one line, whatever the exception's own `__str__` does."""
+    if isinstance(error, SystemExit):
+        return "it ended the process (SystemExit) instead of being loaded"
+    if isinstance(error, SyntaxError):
+        return f"SyntaxError: {error.msg}"
+    if isinstance(error, SpecError):
+        return str(error)
+    words = " ".join("".join(traceback.format_exception_only(error)).split()).removeprefix("mmbench.errors.")
+    return words if len(words) <= _MAX_REASON_CHARACTERS else f"{words[:_MAX_REASON_CHARACTERS]}…"
+
+
+def _line_in(path: Path, error: BaseException) -> str:
+    """Return ", line N" for the innermost place in the file that the error went through."""
+    if isinstance(error, SyntaxError) and error.filename == str(path) and error.lineno:
+        return f", line {error.lineno}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return f", line {lines[-1]}" if lines else ""
+
+
+def _short_repr(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}…"

@@ -1,0 +1,462 @@
+"""Everything that the installed plugins and local plugin files offer, found by name."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import json
+import pkgutil
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import partial
+from hashlib import sha256
+from io import StringIO
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from mmbench.errors import ContractError, PluginError, SpecError, Unavailable, UsageError, did_you_mean
+from mmbench.loading import LoadedPlugin, PluginInfo, in_words, load_plugin, load_plugin_file, read_plugin_file
+from mmbench.reference import format_reference, has_options, parse_reference
+from mmbench.spec import (
+    SPEC_OF_ROLE,
+    DatasetSpec,
+    EncoderSpec,
+    Kind,
+    Role,
+    Spec,
+    _Spec,
+    check_options,
+    role_of,
+)
+
+__all__ = [
+    "Entry",
+    "PluginInfo",
+    "Reference",
+    "Registry",
+    "format_reference",
+    "load_attribute",
+    "load_plugin_file",
+    "load_registry",
+    "missing_packages",
+    "parse_reference",
+]
+
+GROUP = "mmbench"
+FILE_DIST = "file"
+
+#: Packages whose name on the index differs from the name they are imported by.
+_INDEX_NAMES = {
+    "PIL": "pillow",
+    "cv2": "opencv-python",
+    "sklearn": "scikit-learn",
+    "skimage": "scikit-image",
+    "yaml": "pyyaml",
+    "umap": "umap-learn",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One encoder, fusion, objective or dataset, and the plugin that offers it.
+
+    Attributes:
+        spec: Its descriptor.
+        dist: Normalised name of the distribution, or "file" for a local file.
+        dist_version: The distribution's version, or the start of the sha256 of the file's content.
+        plugin: Name of the entry point or of the file.
+    """
+
+    spec: Spec
+    dist: str
+    dist_version: str
+    plugin: str
+
+    @property
+    def ref(self) -> str:
+        """The unambiguous name, as "mmbench-vision/cnn"."""
+        return f"{self.dist}/{self.spec.name}"
+
+    @property
+    def version(self) -> str:
+        """What identifies its results: the spec's version, and for a local file also the file's content."""
+        return f"{self.spec.version}+{self.dist_version}" if self.dist == FILE_DIST else self.spec.version
+
+    def accepts(self, kind: Kind | None) -> bool:
+        """Whether it serves a modality of this kind; only encoders are choosy."""
+        return kind is None or not isinstance(self.spec, EncoderSpec) or kind in self.spec.kinds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """An entry as somebody asked for it.
+
+    Attributes:
+        entry: What was found.
+        target: What followed the name, as "resnet18" in ``timm/resnet18``; "" when nothing did.
+        options: Every option, the given ones merged into the defaults.
+        tuning: How an encoder is trained; "" for everything else.
+    """
+
+    entry: Entry
+    target: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    tuning: str = ""
+
+
+class Registry:
+    """What can be named.
+
+    Args:
+        plugins: What became of each plugin.
+        entries: All parts, in any order.
+        skips: By plugin's name, functions that say why a combo should not run.
+        plugin_files: Local files that were loaded; other processes load them again by `load_plugin_file`.
+    """
+
+    def __init__(
+        self,
+        plugins: Iterable[PluginInfo] = (),
+        entries: Iterable[Entry] = (),
+        skips: Iterable[tuple[str, Callable[[Mapping[str, Any]], Any]]] = (),
+        plugin_files: Iterable[Path] = (),
+    ) -> None:
+        self.plugins = tuple(plugins)
+        self.plugin_files = tuple(plugin_files)
+        self._skips = tuple(skips)
+        ordered = sorted(entries, key=lambda entry: (entry.spec.name, entry.dist))
+        self._entries: dict[Role, tuple[Entry, ...]] = {
+            role: tuple(entry for entry in ordered if role_of(entry.spec) == role) for role in SPEC_OF_ROLE
+        }
+        self._by_name: dict[Role, dict[str, tuple[Entry, ...]]] = {}
+        self._by_ref: dict[Role, dict[str, Entry]] = {}
+        for role, found in self._entries.items():
+            names = {entry.spec.name for entry in found}
+            self._by_name[role] = {name: tuple(entry for entry in found if entry.spec.name == name) for name in names}
+            self._by_ref[role] = {entry.ref: entry for entry in found}
+
+    @property
+    def failed(self) -> tuple[PluginInfo, ...]:
+        """The plugins that could not be loaded."""
+        return tuple(plugin for plugin in self.plugins if plugin.status == "failed")
+
+    @property
+    def has_skip(self) -> bool:
+        """Whether any plugin wants to be asked about combos."""
+        return bool(self._skips)
+
+    def entries(self, role: Role) -> tuple[Entry, ...]:
+        """Return all entries of a role, sorted by name, then by distribution."""
+        return self._entries[role]
+
+    def is_unique(self, entry: Entry) -> bool:
+        """Whether the short name alone means this entry, given the kind of modality where it is an encoder."""
+        rivals = self._by_name[role_of(entry.spec)][entry.spec.name]
+        return all(rival is entry or not _clash(rival.spec, entry.spec) for rival in rivals)
+
+    def resolve(self, role: Role, text: str, kind: Kind | None = None) -> Reference:
+        """Find the one entry that a reference means.
+
+        Args:
+            role: What is asked for.
+            text: ``name``, ``dist/name``, ``name:TARGET`` or ``name/TARGET``, each with ``[options]`` or without.
+            kind: For encoders, the kind of the modality to be encoded.
+
+        Raises:
+            UsageError: nothing has that name, several have, or target or options do not fit.
+        """
+        head, options = parse_reference(text)
+        found, target = self._find(role, head, kind)
+        if len(found) > 1:
+            raise self._clash_error(role, found)
+        return self._refer(role, found[0], target, options)
+
+    def match(self, role: Role, pattern: str, kind: Kind | None = None) -> list[Reference]:
+        """Find all entries that a reference or a glob over ``name`` and ``dist/name`` means; options go to each.
+
+        Entries that cannot do without a target are left out of a glob's matches.
+
+        Raises:
+            UsageError: nothing matches, or target or options do not fit.
+        """
+        head, options = (pattern, {}) if _is_glob(pattern) and not has_options(pattern) else parse_reference(pattern)
+        if not _is_glob(head):
+            found, target = self._find(role, head, kind)
+            if len(found) > 1 and any(_clash(a.spec, b.spec) for a in found for b in found if a is not b):
+                raise self._clash_error(role, found)
+            return [self._refer(role, entry, target, options) for entry in found]
+        matching = [
+            entry
+            for entry in self._entries[role]
+            if entry.accepts(kind) and (fnmatchcase(entry.spec.name, head) or fnmatchcase(entry.ref, head))
+        ]
+        complete = [entry for entry in matching if getattr(entry.spec, "target", "none") != "required"]
+        if matching:
+            return [self._refer(role, entry, "", options) for entry in complete or matching]
+        found, target = self._find(role, head, kind)  # the stars may stand in a target
+        return [self._refer(role, entry, target, options) for entry in found]
+
+    def skip_reasons(self, combo: Mapping[str, Any]) -> list[str]:
+        """Ask every plugin why this combo should not run; a plugin that fails to answer is a reason too."""
+        reasons = []
+        for plugin, skip in self._skips:
+            try:
+                with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+                    answer = skip(json.loads(json.dumps(combo)))  # a copy: plugins must not change each other's
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
+                reasons.append(f"mmbench_skip of plugin {plugin!r} failed: {in_words(error)}")
+                continue
+            if isinstance(answer, str) and answer:
+                reasons.append(answer)
+            elif answer is not None and answer != "":
+                reasons.append(f"mmbench_skip of plugin {plugin!r} must return text or None, got {answer!r}")
+        return reasons
+
+    def _find(self, role: Role, head: str, kind: Kind | None) -> tuple[tuple[Entry, ...], str]:
+        """Return the entries that a head may mean (at least one) and the target that it carries."""
+        for name, separator, target in _readings(head):
+            found = self._named(role, name)
+            if separator == "/":  # dist/name looks like name/TARGET
+                found = tuple(entry for entry in found if _takes_target(entry))
+            if not found:
+                continue
+            accepting = tuple(entry for entry in found if entry.accepts(kind))
+            if not accepting:
+                raise self._wrong_kind(found, kind)
+            return accepting, target
+        raise self._unknown(role, head, kind)
+
+    def _named(self, role: Role, name: str) -> tuple[Entry, ...]:
+        dist, slash, short = name.rpartition("/")
+        if not slash:
+            return self._by_name[role].get(name, ())
+        entry = self._by_ref[role].get(f"{_normalised(dist)}/{short}")
+        return () if entry is None else (entry,)
+
+    def _refer(self, role: Role, entry: Entry, target: str, given: Mapping[str, Any]) -> Reference:
+        spec = entry.spec
+        where = f"{role} {spec.name!r}"
+        takes = getattr(spec, "target", "none")
+        if target and takes == "none":
+            raise UsageError(f"{where} takes nothing after its name, got {target!r}")
+        if not target and takes == "required":
+            raise UsageError(f"{where} needs a target: write {spec.name}:TARGET. See `mmbench show {spec.name}`.")
+        options = dict(given)
+        tuning = ""
+        if isinstance(spec, EncoderSpec):
+            tuning = options.pop("tuning", spec.tunings[0])
+            if tuning not in spec.tunings:
+                known = ", ".join(spec.tunings)
+                hint = did_you_mean(str(tuning), spec.tunings)
+                raise UsageError(f"{where} has no tuning {tuning!r}; it has {known}.{hint}")
+        open_options = isinstance(spec, DatasetSpec) and spec.open_options
+        try:
+            merged = check_options(where, options, spec.defaults, open_options=open_options)
+        except SpecError as error:
+            raise UsageError(str(error)) from None
+        return Reference(entry=entry, target=target, options=MappingProxyType(merged), tuning=tuning)
+
+    def _clash_error(self, role: Role, found: Sequence[Entry]) -> UsageError:
+        refs = " or ".join(repr(entry.ref) for entry in found)
+        return UsageError(f"{len(found)} packages offer {_a(role)} named {found[0].spec.name!r}; write {refs}")
+
+    def _wrong_kind(self, found: Sequence[Entry], kind: Kind | None) -> UsageError:
+        entry = found[0]
+        takes = ", ".join(sorted({kind for entry in found for kind in getattr(entry.spec, "kinds", ())}))
+        others = sorted({other.spec.name for other in self._entries["encoder"] if other.accepts(kind)})
+        there = f"Encoders of {kind}: {', '.join(others)}." if others else f"No encoder of {kind} is installed."
+        return UsageError(f"encoder {entry.spec.name!r} takes {takes}, not {kind}. {there}")
+
+    def _unknown(self, role: Role, head: str, kind: Kind | None) -> UsageError:
+        known = [entry for entry in self._entries[role] if entry.accepts(kind)]
+        candidates = {entry.spec.name for entry in known} | ({entry.ref for entry in known} if "/" in head else set())
+        hint = did_you_mean(head, candidates)
+        elsewhere = [other for other in SPEC_OF_ROLE if other != role and self._named(other, head)]
+        if elsewhere and not hint:
+            hint = f" It is {_a(elsewhere[0])}."
+        failed = self.failed
+        broken = (
+            f" {len(failed)} plugin{'s' * (len(failed) > 1)} failed to load: see `mmbench plugins`." if failed else ""
+        )
+        what = "matches" if _is_glob(head) else "is named"
+        return UsageError(f"no {role} {what} {head!r}.{hint} See `mmbench list {role}s`.{broken}")
+
+
+def load_registry(plugin_files: Sequence[Path | str] = ()) -> Registry:
+    """Load every installed plugin, each guarded, and the given local files.
+
+    An installed plugin that fails is left out and listed in `Registry.plugins`.
+
+    Raises:
+        UsageError, PluginError: a file that the user asked for cannot be loaded.
+    """
+    loaded: list[LoadedPlugin] = []
+    taken: dict[tuple[Role, str], str] = {}
+    for name, dist, version, point in _installed():
+        loaded.append(_unless_taken(taken, load_plugin(name, dist, version, point.value, point.load)))
+    files = tuple(dict.fromkeys(Path(path).resolve() for path in plugin_files))
+    for path in files:
+        version = sha256(read_plugin_file(path)).hexdigest()[:12]
+        plugin = load_plugin(path.stem, FILE_DIST, version, str(path), partial(load_plugin_file, path))
+        plugin = _unless_taken(taken, plugin)
+        if plugin.error is not None:
+            if isinstance(plugin.error, UsageError):
+                raise plugin.error
+            reason = plugin.info.reason
+            named = reason if str(path) in reason else f"plugin file {path}: {reason}"
+            raise PluginError(named) from plugin.error
+        loaded.append(plugin)
+    return Registry(
+        plugins=[plugin.info for plugin in loaded],
+        entries=[
+            Entry(spec=spec, dist=plugin.info.dist, dist_version=plugin.info.dist_version, plugin=plugin.info.name)
+            for plugin in loaded
+            for specs in plugin.specs.values()
+            for spec in specs
+        ],
+        skips=[(plugin.info.name, plugin.skip) for plugin in loaded if plugin.skip is not None],
+        plugin_files=files,
+    )
+
+
+def load_attribute(reference: str) -> Any:
+    """Import what a descriptor names as ``"package.module:attribute"``.
+
+    Raises:
+        Unavailable: a package that the code needs is missing or does not fit.
+        ContractError: there is no such module or attribute.
+    """
+    module_name, _, attribute = reference.partition(":")
+    try:
+        value: Any = importlib.import_module(module_name)
+    except ImportError as error:
+        missing = error.name or ""
+        if missing == module_name or module_name.startswith(f"{missing}."):
+            raise ContractError(f"{reference!r}: there is no module {missing!r}.{_near_modules(missing)}") from None
+        package = missing.partition(".")[0]
+        if isinstance(error, ModuleNotFoundError) and package != module_name.partition(".")[0]:
+            install = f"pip install {_INDEX_NAMES.get(package, package)}"
+            raise Unavailable(f"{reference!r} needs the package {package!r}: {install}") from error
+        raise Unavailable(f"{reference!r} cannot be imported: {error}") from error
+    except OSError as error:  # a shared library that does not fit the machine or another package
+        raise Unavailable(f"{reference!r} cannot be imported: {error}") from error
+    for part in attribute.split("."):
+        try:
+            value = getattr(value, part)
+        except AttributeError:
+            public = [name for name in dir(value) if not name.startswith("_")]
+            owner = getattr(value, "__name__", module_name)
+            raise ContractError(f"{reference!r}: {owner!r} has no {part!r}.{did_you_mean(part, public)}") from None
+    return value
+
+
+def missing_packages(spec: _Spec) -> list[str]:
+    """Return which of the packages that a descriptor requires cannot be imported here; nothing is imported."""
+    return [package for package in spec.requires if not _is_importable(package)]
+
+
+def _installed() -> list[tuple[str, str, str, importlib.metadata.EntryPoint]]:
+    """Return (name, distribution, version, entry point) of every installed plugin, in a fixed order."""
+    found = []
+    for point in importlib.metadata.entry_points(group=GROUP):
+        dist, version = _identity(point.dist)
+        found.append((point.name, dist, version, point))
+    return sorted(found, key=lambda item: (item[1], item[0], item[3].value))
+
+
+def _identity(dist: importlib.metadata.Distribution | None) -> tuple[str, str]:
+    """Return a distribution's normalised name and its version, "unknown" where its metadata are broken."""
+    name = version = ""
+    # Reading two headers by hand: the full parse takes longer than everything else here together.
+    for line in ((dist.read_text("METADATA") if dist else None) or "").splitlines():
+        key, colon, value = line.partition(":")
+        if not colon or (name and version):
+            break
+        if key.lower() == "name":
+            name = value.strip()
+        elif key.lower() == "version":
+            version = value.strip()
+    return _normalised(name or "unknown"), version or "unknown"
+
+
+def _normalised(dist: str) -> str:
+    return re.sub(r"[-_.]+", "-", dist).lower()
+
+
+def _unless_taken(taken: dict[tuple[Role, str], str], plugin: LoadedPlugin) -> LoadedPlugin:
+    """Leave a plugin out that offers what another plugin of the same distribution offers under the same name."""
+    info = plugin.info
+    names = [(role, f"{info.dist}/{spec.name}") for role, specs in plugin.specs.items() for spec in specs]
+    for role, ref in names:
+        if (role, ref) in taken:
+            other = taken[role, ref]
+            reason = f"{role} {ref!r} is already offered by the plugin {other!r} of the same distribution"
+            failed = PluginInfo(
+                name=info.name,
+                dist=info.dist,
+                dist_version=info.dist_version,
+                origin=info.origin,
+                status="failed",
+                reason=reason,
+                warnings=info.warnings,
+            )
+            return LoadedPlugin(info=failed, error=PluginError(reason))
+    taken.update(dict.fromkeys(names, info.name))
+    return plugin
+
+
+def _readings(head: str) -> Iterable[tuple[str, str, str]]:
+    """Yield the ways to read a head as (name or dist/name, separator, target), in the order in which they are tried."""
+    yield head, "", ""
+    name, colon, target = head.partition(":")
+    if colon:
+        yield name, colon, target
+    parts = head.split("/")
+    for length in (2, 1):
+        if len(parts) > length:
+            yield "/".join(parts[:length]), "/", "/".join(parts[length:])
+
+
+def _takes_target(entry: Entry) -> bool:
+    return getattr(entry.spec, "target", "none") != "none"
+
+
+def _clash(a: Spec, b: Spec) -> bool:
+    """Whether two parts of one name cannot be told apart: encoders of different kinds can."""
+    if isinstance(a, EncoderSpec) and isinstance(b, EncoderSpec):
+        return bool(set(a.kinds) & set(b.kinds))
+    return True
+
+
+def _is_glob(text: str) -> bool:
+    return "*" in text or "?" in text or ("[" in text and "=" not in text)
+
+
+def _a(role: Role) -> str:
+    return f"an {role}" if role[0] in "eo" else f"a {role}"
+
+
+def _is_importable(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _near_modules(missing: str) -> str:
+    """Return a hint at modules beside the one that is missing."""
+    parent, _, _ = missing.rpartition(".")
+    if not parent:
+        return ""
+    try:
+        path = importlib.import_module(parent).__path__
+    except (ImportError, AttributeError):
+        return ""
+    return did_you_mean(missing, [f"{parent}.{module.name}" for module in pkgutil.iter_modules(path)])
