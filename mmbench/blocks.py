@@ -127,7 +127,8 @@ class TransformerBlock(nn.Module):
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         tokens = tokens + self.dropout(self._attend(self.attention_norm(tokens), mask))
-        return tokens + self.dropout(self.mlp(tokens))
+        tokens = tokens + self.dropout(self.mlp(tokens))
+        return tokens
 
     def _attend(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
         split = self.query_key_value(tokens).unflatten(-1, (3, self.num_heads, -1))  # (B, T, 3, H, D / H)

@@ -1,0 +1,56 @@
+"""Audio encoders for mmbench, trained from scratch: two over log-mel spectrograms, one over the raw waveform."""
+
+from mmbench import EncoderSpec, hookimpl
+
+_SPECTROGRAM = {"rate": 16_000, "num_mels": 40, "window_ms": 32.0, "hop_ms": 20.0, "max_seconds": 4.0}
+
+
+@hookimpl
+def mmbench_encoders() -> list[EncoderSpec]:
+    """Offer `logmel-cnn`, `logmel-lstm` and `conv1d`."""
+    return [
+        EncoderSpec(
+            name="logmel-cnn",
+            kinds=("audio",),
+            layouts=("vector", "sequence"),
+            factory="mmbench_audio.logmel_cnn:LogMelCNN",
+            defaults={"feature_dim": 64, "width": 16, "dropout": 0.0, **_SPECTROGRAM},
+            version="1",
+            summary="Three convolution blocks over a log-mel spectrogram; tokens are 80 ms apart",
+            paper="Hershey et al. 2016, arXiv:1609.09430",
+            licence="Apache-2.0",
+            requires=("torchaudio",),
+        ),
+        EncoderSpec(
+            name="logmel-lstm",
+            kinds=("audio",),
+            layouts=("vector", "sequence"),
+            factory="mmbench_audio.logmel_lstm:LogMelLSTM",
+            defaults={"feature_dim": 64, "width": 32, "depth": 1, "dropout": 0.0, **_SPECTROGRAM},
+            version="1",
+            summary="Bidirectional LSTM over the frames of a log-mel spectrogram; tokens are the frames",
+            paper="Graves & Schmidhuber 2005, doi:10.1016/j.neunet.2005.06.042",
+            licence="Apache-2.0",
+            requires=("torchaudio",),
+        ),
+        EncoderSpec(
+            name="conv1d",
+            kinds=("audio",),
+            layouts=("vector", "sequence"),
+            factory="mmbench_audio.conv1d:WaveformCNN",
+            defaults={
+                "feature_dim": 64,
+                "width": 32,
+                "depth": 3,
+                "dropout": 0.0,
+                "rate": 8_000,
+                "hop_ms": 5.0,
+                "max_seconds": 4.0,
+            },
+            version="1",
+            summary="Strided convolutions over the raw waveform; tokens are 40 ms apart",
+            paper="Dai et al. 2016, arXiv:1610.00087",
+            licence="Apache-2.0",
+            requires=("torchaudio",),
+        ),
+    ]

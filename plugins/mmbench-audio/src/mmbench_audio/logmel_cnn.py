@@ -1,0 +1,61 @@
+"""`logmel-cnn`: convolutions over a log-mel spectrogram."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from mmbench import Features, Modality
+from mmbench.blocks import Standardiser, check_range
+from mmbench.spec import Layout
+from mmbench_audio.masked import MaskedConv
+from mmbench_audio.waveform import log_mel
+
+
+class LogMelCNN(nn.Module):
+    """Three 3 x 3 convolution blocks over time and frequency of the standardised log-mel spectrogram.
+
+    The blocks have `width`, 2 `width` and 2 `width` channels; each halves the frequencies, the first two halve time.
+    A token joins all frequencies of one time step; a vector is the mean over tokens.
+
+    Source: Hershey et al. 2016, arXiv:1609.09430, made small.
+
+    Shapes: (B, T, M), mask (B, T) -> (B, feature_dim), or (B, T / 4, feature_dim) with its mask.
+
+    Raises:
+        UsageError: an option is out of range.
+    """
+
+    def __init__(
+        self, modality: Modality, layout: Layout, *, feature_dim: int, width: int, dropout: float, **spectrogram: Any
+    ) -> None:
+        super().__init__()
+        check_range("feature_dim", feature_dim, 1)
+        check_range("width", width, 1)
+        check_range("dropout", dropout, 0.0, 1.0)
+        self.layout = layout
+        self.feature_dim = feature_dim
+        self.transform = log_mel(modality, **spectrogram)
+        num_mels = self.transform.num_mels
+        self.standardise = Standardiser(num_mels)
+        self.blocks = nn.ModuleList()
+        channels = 1
+        for growth, time_stride in ((1, 2), (2, 2), (2, 1)):
+            conv = nn.Conv2d(channels, width * growth, kernel_size=3, stride=(2, time_stride), padding=1)
+            self.blocks.append(MaskedConv(conv))
+            channels, num_mels = width * growth, -(-num_mels // 2)
+        self.dropout = nn.Dropout(dropout)
+        self.project = nn.Linear(channels * num_mels, feature_dim)
+
+    def fit(self, values: Any, mask: Any = None) -> None:
+        """Take the mean and deviation of each mel band over the training frames."""
+        self.standardise.fit(values, mask)
+
+    def forward(self, values: Tensor, mask: Tensor | None = None) -> Features:
+        maps = self.standardise(values.float()).transpose(1, 2).unsqueeze(1)  # (B, 1, M, T)
+        for block in self.blocks:
+            maps, mask = block(maps, mask)
+        tokens = self.project(self.dropout(maps.flatten(1, 2).transpose(1, 2)))  # (B, T', feature_dim)
+        features = Features(tokens, mask)
+        return features if self.layout == "sequence" else Features(features.to_vector().values)

@@ -1,0 +1,128 @@
+"""Transforms of waveforms: resampling, and the log-mel spectrogram."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mmbench import Modality, Waveform
+from mmbench.blocks import check_range
+
+# Power of a mel band that counts as silence: keeps the logarithm of digital silence near that of a quiet room.
+_SILENCE = 1e-6
+_FLOAT16_MAX = 65_504.0
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """The waveform at one rate, cut to a greatest length.
+
+    Attributes:
+        rate: Samples per second of the result, in Hz.
+        max_seconds: What comes later is cut off.
+    """
+
+    version: ClassVar[str] = "1"
+
+    rate: int
+    max_seconds: float
+
+    def __call__(self, sample: Waveform) -> NDArray[np.float16]:
+        """Shapes: waveform of L samples -> float16 (L',), at least one sample."""
+        samples = _at_rate(sample, self.rate, self.max_seconds)
+        return samples.clamp(-_FLOAT16_MAX, _FLOAT16_MAX).to(torch.float16).numpy()
+
+
+@dataclass(frozen=True)
+class LogMel:
+    """Natural logarithm of the power in `num_mels` mel bands, in overlapping windows.
+
+    Frame t is centred at t * hop. The bands are triangles on the HTK mel scale between 0 Hz and half the rate, over
+    the power spectrum of Hann windows.
+
+    Source: Davis & Mermelstein 1980, doi:10.1109/TASSP.1980.1163420.
+
+    Attributes:
+        rate: Waveforms are resampled to this, in Hz.
+        num_mels: M, number of bands.
+        window_ms, hop_ms: Length of a window and distance between two, in milliseconds.
+        max_seconds: What comes later is cut off.
+    """
+
+    version: ClassVar[str] = "1"
+
+    rate: int
+    num_mels: int
+    window_ms: float
+    hop_ms: float
+    max_seconds: float
+
+    def __call__(self, sample: Waveform) -> NDArray[np.float16]:
+        """Shapes: waveform of L samples -> float16 (T, M), T = 1 + L' // hop after resampling to L' samples."""
+        samples = _at_rate(sample, self.rate, self.max_seconds)
+        window = max(round(self.rate * self.window_ms / 1000), 1)
+        hop = max(round(self.rate * self.hop_ms / 1000), 1)
+        power = _mel_spectrogram(self.rate, window, hop, self.num_mels)(samples)  # (M, T)
+        return (power + _SILENCE).log().T.contiguous().to(torch.float16).numpy()
+
+
+def common_rate(modality: Modality, rate: int) -> int:
+    """Return the rate that all samples are brought to: `rate`, but not above that of the first sample, in Hz."""
+    return min(rate, modality.facts["rate"])
+
+
+def log_mel(
+    modality: Modality, *, rate: int, num_mels: int, window_ms: float, hop_ms: float, max_seconds: float
+) -> LogMel:
+    """Return the spectrogram transform for a modality.
+
+    Raises:
+        UsageError: an option is out of range.
+    """
+    check_range("rate", rate, 100)
+    check_range("num_mels", num_mels, 1)
+    check_range("window_ms", window_ms, 1.0)
+    check_range("hop_ms", hop_ms, 1.0)
+    check_range("max_seconds", max_seconds, 0.01)
+    return LogMel(
+        rate=common_rate(modality, rate),
+        num_mels=num_mels,
+        window_ms=window_ms,
+        hop_ms=hop_ms,
+        max_seconds=max_seconds,
+    )
+
+
+def _at_rate(sample: Waveform, rate: int, max_seconds: float) -> Tensor:
+    kept = sample.values[: max(round(max_seconds * sample.rate), 1)]
+    samples = torch.tensor(kept, dtype=torch.float32)
+    return samples if sample.rate == rate else _resampler(sample.rate, rate)(samples)
+
+
+@cache
+def _resampler(rate: int, new_rate: int) -> Callable[[Tensor], Tensor]:
+    import torchaudio.transforms
+
+    return torchaudio.transforms.Resample(rate, new_rate)
+
+
+@cache
+def _mel_spectrogram(rate: int, window: int, hop: int, num_mels: int) -> Callable[[Tensor], Tensor]:
+    import torchaudio.transforms
+
+    # Zeros around the waveform, not its reflection, which a waveform shorter than half a window does not have.
+    return torchaudio.transforms.MelSpectrogram(
+        sample_rate=rate,
+        n_fft=1 << (window - 1).bit_length(),
+        win_length=window,
+        hop_length=hop,
+        n_mels=num_mels,
+        pad_mode="constant",
+    )

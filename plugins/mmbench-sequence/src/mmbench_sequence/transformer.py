@@ -1,0 +1,72 @@
+"""`transformer`: a small transformer over a sequence of features."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from mmbench import Features, Modality
+from mmbench.blocks import Standardiser, TransformerBlock, check_range, sinusoidal_positions
+from mmbench.spec import Layout
+from mmbench_sequence.steps import Steps
+
+
+class SequenceTransformer(nn.Module):
+    """Transformer over standardised steps with sinusoidal positions; a vector is the mean over steps.
+
+    Source: Vaswani et al. 2017, arXiv:1706.03762, the encoder, with normalisation first.
+
+    Shapes: float32 (B, T, F), mask (B, T) -> (B, feature_dim), or (B, T, feature_dim) with its mask.
+
+    Raises:
+        UsageError: an option is out of range, or `num_heads` does not divide `width`.
+    """
+
+    def __init__(
+        self,
+        modality: Modality,
+        layout: Layout,
+        *,
+        feature_dim: int,
+        width: int,
+        depth: int,
+        num_heads: int,
+        max_length: int,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        check_range("feature_dim", feature_dim, 1)
+        check_range("width", width, 1)
+        check_range("depth", depth, 1)
+        check_range("max_length", max_length, 1)
+        check_range("dropout", dropout, 0.0, 1.0)
+        self.layout = layout
+        self.feature_dim = feature_dim
+        self.width = width
+        self.transform = Steps(max_length=max_length)
+        num_features = modality.facts["num_features"]
+        self.standardise = Standardiser(num_features)
+        self.embed = nn.Linear(num_features, width)
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList(
+            TransformerBlock(width, num_heads, mlp_dim=2 * width, dropout=dropout) for _ in range(depth)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.project = nn.Linear(width, feature_dim)
+
+    def fit(self, values: Any, mask: Any = None) -> None:
+        """Take the mean and deviation of each feature over all training steps."""
+        self.standardise.fit(values, mask)
+
+    def forward(self, values: Tensor, mask: Tensor | None = None) -> Features:
+        steps = self.standardise(values)
+        if mask is not None:
+            # Attention weights of padding are zero, but zero times NaN is NaN.
+            steps = steps.masked_fill(~mask.unsqueeze(-1), 0.0)
+        positions = sinusoidal_positions(steps.shape[1], self.width, device=steps.device)
+        tokens = self.dropout(self.embed(steps) + positions)  # (B, T, width)
+        for block in self.blocks:
+            tokens = block(tokens, mask)
+        features = Features(self.project(self.norm(tokens)), mask)
+        return features if self.layout == "sequence" else Features(features.to_vector().values)

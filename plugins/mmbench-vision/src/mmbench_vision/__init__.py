@@ -1,0 +1,50 @@
+"""Image encoders for mmbench, trained from scratch: a small convolutional network, a perceptron, a tiny transformer."""
+
+from mmbench import EncoderSpec, hookimpl
+
+
+@hookimpl
+def mmbench_encoders() -> list[EncoderSpec]:
+    """Offer `cnn`, `mlp` and `vit-tiny`."""
+    return [
+        EncoderSpec(
+            name="cnn",
+            kinds=("image",),
+            layouts=("vector", "sequence"),
+            factory="mmbench_vision.cnn:ImageCNN",
+            defaults={"feature_dim": 64, "width": 16, "dropout": 0.0, "max_side": 32},
+            version="1",
+            summary="Three convolution blocks; tokens are the positions of the last feature map",
+            paper="LeCun et al. 1998, doi:10.1109/5.726791; group normalisation: Wu & He 2018, arXiv:1803.08494",
+            licence="Apache-2.0",
+        ),
+        EncoderSpec(
+            name="mlp",
+            kinds=("image",),
+            layouts=("vector",),
+            factory="mmbench_vision.mlp:ImageMLP",
+            defaults={"feature_dim": 64, "width": 128, "depth": 2, "dropout": 0.0, "max_side": 32},
+            version="1",
+            summary="Perceptron over all pixels",
+            licence="Apache-2.0",
+        ),
+        EncoderSpec(
+            name="vit-tiny",
+            kinds=("image",),
+            layouts=("vector", "sequence"),
+            factory="mmbench_vision.vit:TinyViT",
+            defaults={
+                "feature_dim": 64,
+                "width": 48,
+                "depth": 2,
+                "num_heads": 4,
+                "grid": 4,
+                "dropout": 0.0,
+                "max_side": 32,
+            },
+            version="1",
+            summary="Two transformer layers over grid x grid patches; tokens are the patches",
+            paper="Dosovitskiy et al. 2020, arXiv:2010.11929",
+            licence="Apache-2.0",
+        ),
+    ]
