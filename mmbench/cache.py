@@ -43,7 +43,11 @@ class ArrayCache:
                 # An empty file cannot be mapped.
                 mode = "r" if 0 not in entry["shape"] else None
                 array = np.load(folder / entry["file"], mmap_mode=mode, allow_pickle=False)
-                if [list(array.shape), str(array.dtype), _checksum(array)] != [entry["shape"], entry["dtype"], entry["crc32"]]:
+                if [list(array.shape), str(array.dtype), _checksum(array)] != [
+                    entry["shape"],
+                    entry["dtype"],
+                    entry["crc32"],
+                ]:
                     return None
                 arrays[name] = array
         except (OSError, ValueError, KeyError, TypeError, AttributeError):

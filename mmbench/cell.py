@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.numpy import save_file
-from torch import Tensor, nn
+from torch import nn
 
 from mmbench.batches import SplitData, limited
 from mmbench.cache import ArrayCache
@@ -24,13 +24,13 @@ from mmbench.config import TrainConfig
 from mmbench.data import SPLITS, Column, DatasetSource, Split, dataset_root, transform_key
 from mmbench.errors import ContractError, Unavailable
 from mmbench.evaluate import metrics
-from mmbench.model import MultimodalModel
+from mmbench.model import MultimodalModel, encoder_dim
 from mmbench.profiling import PROTOCOLS, profile
 from mmbench.record import Metric
 from mmbench.registry import load_attribute, load_plugin_file
 from mmbench.spec import DatasetInfo, Layout, Modality, TaskSpec
 from mmbench.tasks import TargetScaler, majority_predictions, predictions
-from mmbench.train import Trainer, predict
+from mmbench.train import Trained, Trainer, predict
 
 
 def run_cell(payload: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -63,8 +63,9 @@ def run_cell(payload: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     with _guarded_globals(warnings):
         for name, encoder in encoders.items():
             encoder.to(device)
-            if callable(getattr(encoder, "fit", None)):
-                encoder.fit(*data["train"].fit_inputs(name))
+            fit = getattr(encoder, "fit", None)
+            if callable(fit):
+                fit(*data["train"].fit_inputs(name))
         objective = build_objective(payload, encoders, info.tasks)
         model = build_model(payload, encoders, objective, info.tasks, train.dropout)
     model.to(device)
@@ -104,7 +105,13 @@ def run_cell(payload: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         (folder / "timings.json").write_text(json.dumps(raw))
     found += [
         Metric(phase="train", name="train_time_s", value=trained.train_time_s, unit="s", direction="min"),
-        Metric(phase="train", name="throughput_samples_per_s", value=trained.samples_per_s, unit="samples/s", direction="max"),
+        Metric(
+            phase="train",
+            name="throughput_samples_per_s",
+            value=trained.samples_per_s,
+            unit="samples/s",
+            direction="max",
+        ),
         Metric(phase="train", name="num_epochs", value=float(len(trained.history))),
         Metric(phase="train", name="best_epoch", value=float(trained.best_epoch + 1)),
         Metric(phase="train", name="num_steps", value=float(trained.num_steps)),
@@ -115,7 +122,9 @@ def run_cell(payload: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         "info": {
             **_facts(source, data, payload, train, device),
             "layouts": dict(model.layouts),
-            "pooled": [name for name, layout in model.layouts.items() if layout == "sequence" and model.accepts == "vector"],
+            "pooled": [
+                name for name, layout in model.layouts.items() if layout == "sequence" and model.accepts == "vector"
+            ],
             "feature_dims": dict(model.dims),
             "selected_by": trained.selected_by,
             "history": [dataclasses.asdict(epoch) for epoch in trained.history],
@@ -227,8 +236,6 @@ def pick_device(name: str) -> torch.device:
 
 
 def _dims(encoders: Mapping[str, nn.Module]) -> dict[str, Any]:
-    from mmbench.model import encoder_dim
-
     return {name: encoder_dim(name, encoder) for name, encoder in encoders.items()}
 
 
@@ -238,9 +245,7 @@ def _call_factory(part: Mapping[str, Any], *arguments: Any) -> Any:
     return factory(*arguments, **target, **part["options"])
 
 
-def _columns(
-    source: DatasetSource, name: str, encoder: nn.Module, payload: Mapping[str, Any]
-) -> dict[Split, Column]:
+def _columns(source: DatasetSource, name: str, encoder: nn.Module, payload: Mapping[str, Any]) -> dict[Split, Column]:
     key = transform_key(encoder, fallback=payload["encoders"][name]["digest"])
     return source.columns(name, encoder.transform, key)  # type: ignore[arg-type]
 
@@ -283,6 +288,22 @@ def _run_majority(
     return {"metrics": [metric.to_json() for metric in found], "info": {**facts, "times_s": times}}
 
 
+def _training_metrics(trained: Trained) -> list[Metric]:
+    return [
+        Metric(phase="train", name="train_time_s", value=trained.train_time_s, unit="s", direction="min"),
+        Metric(
+            phase="train",
+            name="throughput_samples_per_s",
+            value=trained.samples_per_s,
+            unit="samples/s",
+            direction="max",
+        ),
+        Metric(phase="train", name="num_epochs", value=float(len(trained.history))),
+        Metric(phase="train", name="best_epoch", value=float(trained.best_epoch + 1)),
+        Metric(phase="train", name="num_steps", value=float(trained.num_steps)),
+    ]
+
+
 def _facts(
     source: DatasetSource,
     data: Mapping[Split, SplitData],
@@ -315,17 +336,19 @@ def _profile(
     if payload["protocol"] == "none":
         return [], {}
     size = min(trainer.config.batch_size, len(data))
-    batches = {"train": data.batch(torch.arange(size)), "single": data.batch(torch.arange(1))}
-
-    def step(batch: Any) -> Tensor:
-        return trainer.step(batch)
-
-    return profile(model, batches, step, device, PROTOCOLS[payload["protocol"]], contended=payload["contended"])
+    return profile(
+        model,
+        {"train": data.batch(torch.arange(size)), "single": data.batch(torch.arange(1))},
+        trainer.step,
+        device,
+        PROTOCOLS[payload["protocol"]],
+        contended=payload["contended"],
+    )
 
 
 def _read_globals() -> dict[str, Any]:
     return {
-        "the working directory": os.getcwd(),
+        "the working directory": str(Path.cwd()),
         "torch's default dtype": torch.get_default_dtype(),
         "torch's number of threads": torch.get_num_threads(),
         "torch's deterministic mode": torch.are_deterministic_algorithms_enabled(),
@@ -335,17 +358,22 @@ def _read_globals() -> dict[str, Any]:
     }
 
 
+def _set_tf32(value: tuple[bool, bool]) -> None:
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = value
+
+
+def _set_cudnn_benchmark(value: bool) -> None:
+    torch.backends.cudnn.benchmark = value
+
+
 _RESTORE: Mapping[str, Callable[[Any], Any]] = {
     "the working directory": os.chdir,
     "torch's default dtype": torch.set_default_dtype,
     "torch's number of threads": torch.set_num_threads,
     "torch's deterministic mode": torch.use_deterministic_algorithms,
     "torch's grad mode": torch.set_grad_enabled,
-    "torch's TF32 setting": lambda value: (
-        setattr(torch.backends.cuda.matmul, "allow_tf32", value[0]),
-        setattr(torch.backends.cudnn, "allow_tf32", value[1]),
-    ),
-    "cuDNN's benchmark mode": lambda value: setattr(torch.backends.cudnn, "benchmark", value),
+    "torch's TF32 setting": _set_tf32,
+    "cuDNN's benchmark mode": _set_cudnn_benchmark,
 }
 
 

@@ -6,7 +6,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from platformdirs import user_cache_path, user_data_path
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from mmbench.errors import UsageError, did_you_mean
 
 BUILTIN_GRIDS = ("all", "smoke")
+Model = TypeVar("Model", bound=BaseModel)
 
 
 def _listed(value: Any) -> Any:
@@ -123,9 +124,7 @@ class RunConfig(BaseModel):
     cache: str = ""
 
 
-def load_config(
-    flags: Mapping[str, Any], *, config_file: Path | None = None, folder: Path | None = None
-) -> RunConfig:
+def load_config(flags: Mapping[str, Any], *, config_file: Path | None = None, folder: Path | None = None) -> RunConfig:
     """Join defaults, a named grid, a run file and flags; later ones win, and `train` tables are merged by key.
 
     Args:
@@ -212,11 +211,13 @@ def _grid(name: str, grids: Mapping[str, Any]) -> dict[str, Any]:
     )
 
 
-def _validated(model: type[Any], values: Mapping[str, Any], where: str) -> Any:
+def _validated(model: type[Model], values: Mapping[str, Any], where: str) -> Model:
     known = list(model.model_fields)
     for key in values:
         if key not in known:
-            raise UsageError(f"{where}: there is no key {key!r}; known are {', '.join(known)}.{did_you_mean(key, known)}")
+            raise UsageError(
+                f"{where}: there is no key {key!r}; known are {', '.join(known)}.{did_you_mean(key, known)}"
+            )
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:

@@ -20,7 +20,7 @@ class UsageError(MmbenchError):
     """A flag, a reference, an option or a run file that cannot be used as written."""
 
 
-class EmptySelection(MmbenchError):
+class EmptySelection(MmbenchError):  # noqa: N818  (what is empty is the selection, and nothing is wrong with it)
     """The selection is well formed and matches nothing that could run."""
 
     exit_code = 3

@@ -87,6 +87,6 @@ def masked_mean(tokens: Tensor, mask: Tensor) -> Tensor:
 
     Shapes: tokens (B, T, D), mask (B, T) -> (B, D).
     """
-    weights = mask.unsqueeze(-1).to(tokens.dtype)              # (B, T, 1)
+    weights = mask.unsqueeze(-1).to(tokens.dtype)  # (B, T, 1)
     total = (tokens.masked_fill(~mask.unsqueeze(-1), 0.0)).sum(dim=1)  # padding may hold anything, NaN too
     return total / weights.sum(dim=1).clamp(min=1.0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -120,11 +119,10 @@ class MultimodalModel(nn.Module):
 
     def fuse(self, features: Mapping[str, Features]) -> Output:
         """Join encoded features and predict, so that fusion can run on features that were encoded before."""
-        losses = {
-            f"{name}.{loss}": value for name, given in features.items() for loss, value in given.losses.items()
-        }
+        losses = {f"{name}.{loss}": value for name, given in features.items() for loss, value in given.losses.items()}
         taken = {name: self._as_accepted(name, given) for name, given in features.items()}
         unimodal = self._unimodal_logits(features)
+        size = _batch_size(features)
         if self.level == "decision":
             logits = {}
             for task in self.tasks:
@@ -132,14 +130,15 @@ class MultimodalModel(nn.Module):
                     name: Features(unimodal[name][task.name], mask=features[name].present) for name in self.modalities
                 }
                 logits[task.name] = self.fusion(task.name, votes)
-                self._check("fusion", logits[task.name], (features[self.modalities[0]].present.shape[0], task.num_outputs))
+                self._check(
+                    "fusion", logits[task.name], (features[self.modalities[0]].present.shape[0], task.num_outputs)
+                )
             return Output(logits=logits, features=features, fused=None, unimodal_logits=unimodal, losses=losses)
         fused = self.fusion(taken)
         if isinstance(fused, Features):
             losses.update({f"fusion.{loss}": value for loss, value in fused.losses.items()})
             fused = fused.tensor
-        batch_size = features[self.modalities[0]].present.shape[0]
-        self._check("fusion", fused, (batch_size, fused_dim(self.fusion)))
+        self._check_fused(fused, (size, fused_dim(self.fusion)))
         read = self.dropout(fused)
         logits = {task.name: head(read) for task, head in zip(self.tasks, self.heads)}
         return Output(logits=logits, features=features, fused=fused, unimodal_logits=unimodal, losses=losses)
@@ -163,7 +162,9 @@ class MultimodalModel(nn.Module):
         if self.accepts == "vector" and features.layout == "sequence":
             return features.to_vector()
         if features.layout != self.accepts:
-            raise ContractError(f"encoder of {name!r} gave layout {features.layout!r}; the fusion takes {self.accepts!r}")
+            raise ContractError(
+                f"encoder of {name!r} gave layout {features.layout!r}; the fusion takes {self.accepts!r}"
+            )
         return features
 
     def _unimodal_logits(self, features: Mapping[str, Features]) -> dict[str, dict[str, Tensor]]:
@@ -179,25 +180,26 @@ class MultimodalModel(nn.Module):
 
     def _check_features(self, name: str, features: Features, size: int) -> None:
         promised, layout = self.dims[name], self.layouts[name]
+        what = f"the encoder of {name!r}"
         if not isinstance(features, Features):
-            raise ContractError(f"the encoder of {name!r} must return a tensor or Features, got {type(features).__name__}")
+            raise ContractError(f"{what} must return a tensor or Features, got {type(features).__name__}")
         if features.layout != layout:
-            raise ContractError(f"the encoder of {name!r} promised layout {layout!r}, but its forward gave {features.layout!r}")
+            raise ContractError(f"{what} promised layout {layout!r}, but its forward gave {features.layout!r}")
         values = features.values if isinstance(features.values, tuple) else (features.values,)
         dims = (promised,) if isinstance(promised, int) else promised
         if len(values) != len(dims):
-            raise ContractError(f"the encoder of {name!r} promised {len(dims)} layers, but its forward gave {len(values)}")
+            raise ContractError(f"{what} promised {len(dims)} layers, but its forward gave {len(values)}")
         for value, dim in zip(values, dims):
             if value.shape[0] != size or value.shape[-1] != dim:
                 raise ContractError(
-                    f"the encoder of {name!r} promised feature_dim {dim} for a batch of {size}, "
+                    f"{what} promised feature_dim {dim} for a batch of {size}, "
                     f"but its forward gave {tuple(value.shape)}"
                 )
 
-    def _check(self, what: Literal["fusion"], value: Tensor, expected: tuple[int, int]) -> None:
+    def _check_fused(self, value: Tensor, expected: tuple[int, int]) -> None:
         if not isinstance(value, Tensor) or tuple(value.shape) != expected:
             got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise ContractError(f"the {what} promised {expected} (batch, width), but its forward gave {got}")
+            raise ContractError(f"the fusion promised {expected} (batch, width), but its forward gave {got}")
 
     def _float_dtype(self) -> torch.dtype:
         return next((parameter.dtype for parameter in self.parameters()), torch.float32)
@@ -227,6 +229,11 @@ def fused_dim(fusion: nn.Module) -> int:
     if isinstance(dim, int) and dim > 0:
         return dim
     raise ContractError(f"a feature-level fusion must have fused_dim, a positive whole number; got {dim!r}")
+
+
+def _batch_size(features: Mapping[str, Features]) -> int:
+    values = next(iter(features.values())).values
+    return (values[0] if isinstance(values, tuple) else values).shape[0]
 
 
 def _scatter(features: Features, rows: Tensor, size: int) -> Features:

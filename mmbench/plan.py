@@ -3,87 +3,22 @@
 from __future__ import annotations
 
 import fnmatch
-import hashlib
 import itertools
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from mmbench.config import RunConfig, TrainConfig, resolve_train
-from mmbench.errors import DataError, EmptySelection, MmbenchError, Unavailable, UsageError, did_you_mean
-from mmbench.registry import Reference, Registry, load_attribute, missing_packages
-from mmbench.spec import (
-    DatasetInfo,
-    DatasetSpec,
-    EncoderSpec,
-    FusionSpec,
-    Layout,
-    Modality,
-    ObjectiveSpec,
-    to_json,
-)
+from mmbench.compatibility import choose_layout, incompatibilities, layout_reason
+from mmbench.config import RunConfig
+from mmbench.errors import EmptySelection, MmbenchError, UsageError, did_you_mean
+from mmbench.parts import DatasetPart, Part, combine_key, digest, make_dataset_part, make_part
+from mmbench.registry import Reference, Registry
+from mmbench.spec import DatasetInfo, EncoderSpec, Layout, Modality, to_json
 
-KEY_VERSION = 1
 MAJORITY = "majority"
 PlanStatus = Literal["run", "incompatible", "unavailable"]
-
-_LAYOUT_WORDS: Mapping[Layout, str] = {
-    "vector": "one vector (B, D)",
-    "sequence": "token sequences (B, T, D)",
-    "pyramid": "features of several layers",
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """One chosen dataset, encoder, fusion or objective: a reference with everything that follows from it.
-
-    Attributes:
-        reference: What the registry found.
-        label: What tables show: the short name, its target, and options that differ from their defaults.
-        identity: What the quality key covers.
-        digest: Hash of `identity`.
-        unavailable: Why it cannot be used on this machine, or "".
-    """
-
-    reference: Reference
-    label: str
-    identity: Mapping[str, Any]
-    digest: str
-    unavailable: str = ""
-
-    @property
-    def spec(self) -> Any:
-        """The descriptor."""
-        return self.reference.entry.spec
-
-    def to_json(self) -> dict[str, Any]:
-        """Return what a child process needs to build this part."""
-        return {
-            "ref": self.reference.entry.ref,
-            "label": self.label,
-            "factory": self.spec.factory,
-            "target": self.reference.target if self.spec_takes_target else None,
-            "options": to_json(self.reference.options),
-        }
-
-    @property
-    def spec_takes_target(self) -> bool:
-        """Whether the factory is called with `target`."""
-        return getattr(self.spec, "target", "none") != "none"
-
-
-@dataclass(frozen=True, kw_only=True)
-class DatasetPart(Part):
-    """A chosen dataset with what planning knows of its data."""
-
-    info: DatasetInfo
-    train: TrainConfig
-    train_digest: str
-    key: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +80,12 @@ class Cell:
     def payload(self) -> dict[str, Any]:
         """Return what the process that trains this cell is given: plain JSON."""
         encoders = {
-            name: {**part.to_json(), "layout": self.layouts[name], "tuning": part.reference.tuning, "digest": part.digest}
+            name: {
+                **part.to_json(),
+                "layout": self.layouts[name],
+                "tuning": part.reference.tuning,
+                "digest": part.digest,
+            }
             for name, part in self.encoders.items()
         }
         fusion = None
@@ -186,6 +126,18 @@ class Plan:
         seen: set[str] = set()
         kept = (cell for cell in cells if not (cell.cell_id in seen or seen.add(cell.cell_id)))  # type: ignore[func-returns-value]
         return itertools.islice(kept, self.config.max_cells)
+
+    @property
+    def jobs(self) -> int:
+        """How many cells run at a time."""
+        return int(self.runtime["jobs"])
+
+    def estimate_s(self) -> float | None:
+        """Return the wall time that the cells to run will take, or None when no dataset says what a cell takes."""
+        known = {part.digest: part.spec.cell_time_s for part in self.datasets}
+        times = [known[cell.dataset.digest] for cell in self.cells() if cell.status == "run" and cell.fusion]
+        told = [time for time in times if time is not None]
+        return sum(told) / len(told) * len(times) / self.jobs if told else None
 
     def count(self) -> dict[str, int]:
         """Return how many cells there are to run, as baselines, incompatible and unavailable."""
@@ -237,14 +189,16 @@ class Plan:
             supervised = self.registry.resolve("objective", "supervised")
         except MmbenchError:
             return None
-        return _part(self.registry, single), _part(self.registry, supervised)
+        return make_part(self.registry, single), make_part(self.registry, supervised)
 
     def _parts(self, role: Literal["fusion", "objective"], patterns: Sequence[str]) -> list[Part]:
         if patterns:
             references = [ref for pattern in patterns for ref in self.registry.match(role, pattern)]
         else:
-            references = [self.registry.resolve(role, entry.ref) for entry in self.registry.entries(role) if entry.spec.in_all]
-        parts = {part.digest: part for part in (_part(self.registry, reference) for reference in references)}
+            references = [
+                self.registry.resolve(role, entry.ref) for entry in self.registry.entries(role) if entry.spec.in_all
+            ]
+        parts = {part.digest: part for part in (make_part(self.registry, reference) for reference in references)}
         return [part for part in parts.values() if not _excluded(part.label, self.config.exclude)]
 
 
@@ -258,8 +212,8 @@ class _DatasetGrid:
             sorted(_chosen_modalities(dataset.info, plan.config.modality), key=lambda modality: modality.name)
         )
         self.encoders = {modality.name: _encoders_of(plan, dataset, modality) for modality in self.modalities}
-        self._layouts: dict[tuple[str, str], tuple[Layout | None, str]] = {}
-        self._fusion_reasons: dict[tuple[str, int], list[str]] = {}
+        self._layouts: dict[tuple[str, str], Layout | None] = {}
+        self._fusion_reasons: dict[tuple[str, ...], list[str]] = {}
 
     def baselines(self, seed: int, *, floor: bool) -> Iterator[Cell]:
         if floor:
@@ -277,13 +231,13 @@ class _DatasetGrid:
                 yield self._without_encoder(name, seed)
         names = [name for name, encoders in self.encoders.items() if encoders]
         for chosen in itertools.product(*(self.encoders[name] for name in names)):
-            encoders = dict(zip(names, chosen))
+            combined = dict(zip(names, chosen))
             for fusion in self.plan._fusions:
                 if fusion.spec.max_modalities == 1:
                     # A fusion of one modality is a unimodal model: one row per modality, never a product.
                     continue
                 for objective in self.plan._objectives:
-                    yield self._cell(encoders, fusion, objective, seed, "cell")
+                    yield self._cell(combined, fusion, objective, seed, "cell")
         singles = [part for part in self.plan._fusions if part.spec.max_modalities == 1]
         for fusion, objective in itertools.product(singles, self.plan._objectives):
             for name in names:
@@ -302,8 +256,8 @@ class _DatasetGrid:
             if accepting
             else f"no installed encoder accepts {name!r} ({modality.kind}); install a plugin that offers one"
         )
-        digest = _digest(["no encoder", self.dataset.digest, name, seed])
-        return self._make(digest, {}, f"{name}:-", {}, None, None, seed, "cell", "incompatible", [reason])
+        key = digest(["no encoder", self.dataset.digest, name, seed])
+        return self._make(key, {}, f"{name}:-", {}, None, None, seed, "cell", "incompatible", [reason])
 
     def _cell(
         self,
@@ -373,25 +327,18 @@ class _DatasetGrid:
     def _layout(self, name: str, encoder: Part, fusion: Part) -> tuple[Layout | None, str]:
         memo = (encoder.digest, fusion.spec.accepts)
         if memo not in self._layouts:
-            layout = choose_layout(encoder.spec, fusion.spec)
-            self._layouts[memo] = (layout, "")
-        layout, _ = self._layouts[memo]
-        if layout is not None:
-            return layout, ""
-        gives = " or ".join(_LAYOUT_WORDS[item] for item in encoder.spec.layouts)
-        return None, (
-            f"{fusion.spec.name} needs {_LAYOUT_WORDS[fusion.spec.accepts]}, "
-            f"but {encoder.spec.name} gives {gives} for {name!r}"
-        )
+            self._layouts[memo] = choose_layout(encoder.spec, fusion.spec)
+        layout = self._layouts[memo]
+        return layout, "" if layout else layout_reason(encoder.spec, fusion.spec, name)
 
     def _reasons(self, fusion: Part, objective: Part, encoders: Mapping[str, Part]) -> list[str]:
-        memo = (fusion.digest + objective.digest, ",".join(encoders))
+        memo = (fusion.digest, objective.digest, *encoders)
         if memo not in self._fusion_reasons:
             missing = [name for name in self.dataset.info.missing if name in encoders]
-            self._fusion_reasons[memo] = incompatibilities(  # type: ignore[index]
+            self._fusion_reasons[memo] = incompatibilities(
                 self.dataset.info, len(encoders), missing, fusion.spec, objective.spec
             )
-        reasons = list(self._fusion_reasons[memo])  # type: ignore[index]
+        reasons = list(self._fusion_reasons[memo])
         if self.plan.registry.has_skip:
             reasons += self.plan.registry.skip_reasons(
                 {
@@ -402,63 +349,6 @@ class _DatasetGrid:
                 }
             )
         return reasons
-
-
-def choose_layout(encoder: EncoderSpec, fusion: FusionSpec) -> Layout | None:
-    """Return the layout to ask of an encoder for a fusion, or None when they do not fit.
-
-    A sequence may become a vector by masked mean; a vector never poses as a sequence of one token.
-    """
-    if fusion.accepts in encoder.layouts:
-        return fusion.accepts
-    if fusion.accepts == "vector" and "sequence" in encoder.layouts:
-        return "sequence"
-    return None
-
-
-def incompatibilities(
-    info: DatasetInfo, num_modalities: int, missing: Sequence[str], fusion: FusionSpec, objective: ObjectiveSpec
-) -> list[str]:
-    """Return all reasons why a fusion and an objective cannot serve a dataset, apart from layouts."""
-    reasons = []
-    for spec in (fusion, objective):
-        if num_modalities < spec.min_modalities:
-            reasons.append(f"{spec.name} needs at least {spec.min_modalities} modalities, got {num_modalities}")
-        if spec.max_modalities is not None and num_modalities > spec.max_modalities:
-            reasons.append(f"{spec.name} takes at most {spec.max_modalities} modalities, got {num_modalities}")
-        for task in info.tasks:
-            if task.kind not in spec.task_kinds:
-                reasons.append(f"{spec.name} does not serve {task.kind} tasks such as {task.name!r}")
-    if missing and not fusion.missing:
-        reasons.append(f"{fusion.name} does not take missing modalities, and some samples lack {', '.join(missing)}")
-    if fusion.level not in objective.levels:
-        reasons.append(f"{objective.name} does not work with {fusion.level}-level fusion such as {fusion.name}")
-    return reasons
-
-
-def quality_key(identity: Mapping[str, Any]) -> str:
-    """Return the content key of a cell's result: 64 hex digits, whatever the order of keys in `identity`.
-
-    Equal keys mean equal data, parts, versions, options, training settings and seeds; hardware is not in it.
-    """
-    return combine_key(
-        _digest(identity["dataset"]),
-        {name: _digest(part) for name, part in identity["encoders"].items()},
-        _digest(identity["fusion"]) if identity["fusion"] else "",
-        _digest(identity["objective"]) if identity["objective"] else "",
-        _digest(identity["train"]),
-        identity["master_seed"],
-        identity["seed"],
-    )
-
-
-def combine_key(
-    dataset: str, encoders: Mapping[str, str], fusion: str, objective: str, train: str, master_seed: int, seed: int
-) -> str:
-    """Join the digests of a cell's parts into its quality key."""
-    joined = ",".join(f"{name}={encoders[name]}" for name in sorted(encoders))
-    text = f"quality/{KEY_VERSION}|{dataset}|{joined}|{fusion}|{objective}|{train}|{master_seed}|{seed}"
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def make_plan(config: RunConfig, registry: Registry, *, runtime: Mapping[str, Any] | None = None) -> Plan:
@@ -484,6 +374,7 @@ def make_plan(config: RunConfig, registry: Registry, *, runtime: Mapping[str, An
     if not datasets:
         raise EmptySelection("the selection matches no dataset; see `mmbench list datasets`")
     full = {
+        "jobs": 1,
         "master_seed": config.master_seed,
         "plugin_files": [str(path) for path in registry.plugin_files],
         **(runtime or {}),
@@ -499,12 +390,14 @@ def _datasets(config: RunConfig, registry: Registry, notes: list[str]) -> list[D
     if config.dataset:
         asked = [(pattern, reference) for pattern in config.dataset for reference in registry.match("dataset", pattern)]
     else:
-        asked = [("", registry.resolve("dataset", entry.ref)) for entry in registry.entries("dataset") if entry.spec.in_all]
+        asked = [
+            ("", registry.resolve("dataset", entry.ref)) for entry in registry.entries("dataset") if entry.spec.in_all
+        ]
     parts: dict[str, DatasetPart] = {}
     for pattern, reference in asked:
         by_name = bool(pattern) and not any(character in pattern.split("[")[0] for character in "*?")
         try:
-            part = _dataset_part(config, registry, reference)
+            part = make_dataset_part(config, registry, reference)
         except MmbenchError as error:
             if by_name:
                 raise
@@ -513,39 +406,6 @@ def _datasets(config: RunConfig, registry: Registry, notes: list[str]) -> list[D
         if not _excluded(part.label, config.exclude):
             parts[part.digest] = part
     return list(parts.values())
-
-
-def _dataset_part(config: RunConfig, registry: Registry, reference: Reference) -> DatasetPart:
-    spec = reference.entry.spec
-    assert isinstance(spec, DatasetSpec)
-    unavailable = _unavailable(reference)
-    info = DatasetInfo(modalities=spec.modalities, tasks=spec.tasks, missing=spec.missing) if not spec.describe else None
-    if info is None:
-        try:
-            describe = load_attribute(spec.describe)
-            target = (reference.target,) if spec.target != "none" else ()
-            info = describe(*target, **reference.options)
-        except Unavailable as error:
-            raise DataError(f"dataset {reference.entry.ref}: {error}") from None
-        if not isinstance(info, DatasetInfo):
-            raise DataError(f"dataset {reference.entry.ref}: describe must return DatasetInfo, got {type(info).__name__}")
-    identity = _identity(reference)
-    if info.fingerprint:
-        # The content decides, wherever the files lie.
-        identity.pop("target", None)
-    identity["fingerprint"] = info.fingerprint
-    train = resolve_train(config, spec.train)
-    return DatasetPart(
-        reference=reference,
-        label=_label(registry, reference),
-        identity=identity,
-        digest=_digest(identity),
-        unavailable=unavailable,
-        info=info,
-        train=train,
-        train_digest=_digest(train.model_dump()),
-        key=_digest({**identity, "info": to_json(info)}),
-    )
 
 
 def _encoders_of(plan: Plan, dataset: DatasetPart, modality: Modality) -> tuple[Part, ...]:
@@ -566,7 +426,7 @@ def _encoders_of(plan: Plan, dataset: DatasetPart, modality: Modality) -> tuple[
         ]
         if plan.config.grid == "smoke":
             references = references[:1]
-    parts = {part.digest: part for part in (_part(plan.registry, reference) for reference in references)}
+    parts = {part.digest: part for part in (make_part(plan.registry, reference) for reference in references)}
     kept = [part for part in parts.values() if not _excluded(part.label, plan.config.exclude, modality.name)]
     return tuple(sorted(kept, key=lambda part: part.label))
 
@@ -630,62 +490,13 @@ def _excluded(label: str, patterns: Sequence[str], modality: str = "") -> bool:
     return False
 
 
-def _part(registry: Registry, reference: Reference) -> Part:
-    identity = _identity(reference)
-    return Part(
-        reference=reference,
-        label=_label(registry, reference),
-        identity=identity,
-        digest=_digest(identity),
-        unavailable=_unavailable(reference),
-    )
-
-
-def _identity(reference: Reference) -> dict[str, Any]:
-    entry = reference.entry
-    identity = {"ref": entry.ref, "version": entry.version, "options": to_json(reference.options)}
-    if reference.target:
-        identity["target"] = reference.target
-    if isinstance(entry.spec, EncoderSpec):
-        identity["tuning"] = reference.tuning
-    return identity
-
-
-def _label(registry: Registry, reference: Reference) -> str:
-    spec = reference.entry.spec
-    name = spec.name if registry.is_unique(reference.entry) else reference.entry.ref
-    target = reference.target
-    if target:
-        name += (":" if isinstance(spec, DatasetSpec) or ":" in target else "/") + target
-    options = {key: value for key, value in reference.options.items() if spec.defaults.get(key) != value}
-    if isinstance(spec, EncoderSpec) and reference.tuning != spec.tunings[0]:
-        options["tuning"] = reference.tuning
-    if not options:
-        return name
-    return f"{name}[{','.join(f'{key}={_shown(options[key])}' for key in sorted(options))}]"
-
-
-def _shown(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(to_json(value), separators=(",", ":"))
-
-
-def _unavailable(reference: Reference) -> str:
-    absent = missing_packages(reference.entry.spec)
-    if not absent:
-        return ""
-    return f"{reference.entry.ref} needs {', '.join(absent)}: pip install {' '.join(absent)}"
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=dict).encode()).hexdigest()
-
-
 def local_runtime(config: RunConfig, *, cache: Path, data: Path, jobs: int) -> dict[str, Any]:
     """Return what payloads carry about this machine: device, threads, protocol and folders."""
     return {
         "device": config.device,
         "threads": config.threads,
         "protocol": config.protocol,
+        "jobs": jobs,
         "contended": jobs > 1,
         "cache_dir": str(cache),
         "data_dir": str(data),

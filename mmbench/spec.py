@@ -152,7 +152,8 @@ class _Spec:
         role = role_of(self)
         if not (isinstance(self.name, str) and _NAME.fullmatch(self.name)):
             raise SpecError(
-                f"{self.name!r} cannot name {role}: use 1 to 64 of a-z, 0-9, '.', '_', '-', starting with a letter or digit"
+                f"{self.name!r} cannot name {role}: use 1 to 64 of a-z, 0-9, '.', '_', '-', "
+                "starting with a letter or digit"
             )
         where = f"{role} {self.name!r}"
         _check_reference(f"{where}: factory", self.factory)
@@ -377,7 +378,7 @@ def _coerce(where: str, value: Any, default: Any) -> Any:
 
 
 def _a_type(value: Any) -> str:
-    names = {bool: "true or false", int: "a whole number", float: "a number", str: "text", tuple: "a list", list: "a list"}
+    names = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list"}
     return names.get(type(value), "a table")
 
 

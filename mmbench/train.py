@@ -115,9 +115,7 @@ class Trainer:
         self.train_data, self.val_data = train, val
         self.tasks, self.scalers, self.config = tuple(tasks), scalers, config
         self.device = train.device
-        self.weights = {
-            task.name: _weights(task, train, config.class_weights == "balanced") for task in tasks
-        }
+        self.weights = {task.name: _weights(task, train, config.class_weights == "balanced") for task in tasks}
         self.parameters = [
             parameter for module in (model, objective) for parameter in module.parameters() if parameter.requires_grad
         ]

@@ -1,0 +1,479 @@
+"""The command line: each command imports what it needs inside its function, so that all answer at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mmbench.errors import MmbenchError, UsageError
+
+app = typer.Typer(
+    name="mmbench",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Train, evaluate and profile every combination of encoder, fusion and dataset; say which are worth it.",
+)
+plugins_app = typer.Typer(no_args_is_help=False, help="What is loaded, from where, and what failed.")
+app.add_typer(plugins_app, name="plugins", invoke_without_command=True)
+
+
+class Role(StrEnum):
+    """What `list` can list."""
+
+    encoders = "encoders"
+    fusions = "fusions"
+    datasets = "datasets"
+    objectives = "objectives"
+
+
+_SELECTION, _TRAINING, _RUNNING = "Selection", "Training", "Running"
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Plugin = Annotated[
+    list[Path] | None, typer.Option("--plugin", metavar="FILE", help="Load a local file as a plugin. Repeatable.")
+]
+Grid = Annotated[
+    str | None,
+    typer.Option(
+        "--grid",
+        metavar="all|smoke|NAME",
+        help="Everything installed, a quick look, or a named grid.",
+        rich_help_panel=_SELECTION,
+    ),
+]
+Dataset = Annotated[
+    list[str] | None,
+    typer.Option(
+        "-d",
+        "--dataset",
+        metavar="DATASET",
+        help="For example digits, 'red*', manifest:PATH.csv[text=text].",
+        rich_help_panel=_SELECTION,
+    ),
+]
+Encoder = Annotated[
+    list[str] | None,
+    typer.Option(
+        "-e",
+        "--encoder",
+        metavar="[MODALITY=]ENCODER",
+        help="For example image=cnn[width=32].",
+        rich_help_panel=_SELECTION,
+    ),
+]
+Fusion = Annotated[
+    list[str] | None, typer.Option("-f", "--fusion", metavar="FUSION", help="Name or glob.", rich_help_panel=_SELECTION)
+]
+Objective = Annotated[
+    list[str] | None,
+    typer.Option(
+        "-o",
+        "--objective",
+        metavar="OBJECTIVE",
+        help="Name or glob; supervised by default.",
+        rich_help_panel=_SELECTION,
+    ),
+]
+ModalityName = Annotated[
+    list[str] | None,
+    typer.Option("-m", "--modality", metavar="NAME", help="Use these modalities only.", rich_help_panel=_SELECTION),
+]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--exclude",
+        metavar="NAME",
+        help="Leave out a dataset, a fusion, an objective or MODALITY=ENCODER.",
+        rich_help_panel=_SELECTION,
+    ),
+]
+Seeds = Annotated[
+    str | None,
+    typer.Option("--seeds", metavar="3|0,1,2", help="How many repeats, or which.", rich_help_panel=_SELECTION),
+]
+MasterSeed = Annotated[
+    int | None, typer.Option("--master-seed", help="Changes every seed.", rich_help_panel=_SELECTION)
+]
+MaxCells = Annotated[
+    int | None, typer.Option("--max-cells", help="Stop planning after N cells.", rich_help_panel=_SELECTION)
+]
+NoBaselines = Annotated[
+    bool,
+    typer.Option("--no-baselines", help="Plan no unimodal rows and no majority floor.", rich_help_panel=_SELECTION),
+]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "-c", "--config", metavar="FILE", help="TOML run file with the same keys.", rich_help_panel=_SELECTION
+    ),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Any training setting, such as class_weights=balanced.",
+        rich_help_panel=_TRAINING,
+    ),
+]
+Epochs = Annotated[int | None, typer.Option("--epochs", rich_help_panel=_TRAINING)]
+BatchSize = Annotated[int | None, typer.Option("--batch-size", rich_help_panel=_TRAINING)]
+Lr = Annotated[float | None, typer.Option("--lr", help="Peak learning rate.", rich_help_panel=_TRAINING)]
+Precision = Annotated[str | None, typer.Option("--precision", metavar="fp32|bf16", rich_help_panel=_TRAINING)]
+Limit = Annotated[
+    int | None, typer.Option("--limit", help="Use at most N samples of each split.", rich_help_panel=_TRAINING)
+]
+Jobs = Annotated[
+    int | None, typer.Option("-j", "--jobs", help="Cells at a time; 0 is one per core.", rich_help_panel=_RUNNING)
+]
+Device = Annotated[str | None, typer.Option("--device", metavar="auto|cpu|cuda", rich_help_panel=_RUNNING)]
+Cache = Annotated[
+    str | None,
+    typer.Option("--cache", metavar="DIR", help="Where transformed data are kept.", rich_help_panel=_RUNNING),
+]
+Run = Annotated[
+    str | None,
+    typer.Option(
+        "--run", metavar="NAME", help="Name of the run; the same name continues it.", rich_help_panel=_RUNNING
+    ),
+]
+Results = Annotated[
+    str | None, typer.Option("--results", metavar="DIR", help="Folder of all runs.", rich_help_panel=_RUNNING)
+]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="Name of a run, or its folder.")]
+
+
+@app.command("list")
+def list_command(
+    role: Annotated[Role | None, typer.Argument(help="One kind of part; all by default.")] = None,
+    plugin: Plugin = None,
+    as_json: Json = False,
+) -> None:
+    """List the installed encoders, fusions, datasets and objectives."""
+    from mmbench import views
+
+    registry = _registry(plugin)
+    chosen = [role.value] if role else [item.value for item in Role]
+    _emit(as_json, lambda: views.parts_json(registry, chosen), lambda: views.print_parts(registry, chosen))
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="A part, by name or dist/name.")],
+    plugin: Plugin = None,
+    as_json: Json = False,
+) -> None:
+    """Show everything that is known of one part: facts, options with their defaults, paper, licence."""
+    from mmbench import views
+
+    registry = _registry(plugin)
+    entries = views.find_entries(registry, name)
+    _emit(as_json, lambda: [views.entry_json(entry) for entry in entries], lambda: views.print_entries(entries))
+
+
+@plugins_app.callback()
+def plugins(context: typer.Context, plugin: Plugin = None, as_json: Json = False) -> None:
+    """Show which plugins are loaded, from where, and which were left out and why."""
+    if context.invoked_subcommand:
+        return
+    from mmbench import views
+
+    registry = _registry(plugin)
+    _emit(as_json, lambda: views.plugins_json(registry), lambda: views.print_plugins(registry))
+
+
+@app.command()
+def plan(
+    grid: Grid = None,
+    dataset: Dataset = None,
+    encoder: Encoder = None,
+    fusion: Fusion = None,
+    objective: Objective = None,
+    modality: ModalityName = None,
+    exclude: Exclude = None,
+    seeds: Seeds = None,
+    master_seed: MasterSeed = None,
+    max_cells: MaxCells = None,
+    no_baselines: NoBaselines = False,
+    config: Config = None,
+    set_: Set = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    lr: Lr = None,
+    precision: Precision = None,
+    limit: Limit = None,
+    jobs: Jobs = None,
+    plugin: Plugin = None,
+    rows: Annotated[int, typer.Option("--rows", help="Cells to print; 0 prints all.")] = 40,
+    as_json: Json = False,
+) -> None:
+    """Show every cell of a selection with its status and reasons, and run nothing."""
+    from mmbench import views
+
+    made = _plan(_flags(locals()), config)
+    _emit(as_json, lambda: views.plan_json(made), lambda: views.print_plan(made, rows))
+
+
+@app.command()
+def run(
+    grid: Grid = None,
+    dataset: Dataset = None,
+    encoder: Encoder = None,
+    fusion: Fusion = None,
+    objective: Objective = None,
+    modality: ModalityName = None,
+    exclude: Exclude = None,
+    seeds: Seeds = None,
+    master_seed: MasterSeed = None,
+    max_cells: MaxCells = None,
+    no_baselines: NoBaselines = False,
+    config: Config = None,
+    set_: Set = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    lr: Lr = None,
+    precision: Precision = None,
+    limit: Limit = None,
+    run: Run = None,
+    results: Results = None,
+    jobs: Jobs = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", help="CPU threads of each cell.", rich_help_panel=_RUNNING)
+    ] = None,
+    device: Device = None,
+    isolate: Annotated[
+        str | None,
+        typer.Option(
+            "--isolate",
+            metavar="process|none",
+            help="none runs cells in this process, for debuggers.",
+            rich_help_panel=_RUNNING,
+        ),
+    ] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            "--protocol",
+            metavar="none|quick|standard|rigorous",
+            help="How carefully to profile.",
+            rich_help_panel=_RUNNING,
+        ),
+    ] = None,
+    timeout: Annotated[
+        str | None, typer.Option("--timeout", metavar="30m", help="Limit for one cell.", rich_help_panel=_RUNNING)
+    ] = None,
+    memory: Annotated[
+        float | None, typer.Option("--memory", metavar="GIB", help="Limit for one cell.", rich_help_panel=_RUNNING)
+    ] = None,
+    max_failures: Annotated[
+        str | None, typer.Option("--max-failures", metavar="N|10%", rich_help_panel=_RUNNING)
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option("--budget", metavar="2h", help="Start no cell after this long.", rich_help_panel=_RUNNING),
+    ] = None,
+    retry: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--retry",
+            metavar="STATUS",
+            help="Run finished cells of this status again, such as failed.",
+            rich_help_panel=_RUNNING,
+        ),
+    ] = None,
+    cache: Cache = None,
+    plugin: Plugin = None,
+    strict_plugins: Annotated[
+        bool, typer.Option("--strict-plugins", help="Exit 4 when any plugin failed to load.", rich_help_panel=_RUNNING)
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Plan only.", rich_help_panel=_RUNNING)] = False,
+    as_json: Json = False,
+) -> None:
+    """Run every cell of a selection; the same command again runs only what is missing."""
+    from mmbench import views
+
+    flags = _flags(locals())
+    made = _plan(flags, config, strict_plugins=strict_plugins)
+    if dry_run:
+        _emit(as_json, lambda: views.plan_json(made), lambda: views.print_plan(made, 40))
+        return
+    from mmbench.session import run_plan
+
+    raise typer.Exit(run_plan(made, argv=sys.argv[1:], as_json=as_json))
+
+
+@app.command()
+def status(run: RunName, results: Results = None, as_json: Json = False) -> None:
+    """Show how far a run is: cells by status, failures with their reasons."""
+    from mmbench import views
+
+    store = _store(run, results)
+    _emit(as_json, lambda: views.status_json(store), lambda: views.print_status(store))
+
+
+@app.command()
+def export(
+    run: RunName,
+    results: Results = None,
+    format_: Annotated[str, typer.Option("--format", metavar="csv|json|jsonl|parquet")] = "csv",
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Standard output by default.")
+    ] = None,
+) -> None:
+    """Write one row per number: run, cell, combo, status, phase, split, condition, task, metric, value, unit."""
+    from mmbench.report.export import export_run
+
+    export_run(_store(run, results), format_, output)
+
+
+@app.command()
+def report(run: RunName, results: Results = None, as_json: Json = False) -> None:
+    """Write a run's report again and show its tables."""
+    from mmbench.session import show_report
+
+    show_report(_store(run, results), as_json=as_json)
+
+
+@app.command()
+def env(as_json: Json = False) -> None:
+    """Show hardware and versions, as they are kept with every run."""
+    from mmbench import views
+    from mmbench.environment import environment
+
+    found = environment()
+    _emit(as_json, lambda: found, lambda: views.print_environment(found))
+
+
+@app.command()
+def clean(
+    cache: Annotated[bool, typer.Option("--cache", help="Remove the transformed data that cells share.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it without asking.")] = False,
+) -> None:
+    """Remove what can be made again."""
+    from mmbench.config import cache_dir
+
+    if not cache:
+        raise UsageError("say what to remove: mmbench clean --cache")
+    import shutil
+
+    folder = cache_dir()
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) if folder.exists() else 0
+    if size and not yes:
+        typer.confirm(f"Remove {size / 2**20:.1f} MiB under {folder}?", abort=True)
+    for name in ("index", "column"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    typer.echo(f"removed {size / 2**20:.1f} MiB under {folder}")
+
+
+def main() -> None:
+    """Run the command line; a person's mistake becomes one message and its exit code."""
+    try:
+        app()
+    except MmbenchError as error:
+        sys.stderr.write(f"mmbench: {error}\n")
+        raise SystemExit(error.exit_code) from None
+    except BrokenPipeError:
+        # The reader of a pipe (head, less) has seen enough; keep the interpreter from complaining at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None
+
+
+_NOT_CONFIG = ("config", "set_", "dry_run", "as_json", "rows", "strict_plugins", "isolate", "no_baselines")
+_TRAIN_FLAGS = ("epochs", "batch_size", "lr", "precision", "limit")
+
+
+def _flags(given: dict[str, Any]) -> dict[str, Any]:
+    """Turn a command's arguments into keys of `RunConfig`, leaving out what was not given."""
+    flags = {
+        name: value
+        for name, value in given.items()
+        if name not in (*_NOT_CONFIG, *_TRAIN_FLAGS) and name in _config_keys() and value is not None
+    }
+    if "plugin" in flags:
+        flags["plugin"] = [str(path) for path in flags["plugin"]]
+    train = {name: given[name] for name in _TRAIN_FLAGS if given.get(name) is not None}
+    train.update(_settings(given.get("set_") or []))
+    if train:
+        flags["train"] = train
+    if given.get("no_baselines"):
+        flags["baselines"] = False
+    isolate = given.get("isolate")
+    if isolate is not None:
+        if isolate not in ("process", "none"):
+            raise UsageError(f"--isolate takes process or none, got {isolate!r}")
+        flags["executor"] = "inline" if isolate == "none" else "local"
+    return flags
+
+
+def _config_keys() -> tuple[str, ...]:
+    from mmbench.config import RunConfig
+
+    return tuple(RunConfig.model_fields)
+
+
+def _settings(items: list[str]) -> dict[str, Any]:
+    from mmbench.reference import parse_reference
+
+    settings: dict[str, Any] = {}
+    for item in items:
+        if "=" not in item:
+            raise UsageError(f"--set {item}: write KEY=VALUE, such as --set class_weights=balanced")
+        settings.update(parse_reference(f"set[{item}]")[1])
+    return settings
+
+
+def _registry(plugin: list[Path] | None, *, strict: bool = False) -> Any:
+    from mmbench.registry import load_registry
+
+    registry = load_registry(tuple(plugin or ()))
+    failed = [item for item in registry.plugins if item.status == "failed"]
+    for item in failed:
+        sys.stderr.write(f"mmbench: plugin {item.name!r} ({item.dist}) is left out: {item.reason}\n")
+    if strict and failed:
+        from mmbench.errors import PluginError
+
+        raise PluginError(f"{len(failed)} plugin(s) failed to load and --strict-plugins was given")
+    return registry
+
+
+def _plan(flags: dict[str, Any], config_file: Path | None, *, strict_plugins: bool = False) -> Any:
+    from mmbench.config import cache_dir, data_dir, load_config
+    from mmbench.environment import usable_cpus
+    from mmbench.plan import local_runtime, make_plan
+
+    config = load_config(flags, config_file=config_file)
+    registry = _registry([Path(file) for file in config.plugin], strict=strict_plugins)
+    jobs = config.jobs or max(1, usable_cpus() // config.threads)
+    runtime = local_runtime(config, cache=cache_dir(config), data=data_dir(), jobs=jobs)
+    made = make_plan(config, registry, runtime=runtime)
+    for note in made.notes:
+        sys.stderr.write(f"mmbench: {note}\n")
+    return made
+
+
+def _store(run: str, results: str | None) -> Any:
+    from mmbench.store import RunStore
+
+    if "/" in run or os.sep in run:
+        return RunStore.open(Path(run))
+    return RunStore.open(Path(results or "results") / run)
+
+
+def _emit(as_json: bool, data: Callable[[], Any], show: Callable[[], None]) -> None:
+    if as_json:
+        sys.stdout.write(json.dumps(data(), indent=2, ensure_ascii=False, default=str) + "\n")
+    else:
+        show()
+
+
+if __name__ == "__main__":
+    main()

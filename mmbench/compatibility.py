@@ -1,0 +1,50 @@
+"""Which parts fit together: pure functions over descriptors that give every reason, not the first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from mmbench.spec import DatasetInfo, EncoderSpec, FusionSpec, Layout, ObjectiveSpec
+
+LAYOUT_WORDS: Mapping[Layout, str] = {
+    "vector": "one vector (B, D)",
+    "sequence": "token sequences (B, T, D)",
+    "pyramid": "features of several layers",
+}
+
+
+def choose_layout(encoder: EncoderSpec, fusion: FusionSpec) -> Layout | None:
+    """Return the layout to ask of an encoder for a fusion, or None when they do not fit.
+
+    A sequence may become a vector by masked mean; a vector never poses as a sequence of one token.
+    """
+    if fusion.accepts in encoder.layouts:
+        return fusion.accepts
+    if fusion.accepts == "vector" and "sequence" in encoder.layouts:
+        return "sequence"
+    return None
+
+
+def incompatibilities(
+    info: DatasetInfo, num_modalities: int, missing: Sequence[str], fusion: FusionSpec, objective: ObjectiveSpec
+) -> list[str]:
+    """Return all reasons why a fusion and an objective cannot serve a dataset, apart from layouts."""
+    reasons = []
+    for spec in (fusion, objective):
+        if num_modalities < spec.min_modalities:
+            reasons.append(f"{spec.name} needs at least {spec.min_modalities} modalities, got {num_modalities}")
+        if spec.max_modalities is not None and num_modalities > spec.max_modalities:
+            reasons.append(f"{spec.name} takes at most {spec.max_modalities} modalities, got {num_modalities}")
+        unserved = [task for task in info.tasks if task.kind not in spec.task_kinds]
+        reasons += [f"{spec.name} does not serve {task.kind} tasks such as {task.name!r}" for task in unserved]
+    if missing and not fusion.missing:
+        reasons.append(f"{fusion.name} does not take missing modalities, and some samples lack {', '.join(missing)}")
+    if fusion.level not in objective.levels:
+        reasons.append(f"{objective.name} does not work with {fusion.level}-level fusion such as {fusion.name}")
+    return reasons
+
+
+def layout_reason(encoder: EncoderSpec, fusion: FusionSpec, modality: str) -> str:
+    """Return the sentence for a pair that `choose_layout` refuses."""
+    gives = " or ".join(LAYOUT_WORDS[layout] for layout in encoder.layouts)
+    return f"{fusion.name} needs {LAYOUT_WORDS[fusion.accepts]}, but {encoder.name} gives {gives} for {modality!r}"

@@ -1,0 +1,177 @@
+"""Chosen parts: a reference with its label for tables, its identity for keys, and whether it can be used here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mmbench.config import RunConfig, TrainConfig, resolve_train
+from mmbench.errors import DataError, Unavailable
+from mmbench.registry import Reference, Registry, load_attribute, missing_packages
+from mmbench.spec import DatasetInfo, DatasetSpec, EncoderSpec, to_json
+
+KEY_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One chosen dataset, encoder, fusion or objective: a reference with everything that follows from it.
+
+    Attributes:
+        reference: What the registry found.
+        label: What tables show: the short name, its target, and options that differ from their defaults.
+        identity: What the quality key covers.
+        digest: Hash of `identity`.
+        unavailable: Why it cannot be used on this machine, or "".
+    """
+
+    reference: Reference
+    label: str
+    identity: Mapping[str, Any]
+    digest: str
+    unavailable: str = ""
+
+    @property
+    def spec(self) -> Any:
+        """The descriptor."""
+        return self.reference.entry.spec
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what a child process needs to build this part."""
+        return {
+            "ref": self.reference.entry.ref,
+            "label": self.label,
+            "factory": self.spec.factory,
+            "target": self.reference.target if self.spec_takes_target else None,
+            "options": to_json(self.reference.options),
+        }
+
+    @property
+    def spec_takes_target(self) -> bool:
+        """Whether the factory is called with `target`."""
+        return getattr(self.spec, "target", "none") != "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetPart(Part):
+    """A chosen dataset with what planning knows of its data."""
+
+    info: DatasetInfo
+    train: TrainConfig
+    train_digest: str
+    key: str
+
+
+def make_dataset_part(config: RunConfig, registry: Registry, reference: Reference) -> DatasetPart:
+    spec = reference.entry.spec
+    assert isinstance(spec, DatasetSpec)
+    unavailable = _unavailable(reference)
+    info = (
+        DatasetInfo(modalities=spec.modalities, tasks=spec.tasks, missing=spec.missing) if not spec.describe else None
+    )
+    if info is None:
+        try:
+            describe = load_attribute(spec.describe)
+            target = (reference.target,) if spec.target != "none" else ()
+            info = describe(*target, **reference.options)
+        except Unavailable as error:
+            raise DataError(f"dataset {reference.entry.ref}: {error}") from None
+        if not isinstance(info, DatasetInfo):
+            raise DataError(
+                f"dataset {reference.entry.ref}: describe must return DatasetInfo, got {type(info).__name__}"
+            )
+    identity = _identity(reference)
+    if info.fingerprint:
+        # The content decides, wherever the files lie.
+        identity.pop("target", None)
+    identity["fingerprint"] = info.fingerprint
+    train = resolve_train(config, spec.train)
+    return DatasetPart(
+        reference=reference,
+        label=_label(registry, reference),
+        identity=identity,
+        digest=digest(identity),
+        unavailable=unavailable,
+        info=info,
+        train=train,
+        train_digest=digest(train.model_dump()),
+        key=digest({**identity, "info": to_json(info)}),
+    )
+
+
+def make_part(registry: Registry, reference: Reference) -> Part:
+    identity = _identity(reference)
+    return Part(
+        reference=reference,
+        label=_label(registry, reference),
+        identity=identity,
+        digest=digest(identity),
+        unavailable=_unavailable(reference),
+    )
+
+
+def _identity(reference: Reference) -> dict[str, Any]:
+    entry = reference.entry
+    identity = {"ref": entry.ref, "version": entry.version, "options": to_json(reference.options)}
+    if reference.target:
+        identity["target"] = reference.target
+    if isinstance(entry.spec, EncoderSpec):
+        identity["tuning"] = reference.tuning
+    return identity
+
+
+def _label(registry: Registry, reference: Reference) -> str:
+    spec = reference.entry.spec
+    name = spec.name if registry.is_unique(reference.entry) else reference.entry.ref
+    target = reference.target
+    if target:
+        name += (":" if isinstance(spec, DatasetSpec) or ":" in target else "/") + target
+    options = {key: value for key, value in reference.options.items() if spec.defaults.get(key) != value}
+    if isinstance(spec, EncoderSpec) and reference.tuning != spec.tunings[0]:
+        options["tuning"] = reference.tuning
+    if not options:
+        return name
+    return f"{name}[{','.join(f'{key}={_shown(options[key])}' for key in sorted(options))}]"
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(to_json(value), separators=(",", ":"))
+
+
+def _unavailable(reference: Reference) -> str:
+    absent = missing_packages(reference.entry.spec)
+    if not absent:
+        return ""
+    return f"{reference.entry.ref} needs {', '.join(absent)}: pip install {' '.join(absent)}"
+
+
+def digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=dict).encode()).hexdigest()
+
+
+def quality_key(identity: Mapping[str, Any]) -> str:
+    """Return the content key of a cell's result: 64 hex digits, whatever the order of keys in `identity`.
+
+    Equal keys mean equal data, parts, versions, options, training settings and seeds; hardware is not in it.
+    """
+    return combine_key(
+        digest(identity["dataset"]),
+        {name: digest(part) for name, part in identity["encoders"].items()},
+        digest(identity["fusion"]) if identity["fusion"] else "",
+        digest(identity["objective"]) if identity["objective"] else "",
+        digest(identity["train"]),
+        identity["master_seed"],
+        identity["seed"],
+    )
+
+
+def combine_key(
+    dataset: str, encoders: Mapping[str, str], fusion: str, objective: str, train: str, master_seed: int, seed: int
+) -> str:
+    """Join the digests of a cell's parts into its quality key."""
+    joined = ",".join(f"{name}={encoders[name]}" for name in sorted(encoders))
+    text = f"quality/{KEY_VERSION}|{dataset}|{joined}|{fusion}|{objective}|{train}|{master_seed}|{seed}"
+    return hashlib.sha256(text.encode()).hexdigest()

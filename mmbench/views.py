@@ -1,0 +1,268 @@
+"""What the commands print: lists, one part, plugins, plans and the state of a run, for people and as JSON."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from mmbench.errors import UsageError, did_you_mean
+from mmbench.record import FAILURES
+from mmbench.spec import DatasetSpec, EncoderSpec, FusionSpec, ObjectiveSpec, Role, role_of, to_json
+
+if TYPE_CHECKING:
+    from mmbench.plan import Plan
+    from mmbench.registry import Entry, Registry
+    from mmbench.store import RunStore
+
+_ROLE_OF_LIST: Mapping[str, Role] = {
+    "encoders": "encoder",
+    "fusions": "fusion",
+    "datasets": "dataset",
+    "objectives": "objective",
+}
+_STYLE = {"ok": "green", "run": "green", "incompatible": "dim", "unavailable": "yellow", "pending": "cyan"}
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Return a console that never wraps what a program might read from a pipe."""
+    made = Console(stderr=stderr, highlight=False, emoji=False, markup=False)
+    if not made.is_terminal:
+        made.width = 240
+    return made
+
+
+def table(*columns: str, title: str = "") -> Table:
+    """Return an empty table in the house style."""
+    made = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False, show_edge=False)
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    return made
+
+
+def duration(seconds: float) -> str:
+    """Write a time span as people say it.
+
+    >>> duration(40), duration(150), duration(7300)
+    ('40 s', '2 min 30 s', '2 h 2 min')
+    """
+    seconds = round(seconds)
+    if seconds < 90:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60} min"
+
+
+def counted(number: int, noun: str) -> str:
+    """Write a count with its noun.
+
+    >>> counted(1, "cell"), counted(2, "cell")
+    ('1 cell', '2 cells')
+    """
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def parts_json(registry: Registry, lists: Sequence[str]) -> dict[str, Any]:
+    """Return the installed parts by list name."""
+    return {name: [entry_json(entry) for entry in registry.entries(_ROLE_OF_LIST[name])] for name in lists}
+
+
+def print_parts(registry: Registry, lists: Sequence[str]) -> None:
+    """Print one table per list."""
+    out = console()
+    for name in lists:
+        entries = registry.entries(_ROLE_OF_LIST[name])
+        made = table("name", "takes", "gives", "summary", "from", title=f"{counted(len(entries), name[:-1])}")
+        for entry in entries:
+            takes, gives = _takes_and_gives(entry.spec)
+            label = entry.spec.name + _target_hint(entry.spec)
+            made.add_row(label, takes, gives, entry.spec.summary, entry.dist)
+        out.print(made)
+        out.print()
+
+
+def find_entries(registry: Registry, name: str) -> list[Entry]:
+    """Return every part of this name, whatever its role.
+
+    Raises:
+        UsageError: there is none.
+    """
+    everything = [entry for role in _ROLE_OF_LIST.values() for entry in registry.entries(role)]
+    found = [entry for entry in everything if name in (entry.spec.name, entry.ref)]
+    if not found:
+        known = sorted({entry.spec.name for entry in everything})
+        raise UsageError(f"nothing is named {name!r}.{did_you_mean(name, known)} See `mmbench list`.")
+    return found
+
+
+def entry_json(entry: Entry) -> dict[str, Any]:
+    """Return one part as plain JSON."""
+    return {
+        "ref": entry.ref,
+        "role": role_of(entry.spec),
+        "dist": entry.dist,
+        "dist_version": entry.dist_version,
+        **to_json(entry.spec),
+    }
+
+
+def print_entries(entries: Iterable[Entry]) -> None:
+    """Print everything a descriptor says."""
+    out = console()
+    for entry in entries:
+        out.print(Text(f"{role_of(entry.spec)} {entry.ref}", style="bold"))
+        for key, value in entry_json(entry).items():
+            if key in ("ref", "role", "name", "dist", "dist_version") or value in ("", None, [], {}):
+                continue
+            shown = ", ".join(map(str, value)) if isinstance(value, list) and _flat(value) else value
+            if key == "defaults":
+                shown = ", ".join(f"{option}={default}" for option, default in value.items())
+            out.print(Text(f"  {'options' if key == 'defaults' else key:<16}{shown}"))
+        out.print(Text(f"  {'from':<16}{entry.dist} {entry.dist_version}"))
+        out.print()
+
+
+def plugins_json(registry: Registry) -> list[dict[str, Any]]:
+    """Return every plugin with its state."""
+    return [to_json(plugin) for plugin in registry.plugins]
+
+
+def print_plugins(registry: Registry) -> None:
+    """Print every plugin: what it offers, or why it was left out."""
+    out = console()
+    made = table("plugin", "from", "status", "offers")
+    for plugin in registry.plugins:
+        offers = ", ".join(counted(count, role) for role, count in plugin.counts.items() if count)
+        style = "green" if plugin.status == "loaded" else "red"
+        made.add_row(
+            plugin.name, f"{plugin.dist} {plugin.dist_version}", Text(plugin.status, style), offers or plugin.reason
+        )
+    out.print(made)
+    for plugin in registry.plugins:
+        for warning in plugin.warnings:
+            out.print(Text(f"warning: {plugin.name}: {warning}", style="yellow"))
+        if plugin.traceback:
+            out.print(Text(f"\n{plugin.name}\n{plugin.traceback}", style="dim"))
+
+
+def plan_json(plan: Plan) -> dict[str, Any]:
+    """Return counts, estimate and every cell."""
+    return {
+        "counts": plan.count(),
+        "estimate_s": plan.estimate_s(),
+        "notes": list(plan.notes),
+        "datasets": plan.datasets_json(),
+        "cells": [cell.row() for cell in plan.cells()],
+    }
+
+
+def plan_headline(plan: Plan) -> str:
+    """Return the one line that leads a plan."""
+    counts = plan.count()
+    parts = [f"{counts['run']} to run", counted(counts["baselines"], "baseline")]
+    parts += [f"{counts[status]} {status}" for status in ("incompatible", "unavailable") if counts[status]]
+    estimate = plan.estimate_s()
+    if estimate is not None and counts["run"] + counts["baselines"]:
+        parts[0] += f" (about {duration(estimate)} with {counted(plan.jobs, 'cell')} at a time)"
+    return f"{counted(counts['cells'], 'cell')}: {', '.join(parts)}"
+
+
+def print_plan(plan: Plan, rows: int) -> None:
+    """Print the headline and the first rows."""
+    out = console()
+    out.print(plan_headline(plan))
+    made = table("status", "dataset", "encoders", "fusion", "objective", "seed")
+    reasons: Counter[tuple[str, str]] = Counter()
+    hidden = 0
+    for number, cell in enumerate(plan.cells()):
+        row = cell.row()
+        if row["reason"]:
+            reasons[row["status"], row["reason"]] += 1
+        if rows and number >= rows:
+            hidden += 1
+            continue
+        status = "baseline" if row["role"] == "baseline" and row["status"] == "run" else row["status"]
+        made.add_row(
+            Text(status, _STYLE.get(row["status"], "")),
+            row["dataset"], row["encoders"].replace("+", " + "), row["fusion"], row["objective"], str(row["seed"]),
+        )  # fmt: skip
+    out.print(made)
+    if hidden:
+        out.print(f"… {hidden} more; --rows 0 shows all, --json gives them to a program")
+    for (status, reason), count in reasons.most_common():
+        out.print(Text(f"{status} ({counted(count, 'cell')}): {reason}", _STYLE.get(status, "")))
+
+
+def status_json(store: RunStore) -> dict[str, Any]:
+    """Return counts by status and every failure."""
+    counts, failures = _progress(store)
+    return {"run": store.folder.name, "folder": str(store.folder), "counts": dict(counts), "failures": failures}
+
+
+def print_status(store: RunStore) -> None:
+    """Print how far a run is."""
+    counts, failures = _progress(store)
+    out = console()
+    total = sum(counts.values())
+    done = total - counts.get("pending", 0)
+    out.print(f"{store.folder}: {done} of {counted(total, 'cell')} settled")
+    made = table("status", "cells")
+    for status, count in counts.most_common():
+        made.add_row(Text(status, _STYLE.get(status, "red")), str(count))
+    out.print(made)
+    grouped = Counter((failure["status"], failure["reason"]) for failure in failures)
+    for (status, reason), count in grouped.most_common(20):
+        out.print(Text(f"{status} ({counted(count, 'cell')}): {reason}", style="red"))
+
+
+def print_environment(found: Mapping[str, Any]) -> None:
+    """Print hardware and versions."""
+    out = console()
+    hardware = found["hardware"]
+    out.print(f"{hardware['cpu']}, {hardware['num_cpus']} CPUs, {hardware['memory_bytes'] / 2**30:.1f} GiB")
+    for gpu in hardware["gpus"]:
+        out.print(f"{gpu['name']}, {gpu['memory']}, driver {gpu['driver']}")
+    out.print(f"{found['system']}, Python {found['python']}")
+    for name, version in found["packages"].items():
+        out.print(f"  {name} {version}")
+
+
+def _progress(store: RunStore) -> tuple[Counter[str], list[dict[str, Any]]]:
+    records = store.records()
+    counts: Counter[str] = Counter()
+    failures = []
+    for row in store.planned():
+        record = records.get(row["cell_id"])
+        status = record.status if record else row["status"] if row["status"] != "run" else "pending"
+        counts[status] += 1
+        if record and status in FAILURES:
+            failures.append({**row, "status": status, "reason": record.reason})
+    return counts, failures
+
+
+def _takes_and_gives(spec: Any) -> tuple[str, str]:
+    if isinstance(spec, EncoderSpec):
+        return ", ".join(spec.kinds), ", ".join(spec.layouts)
+    if isinstance(spec, FusionSpec):
+        top = "" if spec.max_modalities == spec.min_modalities else f" to {spec.max_modalities or 'any number'}"
+        return f"{spec.accepts}, {spec.min_modalities}{top} modalities", f"{spec.level} level"
+    if isinstance(spec, DatasetSpec):
+        takes = ", ".join(f"{modality.name} ({modality.kind})" for modality in spec.modalities)
+        return takes or "depends on its target", ", ".join(f"{task.kind}" for task in spec.tasks)
+    assert isinstance(spec, ObjectiveSpec)
+    return ", ".join(spec.levels), ", ".join(spec.task_kinds)
+
+
+def _target_hint(spec: Any) -> str:
+    target = getattr(spec, "target", "none")
+    return {"none": "", "optional": "[:TARGET]", "required": ":TARGET"}[target]
+
+
+def _flat(values: list[Any]) -> bool:
+    return all(isinstance(value, str | int | float) for value in values)
