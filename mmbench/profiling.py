@@ -426,7 +426,8 @@ def _staged(model: MultimodalModel, clock: _StageClock) -> Iterator[None]:
             stack.callback(module.register_forward_pre_hook(lambda *_: clock.enter(stage)).remove)
             stack.callback(module.register_forward_hook(lambda *_: clock.leave(then)).remove)
 
-        around(model, "fusion", "objective")
+        around(model, "head", "objective")  # whatever the model does beside encoders and fusion: heads, pooling, masks
+        around(model.fusion, "fusion", None)
         for name, encoder in zip(model.modalities, model.encoders):
             around(encoder, f"encode.{name}", None)
         stack.callback(register_optimizer_step_pre_hook(lambda *_: clock.enter("optimiser")).remove)
