@@ -51,6 +51,7 @@ _WATCHED_SIGNALS = tuple(
 )
 _MAX_CAPTURED_BYTES = 4096
 _MAX_REASON_CHARACTERS = 500
+_MAX_NOTE_CHARACTERS = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -304,7 +305,7 @@ def _check_specs(role: Role, hook: str, answers: list[Any]) -> tuple[Spec, ...]:
     names = set()
     for spec in found:
         if not isinstance(spec, SPEC_OF_ROLE[role]):
-            raise PluginError(f"{hook} must return a list of {expected}, but one item is {_short_repr(spec)}")
+            raise PluginError(f"{hook} must return a list of {expected}, but one item is {_shortened(repr(spec), 80)}")
         if spec.name in names:
             raise PluginError(f"{hook} returns two {role}s named {spec.name!r}")
         names.add(spec.name)
@@ -315,7 +316,7 @@ def _check_specs(role: Role, hook: str, answers: list[Any]) -> tuple[Spec, ...]:
 
 
 class _Watch(NamedTuple):
-    """One piece of the process's state: its name, how to read it and how to put it back."""
+    """One piece of the process's state: its name, how to read it (None: there is none) and how to put it back."""
 
     what: str
     read: Callable[[], Any]
@@ -327,11 +328,6 @@ def _working_directory() -> str | None:
         return os.getcwd()  # noqa: PTH109  (called twice per plugin; Path is slower)
     except FileNotFoundError:
         return None
-
-
-def _restore_working_directory(path: str | None) -> None:
-    if path is not None:
-        os.chdir(path)
 
 
 def _restore_environment(before: dict[str, str]) -> None:
@@ -354,13 +350,10 @@ def _numpy_random_state() -> Any:
 
 
 def _restore_numpy_random_state(before: Any) -> None:
-    if before is not None:
-        import numpy as np
+    import numpy as np
 
-        kind, keys, rest = before
-        np.random.set_state((kind, np.frombuffer(keys, dtype=np.uint32), *rest))
-    elif "numpy.random" in sys.modules:
-        sys.modules["numpy.random"].seed()
+    kind, keys, rest = before
+    np.random.set_state((kind, np.frombuffer(keys, dtype=np.uint32), *rest))
 
 
 def _signal_handlers() -> dict[signal.Signals, Any]:
@@ -383,7 +376,7 @@ def _restore_log_handlers(before: tuple[list[logging.Handler], int]) -> None:
 
 
 _WATCHES = (
-    _Watch("the working directory", _working_directory, _restore_working_directory),
+    _Watch("the working directory", _working_directory, os.chdir),
     _Watch("environment variables", lambda: dict(os.environ), _restore_environment),
     _Watch("sys.path", lambda: list(sys.path), _restore_sys_path),
     _Watch("the random module's state", random.getstate, random.setstate),
@@ -425,16 +418,14 @@ def _isolated(notes: list[str]) -> Iterator[None]:
                     notes.append("changed the warnings filters at import; they were put back")
     finally:
         for watch, value in zip(_WATCHES, before, strict=True):
-            if watch.what == "numpy's random state" and value is None:
-                continue  # numpy was not loaded before, so there is nothing to compare with
-            if watch.read() != value:
+            if value is not None and watch.read() != value:
                 watch.restore(value)
                 notes.append(f"changed {watch.what} at import; that was put back")
         with suppress(ValueError):  # the plugin closed it
             stream.flush()
-        printed = sink.kept.decode("utf-8", "replace").strip()
+        printed = " ".join(sink.kept.decode("utf-8", "replace").split())
         if printed:
-            notes.append(f"printed at import: {printed}")
+            notes.append(f"printed at import: {_shortened(printed, _MAX_NOTE_CHARACTERS)}")
 
 
 class _TooSlow(BaseException):
@@ -487,7 +478,7 @@ def in_words(error: BaseException) -> str:
     if isinstance(error, SpecError):
         return str(error)
     words = " ".join("".join(traceback.format_exception_only(error)).split()).removeprefix("mmbench.errors.")
-    return words if len(words) <= _MAX_REASON_CHARACTERS else f"{words[:_MAX_REASON_CHARACTERS]}…"
+    return _shortened(words, _MAX_REASON_CHARACTERS)
 
 
 def _line_in(path: Path, error: BaseException) -> str:
@@ -498,6 +489,5 @@ def _line_in(path: Path, error: BaseException) -> str:
     return f", line {lines[-1]}" if lines else ""
 
 
-def _short_repr(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}…"
+def _shortened(text: str, limit: int) -> str:
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"

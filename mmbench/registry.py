@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import importlib.util
 import json
 import pkgutil
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import partial
 from hashlib import sha256
+from importlib.metadata import Distribution, EntryPoint, distributions, entry_points
 from io import StringIO
 from pathlib import Path
 from types import MappingProxyType
@@ -23,6 +23,7 @@ from mmbench.errors import ContractError, PluginError, SpecError, Unavailable, U
 from mmbench.loading import LoadedPlugin, PluginInfo, in_words, load_plugin, load_plugin_file, read_plugin_file
 from mmbench.reference import format_reference, has_options, parse_reference
 from mmbench.spec import (
+    RESERVED_OPTIONS,
     SPEC_OF_ROLE,
     DatasetSpec,
     EncoderSpec,
@@ -48,6 +49,7 @@ __all__ = [
 ]
 
 GROUP = "mmbench"
+_POINT = re.compile(r"\s*[A-Za-z_][\w.]*(\s*:\s*[A-Za-z_][\w.]*)?\s*(\[.*\])?\s*")
 FILE_DIST = "file"
 
 #: Packages whose name on the index differs from the name they are imported by.
@@ -249,6 +251,9 @@ class Registry:
         if not target and takes == "required":
             raise UsageError(f"{where} needs a target: write {spec.name}:TARGET. See `mmbench show {spec.name}`.")
         options = dict(given)
+        reserved = sorted(options.keys() & (set(RESERVED_OPTIONS[role]) - {"tuning"}))
+        if reserved:
+            raise UsageError(f"{where} cannot have an option {reserved[0]!r}: mmbench itself gives that")
         tuning = ""
         if isinstance(spec, EncoderSpec):
             tuning = options.pop("tuning", spec.tunings[0])
@@ -281,12 +286,18 @@ class Registry:
         elsewhere = [other for other in SPEC_OF_ROLE if other != role and self._named(other, head)]
         if elsewhere and not hint:
             hint = f" It is {_a(elsewhere[0])}."
-        failed = self.failed
-        broken = (
-            f" {len(failed)} plugin{'s' * (len(failed) > 1)} failed to load: see `mmbench plugins`." if failed else ""
-        )
         what = "matches" if _is_glob(head) else "is named"
-        return UsageError(f"no {role} {what} {head!r}.{hint} See `mmbench list {role}s`.{broken}")
+        return UsageError(f"no {role} {what} {head!r}.{hint} See `mmbench list {role}s`.{self._what_failed(head)}")
+
+    def _what_failed(self, head: str) -> str:
+        """Say that a plugin which could not be loaded may be why a name is unknown."""
+        for plugin in self.failed:
+            if _normalised(head.partition("/")[0]) == plugin.dist:
+                return f" The plugin {plugin.name!r} of {plugin.dist} failed to load: {plugin.reason}"
+        if not self.failed:
+            return ""
+        num_failed = len(self.failed)
+        return f" {num_failed} {'plugin' if num_failed == 1 else 'plugins'} failed to load: see `mmbench plugins`."
 
 
 def load_registry(plugin_files: Sequence[Path | str] = ()) -> Registry:
@@ -299,8 +310,9 @@ def load_registry(plugin_files: Sequence[Path | str] = ()) -> Registry:
     """
     loaded: list[LoadedPlugin] = []
     taken: dict[tuple[Role, str], str] = {}
-    for name, dist, version, point in _installed():
-        loaded.append(_unless_taken(taken, load_plugin(name, dist, version, point.value, point.load)))
+    for dist, version, point in _installed():
+        plugin = load_plugin(point.name, dist, version, point.value, partial(_import_point, point))
+        loaded.append(_unless_taken(taken, plugin))
     files = tuple(dict.fromkeys(Path(path).resolve() for path in plugin_files))
     for path in files:
         version = sha256(read_plugin_file(path)).hexdigest()[:12]
@@ -362,20 +374,41 @@ def missing_packages(spec: _Spec) -> list[str]:
     return [package for package in spec.requires if not _is_importable(package)]
 
 
-def _installed() -> list[tuple[str, str, str, importlib.metadata.EntryPoint]]:
-    """Return (name, distribution, version, entry point) of every installed plugin, in a fixed order."""
-    found = []
-    for point in importlib.metadata.entry_points(group=GROUP):
-        dist, version = _identity(point.dist)
-        found.append((point.name, dist, version, point))
-    return sorted(found, key=lambda item: (item[1], item[0], item[3].value))
+def _installed() -> list[tuple[str, str, EntryPoint]]:
+    """Return (distribution, version, entry point) of every installed plugin, in a fixed order."""
+    try:
+        points = list(entry_points(group=GROUP))
+    except Exception:  # one unreadable entry_points.txt, of whatever package, breaks the call for all
+        points = _readable_points()
+    found = [(*_identity(point.dist), point) for point in points]
+    return sorted(found, key=lambda item: (item[0], item[2].name, item[2].value))
 
 
-def _identity(dist: importlib.metadata.Distribution | None) -> tuple[str, str]:
+def _readable_points() -> list[EntryPoint]:
+    """Return the entry points of each distribution whose own can be read; the first of a name on the path counts."""
+    found: dict[str, list[EntryPoint]] = {}
+    for dist in distributions():
+        with suppress(Exception):
+            points = list(dist.entry_points.select(group=GROUP))
+            found.setdefault(_identity(dist)[0], points)
+    return [point for points in found.values() for point in points]
+
+
+def _import_point(point: EntryPoint) -> Any:
+    if not _POINT.fullmatch(point.value):
+        raise PluginError(
+            f"its entry point reads {point.value!r}; it must name a module, as in {point.name} = 'my_module'"
+        )
+    return point.load()
+
+
+def _identity(dist: Distribution | None) -> tuple[str, str]:
     """Return a distribution's normalised name and its version, "unknown" where its metadata are broken."""
-    name = version = ""
+    name = version = text = ""
+    with suppress(ValueError):  # not UTF-8
+        text = ((dist.read_text("METADATA") or dist.read_text("PKG-INFO")) if dist else None) or ""
     # Reading two headers by hand: the full parse takes longer than everything else here together.
-    for line in ((dist.read_text("METADATA") if dist else None) or "").splitlines():
+    for line in text.splitlines():
         key, colon, value = line.partition(":")
         if not colon or (name and version):
             break

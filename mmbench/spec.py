@@ -31,6 +31,15 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 TASK_KINDS: tuple[TaskKind, ...] = get_args(TaskKind)
 TUNINGS: tuple[Tuning, ...] = get_args(Tuning)
+#: Options that no descriptor may have, by role: mmbench itself gives the factory, or reads, what is so named.
+RESERVED_OPTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "encoder": ("modality", "layout", "target", "tuning"),
+        "fusion": ("dims", "tasks"),
+        "objective": ("dims", "tasks"),
+        "dataset": ("root", "target"),
+    }
+)
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _PART_NAME = re.compile(r"\w[\w.-]{0,63}")
@@ -163,6 +172,9 @@ class _Spec:
             if not isinstance(getattr(self, text), str):
                 raise SpecError(f"{where}: {text} must be a string, got {getattr(self, text)!r}")
         _set(self, "defaults", _frozen_json(f"{where}: defaults", self.defaults))
+        reserved = sorted(self.defaults.keys() & set(RESERVED_OPTIONS[role]))
+        if reserved:
+            raise SpecError(f"{where}: defaults must not hold {reserved[0]!r}, which mmbench itself gives")
         _set(self, "requires", _words(f"{where}: requires", self.requires))
 
 
