@@ -106,9 +106,9 @@ class MultimodalModel(nn.Module):
             self.heads.extend(nn.Linear(width, task.num_outputs) for task in tasks)
         self.unimodal_heads = nn.ModuleList()
         if level == "decision" or unimodal_heads:
-            for name in self.modalities:
-                width = self.dims[name] if isinstance(self.dims[name], int) else self.dims[name][-1]
-                self.unimodal_heads.append(nn.ModuleList(nn.Linear(width, task.num_outputs) for task in tasks))
+            for dim in self.dims.values():
+                width = dim if isinstance(dim, int) else dim[-1]
+                self.unimodal_heads.extend(nn.Linear(width, task.num_outputs) for task in tasks)
 
     def encode(self, batch: Batch) -> dict[str, Features]:
         """Run every encoder on the samples that have its modality; the others get zeros and a False mask."""
@@ -168,14 +168,17 @@ class MultimodalModel(nn.Module):
         return features
 
     def _unimodal_logits(self, features: Mapping[str, Features]) -> dict[str, dict[str, Tensor]]:
-        logits = {}
-        for name, heads in zip(self.modalities, self.unimodal_heads):
+        if not self.unimodal_heads:
+            return {}
+        heads = iter(self.unimodal_heads)
+        logits: dict[str, dict[str, Tensor]] = {}
+        for name in self.modalities:
             given = features[name]
-            if given.layout == "pyramid":
+            if isinstance(given.values, tuple):
                 mask = given.mask[-1] if isinstance(given.mask, tuple) else None
                 given = Features(given.values[-1], mask)
             read = self.dropout(given.to_vector().tensor)
-            logits[name] = {task.name: head(read) for task, head in zip(self.tasks, heads)}
+            logits[name] = {task.name: next(heads)(read) for task in self.tasks}
         return logits
 
     def _check_features(self, name: str, features: Features, size: int) -> None:
