@@ -1,0 +1,286 @@
+"""What happens in the process of one cell: call its function and put what came of it into words and into a file."""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import importlib
+import json
+import math
+import os
+import re
+import signal
+import sys
+import traceback
+import unicodedata
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from mmbench.errors import ContractError, Diverged, Unavailable
+from mmbench.record import Metric, Status
+
+OUTCOME_FILE = "outcome.json"
+LOG_FILE = "log.txt"
+TRACEBACK_FILE = "traceback.txt"
+
+#: An outcome larger than this belongs into a file of the cell, not into the journal.
+MAX_OUTCOME_BYTES = 16 * 2**20
+_MAX_REASON = 500
+_ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|.)", re.DOTALL)
+_GPU_OOM = re.compile(r"(?:CUDA|HIP) out of memory|CUDA error: out of memory|(?:CUBLAS|CUDNN)_STATUS_ALLOC_FAILED")
+_GPU_FIGURES = re.compile(
+    r"Tried to allocate (?P<tried>[\d.]+ \w+).*?"
+    r"total capacity of (?P<total>[\d.]+ \w+) of which (?P<free>[\d.]+ \w+) is free",
+    re.DOTALL,
+)
+_HOST_OOM = re.compile(r"DefaultCPUAllocator: (?:can't allocate memory|not enough memory)|alloc_cpu\.cpp")
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+def execute(
+    function: str,
+    payload: Mapping[str, Any],
+    folder: Path,
+    *,
+    on_error: Callable[[BaseException], None] | None = None,
+) -> dict[str, Any]:
+    """Call a cell's function and return its outcome as plain JSON; raises nothing, whatever the function does.
+
+    Args:
+        function: ``"package.module:function"``.
+        payload: Its first argument.
+        folder: Its second argument; ``traceback.txt`` is written into it when the function raises.
+        on_error: Told the exception before it becomes words, for a debugger.
+
+    Returns:
+        ``status``, ``reason``, ``metrics`` and ``info``.
+    """
+    try:
+        metrics, info = _checked(_resolve(function)(dict(payload), folder))
+    except BaseException as error:
+        if on_error is not None:
+            on_error(error)
+        status, reason = classify(error)
+        with suppress(BaseException):
+            (folder / TRACEBACK_FILE).write_text("".join(traceback.format_exception(error)), errors="backslashreplace")
+        return {"status": status, "reason": reason, "metrics": [], "info": {}}
+    return {"status": "ok", "reason": "", "metrics": metrics, "info": info}
+
+
+def classify(error: BaseException) -> tuple[Status, str]:
+    """Return the status that an exception stands for, and the reason in one line."""
+    for cause in _causes(error):
+        if _is_gpu_oom(cause):
+            return "oom_gpu", _gpu_oom_reason(cause)
+        if isinstance(cause, MemoryError) or _HOST_OOM.search(_text(cause)):
+            return "oom_host", one_line(_text(cause)) or "the host has no memory left to allocate"
+    if isinstance(error, Unavailable):
+        return "unavailable", one_line(_text(error)) or "the plugin did not say what is missing"
+    if isinstance(error, Diverged):
+        return "diverged", one_line(_text(error)) or "the loss is not finite"
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", "interrupted while it ran"
+    if isinstance(error, SystemExit):
+        return "failed", one_line(f"SystemExit: the cell called sys.exit({error.code!r})")
+    name = type(error).__name__
+    return "failed", one_line(f"{name}: {_text(error)}" if _text(error) else name)
+
+
+def one_line(text: str) -> str:
+    """Return text as one printable line of at most 500 characters: no control characters, no escape sequences.
+
+    >>> one_line("red:\\x1b[31m alert\\nsecond line")
+    'red: alert second line'
+    """
+    words = " ".join(_ESCAPE.sub("", text[: 16 * _MAX_REASON]).split())
+    words = "".join(char for char in words if unicodedata.category(char) not in ("Cc", "Cf", "Cs"))
+    return words if len(words) <= _MAX_REASON else words[: _MAX_REASON - 1] + "…"
+
+
+def run_and_leave(job: Mapping[str, Any], *, parent_pid: int) -> None:
+    """Be the process of one cell from beginning to end; never returns.
+
+    The process gets its own session, dies with its parent, writes stdout and stderr into ``log.txt`` and leaves
+    ``outcome.json``, which is there whole or not at all.
+
+    Args:
+        job: ``function``, ``payload``, ``folder`` and ``threads``.
+        parent_pid: The process whose death ends this one.
+    """
+    pid = os.getpid()
+    code = 1
+    try:
+        folder = Path(job["folder"])
+        _enter(folder, parent_pid)
+        limit_threads(job["threads"])
+        outcome = execute(job["function"], job["payload"], folder)
+        # A plugin may have forked; its copy of this process must not write a second outcome.
+        if os.getpid() == pid:
+            write_outcome(folder, outcome)
+        code = 0
+    except BaseException:
+        with suppress(BaseException):
+            traceback.print_exc()
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(BaseException):
+                stream.flush()
+        if sys.platform != "win32":
+            with suppress(BaseException):
+                ctypes.CDLL(None).fflush(None)
+        # Neither atexit handlers nor threads of a plugin may hold the process back: what counts is written.
+        os._exit(code)
+
+
+def write_outcome(folder: Path, outcome: Mapping[str, Any]) -> None:
+    """Write ``outcome.json`` whole, through a file beside it."""
+    text = json.dumps(outcome, allow_nan=False)
+    if len(text) > MAX_OUTCOME_BYTES:
+        reason = f"the cell returned {len(text) / 2**20:.0f} MiB of metrics and info; large results belong into files"
+        text = json.dumps({"status": "failed", "reason": reason, "metrics": [], "info": {}})
+    beside = folder / f".{OUTCOME_FILE}"
+    beside.write_text(text)
+    beside.replace(folder / OUTCOME_FILE)
+
+
+def limit_threads(threads: int) -> None:
+    """Hold torch to so many threads, where torch is loaded; the rest is told by the environment."""
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        with suppress(AttributeError, RuntimeError):
+            torch.set_num_threads(threads)
+
+
+def die_with_parent(parent_pid: int) -> None:
+    """Make the kernel end this process when its parent ends, where the kernel can (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        # The parent may have ended before the line above.
+        if os.getppid() != parent_pid:
+            os._exit(1)
+
+
+def outlive_parent() -> None:
+    """Undo `die_with_parent`."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, 0, 0, 0, 0)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of every descendant whose own parent ends, so that none slips away (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def main(job_file: str, parent_pid: int) -> None:
+    """Run the job described in a file: how a cell starts where processes cannot be forked."""
+    run_and_leave(json.loads(Path(job_file).read_text()), parent_pid=parent_pid)
+
+
+def _enter(folder: Path, parent_pid: int) -> None:
+    if sys.platform != "win32":
+        if os.getsid(0) != os.getpid():
+            os.setsid()
+        die_with_parent(parent_pid)
+        adopt_orphans()
+    null = os.open(os.devnull, os.O_RDONLY)
+    # Appending, so that the parent may cut the file short while it grows.
+    log = os.open(folder / LOG_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for source, target in ((null, 0), (log, 1), (log, 2)):
+        os.dup2(source, target)
+    os.close(null)
+    os.close(log)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)  # type: ignore[union-attr]
+    faulthandler.enable()
+    if sys.platform != "win32":
+        # A cell that is told to end (by its time limit, say) first writes into its log where it stood.
+        faulthandler.register(signal.SIGTERM, chain=True)
+    if sys.platform == "linux":
+        # When the machine runs out of memory, the kernel should take a cell rather than the process with the journal.
+        with suppress(OSError):
+            Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+def _resolve(function: str) -> Callable[[dict[str, Any], Path], Any]:
+    module, _, attribute = function.partition(":")
+    found: Any = importlib.import_module(module)
+    for name in attribute.split("."):
+        found = getattr(found, name)
+    return found  # type: ignore[no-any-return]
+
+
+def _checked(result: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Return metrics and info as JSON that any reader takes.
+
+    Raises:
+        ContractError: the function returned something else than it promised.
+    """
+    if not isinstance(result, Mapping):
+        raise ContractError(f"the cell must return metrics and info, got {type(result).__name__}")
+    metrics = []
+    for item in result.get("metrics", ()):
+        try:
+            metric = Metric.from_json(item)
+            value = metric.value
+            ok = isinstance(metric.name, str) and isinstance(metric.phase, str)
+            ok = ok and (value is None or (isinstance(value, int | float) and not isinstance(value, bool)))
+            metrics.append(_plain(metric.to_json()))
+        except (TypeError, AttributeError, ValueError, OverflowError) as error:
+            raise ContractError(f"the cell returned a metric that cannot be read: {item!r} ({error})") from None
+        if not ok:
+            raise ContractError(f"the cell returned a metric whose value is no number: {item!r}")
+    info = result.get("info", {})
+    if not isinstance(info, Mapping):
+        raise ContractError(f"the cell must return info as a mapping, got {type(info).__name__}")
+    return metrics, _plain(info)
+
+
+def _plain(value: Any, where: str = "info") -> Any:
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item, f"{where}[{key!r}]") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, f"{where}[{position}]") for position, item in enumerate(value)]
+    raise ContractError(f"the cell returned {where} that is not JSON: {type(value).__name__}")
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    causes: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in causes and len(causes) < 10:
+        causes.append(cause)
+        cause = cause.__cause__
+    return causes
+
+
+def _is_gpu_oom(error: BaseException) -> bool:
+    # By name: asking torch for the class would import it here, and a cell need not use torch.
+    names = {kind.__name__ for kind in type(error).__mro__}
+    if "OutOfMemoryError" in names and not isinstance(error, MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and bool(_GPU_OOM.search(_text(error)))
+
+
+def _gpu_oom_reason(error: BaseException) -> str:
+    text = _text(error)
+    figures = _GPU_FIGURES.search(text)
+    if figures:
+        return "CUDA out of memory: tried to allocate {tried} with {free} of {total} free".format(**figures.groupdict())
+    return one_line(text) or "CUDA out of memory"
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except BaseException as broken:
+        return f"(its message cannot be shown: {type(broken).__name__})"

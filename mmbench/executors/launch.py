@@ -1,0 +1,291 @@
+"""Two ways to start the process of a cell: forked by a server that has everything imported, or from nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeAlias
+
+from mmbench.executors import Job
+
+JOB_FILE = ".job.json"
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Started:
+    """The process of a job runs."""
+
+    job: int
+    pid: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exited:
+    """The process of a job has ended; `code` is minus the signal's number where a signal ended it."""
+
+    job: int
+    code: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refused:
+    """The process of a job could not be started."""
+
+    job: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lost:
+    """Whatever started the processes has died and its cells with it; the next `start` begins anew."""
+
+    reason: str
+
+
+Message: TypeAlias = Started | Exited | Refused | Lost
+
+
+class Launcher(Protocol):
+    """Starts processes and says what became of them."""
+
+    def start(self, number: int, job: Job) -> None:
+        """Start the process of a job; how that went is a message."""
+
+    def poll(self, timeout_s: float) -> Sequence[Message]:
+        """Return what happened, waiting for it at most so long."""
+
+    def kill(self) -> None:
+        """End what starts the processes, when it no longer answers; `poll` then says `Lost`."""
+
+    def close(self) -> None:
+        """End. The caller has ended the jobs."""
+
+
+def environment(threads: int) -> dict[str, str]:
+    """Return the variables for the processes of cells: so many threads, and the same order of sets every time."""
+    variables = dict.fromkeys(_THREAD_VARIABLES, str(threads))
+    return {"PYTHONHASHSEED": "0", **os.environ, **variables}
+
+
+class ForkLauncher:
+    """Forks each process from `mmbench.executors.server`, which starts with the first job (POSIX).
+
+    Args:
+        preload: Modules that the server imports once.
+        threads: For the numerical libraries of each cell.
+    """
+
+    def __init__(self, preload: Sequence[str], threads: int) -> None:
+        self._preload = tuple(preload)
+        self._threads = threads
+        self._server: subprocess.Popen[bytes] | None = None
+        self._connection: socket.socket | None = None
+        self._buffer = b""
+
+    @property
+    def server_pid(self) -> int | None:
+        """Return the process number of the server, or None while there is none."""
+        return self._server.pid if self._server else None
+
+    def start(self, number: int, job: Job) -> None:
+        if self._server is None:
+            self._start_server()
+        assert self._connection is not None
+        request = {"op": "start", "job": number, **_request(job, self._threads)}
+        # A server that has just died is noticed by the next poll.
+        with suppress(OSError):
+            self._connection.sendall(json.dumps(request).encode() + b"\n")
+
+    def poll(self, timeout_s: float) -> list[Message]:
+        if self._connection is None:
+            return []
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._connection, selectors.EVENT_READ)
+            if not selector.select(max(0.0, timeout_s)):
+                return []
+        try:
+            data = self._connection.recv(1 << 16)
+        except OSError:
+            data = b""
+        if not data:
+            return [Lost(reason=self._bury())]
+        *lines, self._buffer = (self._buffer + data).split(b"\n")
+        return [message for line in lines if (message := _message(json.loads(line))) is not None]
+
+    def kill(self) -> None:
+        if self._server is not None:
+            self._server.kill()
+
+    def close(self) -> None:
+        if self._connection is None or self._server is None:
+            return
+        self._connection.close()  # which tells the server to end
+        try:
+            self._server.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._server.kill()
+            self._server.wait()
+        self._forget()
+
+    def _start_server(self) -> None:
+        ours, theirs = socket.socketpair()
+        code = f"main({theirs.fileno()}, {os.getpid()}, {self._preload!r})"
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the server)
+        self._server = subprocess.Popen(
+            _python("mmbench.executors.server", code),
+            stdin=subprocess.DEVNULL,
+            stdout=self._output,
+            stderr=self._output,
+            env=environment(self._threads),
+            pass_fds=[theirs.fileno()],
+            # Ctrl-C on the terminal is for the runner to handle.
+            start_new_session=True,
+        )
+        theirs.close()
+        self._connection = ours
+        self._buffer = b""
+
+    def _bury(self) -> str:
+        assert self._server is not None
+        assert self._connection is not None
+        self._connection.close()
+        self._server.kill()
+        code = self._server.wait()
+        self._output.seek(0)
+        said = self._output.read()[-4096:].decode("utf-8", "replace").strip().split("\n")[-1]
+        self._forget()
+        return f"the fork server ended with {describe_exit(code)}" + (f"; its last words: {said}" if said else "")
+
+    def _forget(self) -> None:
+        self._output.close()
+        self._server = None
+        self._connection = None
+
+
+class SpawnLauncher:
+    """Starts a fresh interpreter for each process: slower by the time of the imports, and works everywhere.
+
+    Args:
+        threads: For the numerical libraries of each cell.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        self._messages: list[Message] = []
+
+    def start(self, number: int, job: Job) -> None:
+        job_file = job.folder / JOB_FILE
+        try:
+            job_file.write_text(json.dumps(_request(job, self._threads)))
+            self._processes[number] = subprocess.Popen(
+                _python("mmbench.executors.child", f"main({str(job_file)!r}, {os.getpid()})"),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env=environment(self._threads),
+                start_new_session=True,
+            )
+        except OSError as error:
+            self._messages.append(Refused(job=number, reason=f"no process can be started: {error.strerror}"))
+            return
+        self._messages.append(Started(job=number, pid=self._processes[number].pid))
+
+    def poll(self, timeout_s: float) -> list[Message]:
+        until = time.monotonic() + timeout_s
+        while True:
+            messages, self._messages = self._messages, []
+            for number, process in list(self._processes.items()):
+                if _has_ended(process):
+                    del self._processes[number]
+                    messages.append(Exited(job=number, code=process.returncode))
+            if messages or time.monotonic() >= until:
+                return messages
+            time.sleep(0.01)
+
+    def kill(self) -> None:
+        """Do nothing: nothing stands between this process and its cells."""
+
+    def close(self) -> None:
+        for process in self._processes.values():
+            process.kill()
+            process.wait()
+        self._processes.clear()
+
+
+StartMethod: TypeAlias = Literal["fork", "spawn"]
+#: Forking is unsafe on macOS once system libraries are loaded, and does not exist on Windows.
+DEFAULT_START_METHOD: StartMethod = "fork" if sys.platform == "linux" else "spawn"
+
+
+def describe_exit(code: int) -> str:
+    """Return how a process ended in words.
+
+    >>> describe_exit(-11)
+    'SIGSEGV (Segmentation fault)'
+    >>> describe_exit(3)
+    'exit code 3'
+    """
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"
+    return f"{name} ({signal.strsignal(-code)})"
+
+
+def _python(module: str, call: str) -> list[str]:
+    # The path is given, not inherited: a module that this process can import, a cell can import too, and nothing is
+    # imported from the current folder by accident.
+    code = f"import sys; sys.path[:] = {[str(Path(entry or '.').absolute()) for entry in sys.path]!r}; "
+    return [sys.executable, "-c", code + f"from {module} import main; {call}"]
+
+
+def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+    """Return whether a process has ended, and end what is left of its group before its number can be given away."""
+    if hasattr(os, "waitid"):
+        with suppress(ChildProcessError):
+            if os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                return False
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+    return process.poll() is not None
+
+
+def _request(job: Job, threads: int) -> dict[str, Any]:
+    return {
+        "function": job.function,
+        "payload": dict(job.payload),
+        "folder": str(job.folder.absolute()),
+        "threads": threads,
+    }
+
+
+def _message(data: Mapping[str, Any]) -> Message | None:
+    match data["event"]:
+        case "started":
+            return Started(job=data["job"], pid=data["pid"])
+        case "exited":
+            return Exited(job=data["job"], code=data["code"])
+        case "refused":
+            return Refused(job=data["job"], reason=data["reason"])
+    return None

@@ -1,0 +1,321 @@
+"""From a plan to results: launch what is missing, write down what comes back, stop when told to."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal, Protocol, TypeAlias
+
+from mmbench.executors import Executor, Job, Outcome
+from mmbench.record import FAILURES, TRANSIENT, Record
+from mmbench.store import CellState, RunStore
+
+CELL_FUNCTION = "mmbench.cell:run_cell"
+
+#: A cell that keeps being killed is not tried for ever.
+MAX_KILLED = 3
+#: A share of failures is judged from so many finished cells on.
+MIN_CELLS_FOR_SHARE = 10
+#: The share of the free memory that all running cells may hold together.
+MEMORY_SHARE = 0.8
+_WAIT_S = 0.2
+
+StopCause: TypeAlias = Literal["", "max_failures", "budget", "signal"]
+
+
+class PlannedCell(Protocol):
+    """What the runner needs to know of a cell: `mmbench.plan.Cell` has it."""
+
+    @property
+    def cell_id(self) -> str:
+        """Return 16 hex digits."""
+
+    @property
+    def status(self) -> str:
+        """Return "run", or why it does not: "incompatible", "unavailable"."""
+
+    @property
+    def reason(self) -> str:
+        """Return why it does not run."""
+
+    def payload(self) -> Mapping[str, Any]:
+        """Return what its function is called with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """Something to show.
+
+    Attributes:
+        kind: "started" and "finished" are about one cell; "stopped" comes once, when no more cells are launched.
+        cell: The cell, or None.
+        record: How it went, for "finished".
+        reason: Why, for "stopped".
+        counts: Cells by status so far, of those that were looked at.
+    """
+
+    kind: Literal["started", "finished", "stopped"]
+    cell: PlannedCell | None = None
+    record: Record | None = None
+    reason: str = ""
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """How a run stands when the runner returns.
+
+    Attributes:
+        counts: Every planned cell by status; "pending" are those not launched.
+        num_launched: Attempts made by this call.
+        cause: What stopped it early, or "".
+        reason: The same in words.
+        signum: The signal that stopped it, or None.
+        duration_s: Wall time of this call.
+    """
+
+    counts: Mapping[str, int]
+    num_launched: int = 0
+    cause: StopCause = ""
+    reason: str = ""
+    signum: int | None = None
+    duration_s: float = 0.0
+
+    @property
+    def num_failed(self) -> int:
+        """Return how many cells ran and have no result."""
+        return sum(self.counts.get(status, 0) for status in FAILURES)
+
+
+def run(
+    cells: Iterable[PlannedCell],
+    store: RunStore,
+    executor: Executor,
+    *,
+    retry: frozenset[str] = frozenset(),
+    function: str = CELL_FUNCTION,
+    timeout_s: float | None = None,
+    memory_bytes: int | None = None,
+    max_failures: int | float | None = None,
+    budget_s: float | None = None,
+    on_event: Callable[[Event], None] = lambda event: None,
+) -> Summary:
+    """Run every cell whose result is missing.
+
+    A cell is left alone when the journal has a result or a final failure of it. It is tried again when its latest
+    attempt ended by what the machine did (`TRANSIENT`; "killed" three times is final), or by a status in `retry`.
+    The first SIGINT, SIGTERM or SIGHUP ends the running cells as "interrupted"; the journal stays whole. What stops
+    a run otherwise lets the running cells finish.
+
+    Args:
+        cells: In the order of launch; walked through once, nothing is kept but ids.
+        store: Open for writing.
+        executor: Where cells run; the caller closes it.
+        retry: Statuses of failures to try again.
+        function: What a cell is, for the executor.
+        timeout_s: Wall time for each cell.
+        memory_bytes: Host memory for each cell.
+        max_failures: Launch no more after so many failures, as a number or as a share (a float below 1) of the cells
+            that ended, judged from the tenth on.
+        budget_s: Launch no more after so many seconds.
+        on_event: Told what happens, in this thread.
+
+    Returns:
+        Counts over all cells, and what stopped the run early if anything did.
+    """
+    return _Run(
+        store=store,
+        executor=executor,
+        retry=retry,
+        function=function,
+        timeout_s=timeout_s,
+        memory_bytes=memory_bytes,
+        max_failures=max_failures,
+        budget_s=budget_s,
+        on_event=on_event,
+    ).through(cells)
+
+
+def default_memory_bytes(capacity: int) -> int:
+    """Return the host memory for one of `capacity` cells that run at once, by what is free now (and in our cgroup)."""
+    import psutil
+
+    free = int(psutil.virtual_memory().available)
+    limit = _read_int(Path("/sys/fs/cgroup/memory.max"))
+    if limit is not None:
+        free = min(free, limit - (_read_int(Path("/sys/fs/cgroup/memory.current")) or 0))
+    return max(1, int(free * MEMORY_SHARE) // capacity)
+
+
+@dataclass(kw_only=True)
+class _Run:
+    """The state of one call of `run`."""
+
+    store: RunStore
+    executor: Executor
+    retry: frozenset[str]
+    function: str
+    timeout_s: float | None
+    memory_bytes: int | None
+    max_failures: int | float | None
+    budget_s: float | None
+    on_event: Callable[[Event], None]
+    counts: Counter[str] = field(default_factory=Counter)
+    launched: dict[str, tuple[PlannedCell, int]] = field(default_factory=dict)
+    num_launched: int = 0
+    num_ended: int = 0
+    num_failed: int = 0
+    cause: StopCause = ""
+    reason: str = ""
+    signum: int | None = None
+    num_signals: int = 0
+    num_cancels: int = 0
+
+    def through(self, cells: Iterable[PlannedCell]) -> Summary:
+        self.began = time.monotonic()
+        self.states = self.store.states()
+        with self._signals():
+            for cell in cells:
+                self._consider(cell)
+            while self.launched:
+                self._collect()
+        return Summary(
+            counts=dict(self.counts),
+            num_launched=self.num_launched,
+            cause=self.cause,
+            reason=self.reason,
+            signum=self.signum,
+            duration_s=time.monotonic() - self.began,
+        )
+
+    def _consider(self, cell: PlannedCell) -> None:
+        """Launch a cell, or count it as what it is."""
+        if cell.status != "run":
+            self.counts[cell.status] += 1
+            return
+        if cell.cell_id in self.launched:
+            return
+        state = self.states.get(cell.cell_id)
+        if state is not None and self._is_final(state):
+            self.counts[state.status] += 1
+            return
+        while not self._should_stop() and len(self.launched) >= self.executor.capacity:
+            self._collect()
+        if self._should_stop():
+            self.counts[state.status if state else "pending"] += 1
+            return
+        attempt = (state.num_attempts if state else 0) + 1
+        folder = self.store.begin(cell.cell_id, attempt)
+        self.launched[cell.cell_id] = (cell, attempt)
+        self.num_launched += 1
+        self.executor.submit(
+            Job(
+                cell_id=cell.cell_id,
+                function=self.function,
+                payload=cell.payload(),
+                folder=folder,
+                timeout_s=self.timeout_s,
+                memory_bytes=self.memory_bytes,
+            )
+        )
+        self._tell("started", cell=cell)
+
+    def _is_final(self, state: CellState) -> bool:
+        if state.status in ("ok", "cached"):
+            return True
+        if state.status in self.retry:
+            return False
+        if state.status == "killed":
+            return state.num_killed >= MAX_KILLED
+        return state.status not in TRANSIENT
+
+    def _collect(self) -> None:
+        """Write down what ended; wait a moment for it."""
+        if self.num_signals > self.num_cancels:
+            self.num_cancels = self.num_signals
+            self._should_stop()
+            self.executor.cancel()  # a second time: without grace
+        for job, outcome in self.executor.wait(_WAIT_S):
+            self._settle(job, outcome)
+
+    def _settle(self, job: Job, outcome: Outcome) -> None:
+        cell, attempt = self.launched.pop(job.cell_id)
+        record = Record(
+            cell_id=job.cell_id,
+            status=outcome.status,
+            reason=outcome.reason,
+            attempt=attempt,
+            started_at=outcome.started_at,
+            duration_s=outcome.duration_s,
+            metrics=outcome.metrics,
+            info=outcome.info,
+        )
+        self.store.finish(record, job.folder)
+        self.counts[record.status] += 1
+        self.num_ended += 1
+        self.num_failed += record.status in FAILURES and record.status != "interrupted"
+        self._tell("finished", cell=cell, record=record)
+
+    def _should_stop(self) -> bool:
+        if self.cause:
+            return True
+        cause, reason = self._stop()
+        if cause:
+            self.cause, self.reason = cause, reason
+            self._tell("stopped", reason=reason)
+        return bool(cause)
+
+    def _stop(self) -> tuple[StopCause, str]:
+        if self.signum is not None:
+            return "signal", f"{signal.Signals(self.signum).name} was received"
+        if self.budget_s is not None and time.monotonic() - self.began >= self.budget_s:
+            return "budget", f"the budget of {self.budget_s:g} s is spent"
+        limit = self.max_failures
+        if limit is None or not self.num_failed:
+            return "", ""
+        if isinstance(limit, int):
+            if self.num_failed >= limit:
+                return "max_failures", f"{self.num_failed} cells failed"
+        elif self.num_ended >= MIN_CELLS_FOR_SHARE and self.num_failed > limit * self.num_ended:
+            return "max_failures", f"{self.num_failed} of {self.num_ended} cells failed, more than {limit:.0%}"
+        return "", ""
+
+    def _tell(self, kind: Literal["started", "finished", "stopped"], **about: Any) -> None:
+        self.on_event(Event(kind=kind, counts=dict(self.counts), **about))
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Note signals that ask the process to end; the loop acts on them."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def note(signum: int, frame: FrameType | None) -> None:
+            self.num_signals += 1
+            self.signum = self.signum or signum
+
+        signums = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+        # A signal that is ignored (nohup) stays so.
+        before = {signum: signal.getsignal(signum) for signum in signums}
+        before = {signum: handler for signum, handler in before.items() if handler is not signal.SIG_IGN}
+        for signum in before:
+            signal.signal(signum, note)
+        try:
+            yield
+        finally:
+            for signum, handler in before.items():
+                signal.signal(signum, handler)
+
+
+def _read_int(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return None

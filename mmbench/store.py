@@ -1,0 +1,432 @@
+"""A run on disk: what was planned, a journal of what came of it, and a folder for each cell; whole at any moment.
+
+    results/RUN/run.json         command, configuration, versions, hardware, git
+               /plan.json        every planned cell, one a line
+               /journal.jsonl    one line for each finished attempt, on disk before the next step
+               /cells/ID/        files of the decisive attempt, with its record.json
+               /cells/.ID.N.X/   an attempt under way; removed at the next start when nothing finished it
+
+There is one writer at a time, and any number of readers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shutil
+import socket
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Any
+
+from mmbench.errors import UsageError, did_you_mean
+from mmbench.record import STATUSES, Record, Status
+
+if TYPE_CHECKING:
+    from filelock import FileLock
+
+PLAN_SCHEMA = 1
+RUN_FILE = "run.json"
+PLAN_FILE = "plan.json"
+JOURNAL_FILE = "journal.jsonl"
+RECORD_FILE = "record.json"
+
+_LOCK_FILE = ".lock"
+_WRITER_FILE = ".writer.json"
+_RUN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
+_CELL_ID = re.compile(r"[0-9a-f]{16}")
+#: What a line of the journal can go wrong with, once it is JSON or is not.
+_UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
+
+
+@dataclass
+class CellState:
+    """What the journal says of one cell, in short.
+
+    Attributes:
+        status: Of its decisive attempt: "ok" if any is, else the latest's.
+        num_attempts: How often it was tried.
+        num_killed: How many of those attempts ended as "killed".
+    """
+
+    status: Status
+    num_attempts: int = 0
+    num_killed: int = 0
+
+
+class Journal:
+    """Records as lines of JSON, appended one by one, read back whatever a crash left of them.
+
+    Args:
+        path: The file; need not exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.num_damaged = 0  # lines that the latest complete reading could not use; a torn last line is not counted
+        self._stream: IO[bytes] | None = None
+        self._whole = False  # whether the file is known to end with a newline
+
+    def append(self, record: Record) -> None:
+        """Write a record to the disk; when this returns, it stays."""
+        line = json.dumps(record.to_json(), allow_nan=False, separators=(",", ":")).encode() + b"\n"
+        if self._stream is None:
+            self._stream = self.path.open("ab", buffering=0)
+            self._whole = self._ends_with_newline()
+        if not self._whole:
+            # What a crash or a full disk left unfinished stays a line of its own.
+            line = b"\n" + line
+        self._whole = False
+        written = self._stream.write(line)
+        if written != len(line):
+            raise OSError(f"only {written} of {len(line)} bytes could be written to {self.path}; is the disk full?")
+        os.fsync(self._stream.fileno())
+        self._whole = True
+
+    def __iter__(self) -> Iterator[Record]:
+        """Yield every record in the order of the attempts."""
+        for data in self._lines():
+            try:
+                record = Record.from_json(data)
+            except _UNREADABLE:
+                self.num_damaged += 1
+                continue
+            yield record
+
+    def states(self) -> dict[str, CellState]:
+        """Return what is decided about each cell; takes little memory however much the records hold."""
+        states: dict[str, CellState] = {}
+        for data in self._lines():
+            status = data.get("status")
+            if status not in STATUSES:
+                self.num_damaged += 1
+                continue
+            state = states.setdefault(data["cell_id"], CellState(status))
+            state.num_attempts += 1
+            state.num_killed += status == "killed"
+            if status == "ok" or state.status != "ok":
+                state.status = status
+        return states
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+    def _lines(self) -> Iterator[dict[str, Any]]:
+        """Yield the JSON of every line that is about a cell."""
+        self.num_damaged = 0
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as stream:
+            for line in stream:
+                if not line.strip():
+                    continue
+                try:
+                    data = json.loads(line.decode())
+                    usable = isinstance(data, dict) and _CELL_ID.fullmatch(data["cell_id"]) is not None
+                except _UNREADABLE:
+                    usable = False
+                if usable:
+                    yield data
+                elif line.endswith(b"\n"):
+                    self.num_damaged += 1
+
+    def _ends_with_newline(self) -> bool:
+        with self.path.open("rb") as stream:
+            if stream.seek(0, os.SEEK_END) == 0:
+                return True
+            stream.seek(-1, os.SEEK_END)
+            return stream.read(1) == b"\n"
+
+
+class RunStore:
+    """One run. Made by `create`, to write, or by `open`, to read.
+
+    Attributes:
+        folder: The run's folder.
+        journal: Its attempts.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.journal = Journal(folder / JOURNAL_FILE)
+        self._lock: FileLock | None = None
+
+    @classmethod
+    def create(cls, folder: Path) -> RunStore:
+        """Begin a run, or continue the one that is there; no other process may write to it until `close`.
+
+        Raises:
+            UsageError: the name cannot name a run, the folder is something else, or somebody is writing to it.
+        """
+        check_run_name(folder.name)
+        if folder.exists() and not is_run(folder) and (not folder.is_dir() or any(_foreign(folder))):
+            raise UsageError(
+                f"{folder} exists and is no run of mmbench (it has no {RUN_FILE}); "
+                "choose another name with --run, or move it away"
+            )
+        try:
+            (folder / "cells").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(
+                f"{folder} cannot be written: {error.strerror}; choose another place with --results"
+            ) from None
+        store = cls(folder)
+        store._acquire()
+        store._remove_leftovers()
+        return store
+
+    @classmethod
+    def open(cls, folder: Path) -> RunStore:
+        """Open a run to read it, whether or not somebody is writing to it.
+
+        Raises:
+            UsageError: there is no such run; the message names those that exist.
+        """
+        if not folder.exists():
+            names = list_runs(folder.parent)
+            there = f"{folder.parent} has {_listed(names)}" if names else f"{folder.parent} has no runs"
+            hint = did_you_mean(folder.name, names)
+            raise UsageError(f"no run is named {folder.name!r}; {there}.{hint} `mmbench run --run NAME` makes one")
+        if not is_run(folder):
+            names = list_runs(folder) if folder.is_dir() else []
+            inside = f" It contains runs: {_listed(names)}; name one of them." if names else ""
+            raise UsageError(f"{folder} is no run of mmbench: it has no {RUN_FILE} and no {PLAN_FILE}.{inside}")
+        return cls(folder)
+
+    @property
+    def name(self) -> str:
+        """Return the run's name."""
+        return self.folder.name
+
+    def write_run(self, about: Mapping[str, Any]) -> None:
+        """Write ``run.json``: command, configuration, versions, hardware, git."""
+        _write_atomically(self.folder / RUN_FILE, [json.dumps(about, indent=2, ensure_ascii=False, default=str), "\n"])
+
+    def read_run(self) -> dict[str, Any]:
+        """Return ``run.json``, or {} when it is missing or damaged."""
+        try:
+            data = json.loads((self.folder / RUN_FILE).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return data if isinstance(data, dict) else {}
+
+    def write_plan(self, rows: Iterable[Mapping[str, Any]]) -> int:
+        """Write ``plan.json``, one cell a line, without keeping the rows; return how many there are."""
+        count = 0
+
+        def lines() -> Iterator[str]:
+            nonlocal count
+            encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+            yield f'{{"schema":{PLAN_SCHEMA},"cells":['
+            for row in rows:
+                yield (",\n" if count else "\n") + encode(row)
+                count += 1
+            yield f'\n],"num_cells":{count}}}\n'
+
+        _write_atomically(self.folder / PLAN_FILE, lines())
+        return count
+
+    def planned(self) -> Iterator[dict[str, Any]]:
+        """Yield the row of every planned cell; nothing when there is no plan yet.
+
+        Raises:
+            UsageError: ``plan.json`` is damaged.
+        """
+        path = self.folder / PLAN_FILE
+        if not path.exists():
+            return
+        with path.open(encoding="utf-8") as stream:
+            head = stream.readline()
+            try:
+                if json.loads(head + "]}")["schema"] != PLAN_SCHEMA:
+                    raise UsageError(f"{path} was written by another version of mmbench; type the run's command again")
+                for line in stream:
+                    if line.startswith("]"):
+                        return
+                    yield json.loads(line.rstrip().removesuffix(","))
+            except (ValueError, TypeError, KeyError) as error:
+                raise UsageError(
+                    f"{path} is damaged ({error}); type the run's command again to write it anew"
+                ) from None
+
+    def records(self) -> dict[str, Record]:
+        """Return the decisive attempt at each cell: one that is ok if there is any, else the latest."""
+        decisive: dict[str, Record] = {}
+        for record in self.journal:
+            before = decisive.get(record.cell_id)
+            if before is None or record.status == "ok" or before.status != "ok":
+                decisive[record.cell_id] = record
+        return decisive
+
+    def states(self) -> dict[str, CellState]:
+        """Return what is decided about each cell, in short."""
+        return self.journal.states()
+
+    def cell_folder(self, cell_id: str) -> Path:
+        """Return where the files of a cell's decisive attempt are.
+
+        Raises:
+            ValueError: `cell_id` is none, and might lead out of the run.
+        """
+        if not _CELL_ID.fullmatch(cell_id):
+            raise ValueError(f"a cell's id has 16 hex digits, got {cell_id!r}")
+        return self.folder / "cells" / cell_id
+
+    def begin(self, cell_id: str, attempt: int) -> Path:
+        """Return a new, empty folder for an attempt at a cell."""
+        place = self.cell_folder(cell_id)
+        # The random end keeps a process that outlived a killed run for a moment from writing into its successor's.
+        folder = place.parent / f".{cell_id}.{attempt}.{secrets.token_hex(4)}"
+        folder.mkdir()
+        return folder
+
+    def finish(self, record: Record, folder: Path) -> None:
+        """Put the files of an attempt in their place and its record into the journal.
+
+        The files come first: a record in the journal always has its files, files without a record are made again.
+        """
+        place = self.cell_folder(record.cell_id)
+        with suppress(FileNotFoundError):  # a cell may have removed its own folder
+            (folder / RECORD_FILE).write_text(json.dumps(record.to_json(), indent=1, allow_nan=False) + "\n")
+            _sync_tree(folder)
+            if place.exists():
+                aside = place.parent / f".{record.cell_id}.old.{secrets.token_hex(4)}"
+                place.rename(aside)
+                folder.rename(place)
+                shutil.rmtree(aside, ignore_errors=True)
+            else:
+                folder.rename(place)
+            _sync(place.parent)
+        self.journal.append(record)
+
+    def close(self) -> None:
+        """Let others write."""
+        self.journal.close()
+        if self._lock is not None:
+            (self.folder / _WRITER_FILE).unlink(missing_ok=True)
+            self._lock.release()
+            self._lock = None
+
+    def __enter__(self) -> RunStore:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _acquire(self) -> None:
+        from filelock import FileLock, Timeout  # takes longer to import than a reader takes to read
+
+        lock = FileLock(self.folder / _LOCK_FILE)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise UsageError(
+                f"run {self.name!r} is being written by {self._writer()}; "
+                "wait until it ends, or choose another name with --run"
+            ) from None
+        except OSError as error:
+            raise UsageError(
+                f"{self.folder} cannot be locked: {error.strerror}; choose another place with --results"
+            ) from None
+        self._lock = lock
+        writer = {
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "since": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        _write_atomically(self.folder / _WRITER_FILE, [json.dumps(writer)])
+
+    def _writer(self) -> str:
+        try:
+            writer = json.loads((self.folder / _WRITER_FILE).read_text())
+            return f"process {writer['pid']} on {writer['host']} since {writer['since']}"
+        except (OSError, ValueError, KeyError, TypeError):
+            return "another process"
+
+    def _remove_leftovers(self) -> None:
+        for entry in os.scandir(self.folder / "cells"):
+            if entry.name.startswith("."):
+                shutil.rmtree(entry.path, ignore_errors=True)
+        for path in self.folder.glob(".*.writing"):
+            path.unlink(missing_ok=True)
+
+
+def check_run_name(name: str) -> None:
+    """Check the name of a run.
+
+    Raises:
+        UsageError: it could not be a folder's name on every system.
+    """
+    if not _RUN_NAME.fullmatch(name):
+        raise UsageError(
+            f"{name!r} cannot name a run: use 1 to 100 letters, digits, '.', '_' and '-', starting with a letter or digit"
+        )
+
+
+def is_run(folder: Path) -> bool:
+    """Return whether a folder is a run."""
+    return any((folder / name).is_file() for name in (RUN_FILE, PLAN_FILE, JOURNAL_FILE))
+
+
+def list_runs(results: Path) -> list[str]:
+    """Return the names of the runs in a folder, sorted."""
+    try:
+        return sorted(entry.name for entry in results.iterdir() if entry.is_dir() and is_run(entry))
+    except OSError:
+        return []
+
+
+def _foreign(folder: Path) -> Iterator[str]:
+    """Yield what is in a folder and would not be there if a run had just begun in it."""
+    ours = (_LOCK_FILE, _WRITER_FILE, "cells")
+    yield from (entry.name for entry in folder.iterdir() if entry.name not in ours and not _is_temporary(entry))
+
+
+def _is_temporary(path: Path) -> bool:
+    return path.name.startswith(".") and path.name.endswith(".writing")
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(names[:10])
+    return f"{shown} and {len(names) - 10} more" if len(names) > 10 else shown
+
+
+def _write_atomically(path: Path, chunks: Iterable[str]) -> None:
+    beside = path.with_name(f".{path.name}.writing")
+    with beside.open("w", encoding="utf-8") as stream:
+        stream.writelines(chunks)
+        stream.flush()
+        os.fsync(stream.fileno())
+    beside.replace(path)
+    _sync(path.parent)
+
+
+def _sync_tree(folder: Path) -> None:
+    """Put every file below a folder on the disk. Links are left alone: they may lead anywhere."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            path = Path(parent, name)
+            if path.is_file() and not path.is_symlink():
+                _sync(path)
+        _sync(Path(parent))
+
+
+def _sync(path: Path) -> None:
+    # Not every file system can sync a folder, and a file may not be readable; neither loses what a killed process wrote.
+    with suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
