@@ -370,7 +370,8 @@ def check_run_name(name: str) -> None:
     """
     if not _RUN_NAME.fullmatch(name):
         raise UsageError(
-            f"{name!r} cannot name a run: use 1 to 100 letters, digits, '.', '_' and '-', starting with a letter or digit"
+            f"{name!r} cannot name a run: use 1 to 100 letters, digits, '.', '_' and '-', "
+            "starting with a letter, a digit or '_'"
         )
 
 
@@ -423,7 +424,7 @@ def _sync_tree(folder: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    # Not every file system can sync a folder, and a file may not be readable; neither loses what a killed process wrote.
+    # Not every file system can sync a folder, and a file may not be readable; that is no reason to stop.
     with suppress(OSError):
         descriptor = os.open(path, os.O_RDONLY)
         try:
