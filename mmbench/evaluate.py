@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -23,6 +23,9 @@ Interval: TypeAlias = tuple[float, float]
 
 CALIBRATION_BINS = 15
 NUM_RESAMPLES = 1000
+#: Average precision sorts and sums every class in every resample: this many numbers at most, and no fewer resamples.
+MAX_RANKED = 2_000_000
+MIN_RESAMPLES = 200
 #: Probabilities are kept this far from 0 and 1 in a log loss, as scikit-learn does for float32.
 EPSILON = float(np.finfo(np.float32).eps)
 _Z95 = 1.959963984540054
@@ -152,6 +155,8 @@ def _checked(task: TaskSpec, predictions: NDArray[Any], target: NDArray[Any]) ->
     if not finite.all():
         raise Diverged(f"{(~finite).sum()} of {len(finite)} predictions of task {task.name!r} are not finite")
     if task.kind == "regression":
+        if not np.isfinite(truth).all():
+            raise ValueError(f"the target of task {task.name!r} must be finite")
         return values, truth.astype(np.float64)
     if values.min() < -1e-6 or values.max() > 1 + 1e-6:
         raise ValueError(
@@ -233,7 +238,7 @@ def _multiclass(values: Floats, truth: NDArray[Any]) -> dict[str, Score]:
     counts = tm.multiclass_stat_scores(preds, target, num_classes, average="none", validate_args=False)
     # A confidence of exactly 1 would get a 16th bin of its own.
     calibration = tm.multiclass_calibration_error(
-        preds.clamp(max=1 - 1e-12), target, num_classes, n_bins=CALIBRATION_BINS, norm="l1", validate_args=False
+        preds.clamp(max=1 - EPSILON), target, num_classes, n_bins=CALIBRATION_BINS, norm="l1", validate_args=False
     )
     by_class = _by_class(counts, "class")
     nll = -np.log(_inside(values)[np.arange(len(truth)), truth])
@@ -254,7 +259,11 @@ def _multilabel(values: Floats, truth: NDArray[Any]) -> dict[str, Score]:
     # torchmetrics drops the axis of labels when there is one.
     counts = tm.multilabel_stat_scores(preds, target, num_labels, average="none", validate_args=False).reshape(-1, 5)
     calibration = tm.binary_calibration_error(
-        preds.flatten().clamp(max=1 - 1e-12), target.flatten(), n_bins=CALIBRATION_BINS, norm="l1", validate_args=False
+        preds.flatten().clamp(max=1 - EPSILON),
+        target.flatten(),
+        n_bins=CALIBRATION_BINS,
+        norm="l1",
+        validate_args=False,
     )
     inside = _inside(values)
     nll = -(xlogy(truth, inside) + xlogy(1 - truth, 1 - inside))
@@ -362,45 +371,87 @@ def _plural(what: str, count: int) -> str:
 
 
 def _intervals(task: TaskSpec, values: Floats, truth: NDArray[Any]) -> Mapping[str, Interval]:
-    """95 % intervals of the metrics that are shares of samples or functions of means over samples."""
+    """95 % intervals of the metrics that are shares of samples or functions of means over samples.
+
+    Area under the ROC curve, rank correlation and calibration error have none here; average precision, which has to be
+    computed anew for every resample, has one where it is the primary metric.
+    """
     if task.kind == "regression":
-        errors = np.abs(values - truth)
-        absolute, squared = _resampled_means(errors, np.square(errors))
-        return {
-            "mae": _percentiles(absolute.mean(axis=1)),
-            "rmse": _percentiles(np.sqrt(squared).mean(axis=1)),
-        }
+        return _regression_intervals(values, truth)
     tp, support, predicted = _decisions(task, values, truth)
-    loss = losses(task, values, truth)[:, None]
-    means = _resampled_means(loss, tp, support, predicted)
+    means = _resampled_means(losses(task, values, truth)[:, None], tp, support, predicted)
     intervals = {"log_loss": _percentiles(means[0][:, 0])}
     counts = [mean * len(truth) for mean in means[1:]]
     for name, metric in _COUNTED.items():
         if task.kind == "multiclass" or name != "balanced_accuracy":
             intervals[name] = _percentiles(metric(*counts))
     if task.kind == "multiclass":
-        right = int(tp.sum())
-        intervals["accuracy"] = intervals["f1_micro"] = wilson_interval(right, len(truth))
+        intervals["accuracy"] = intervals["f1_micro"] = wilson_interval(int(tp.sum()), len(truth))
     else:
-        right = int((support == predicted).all(axis=1).sum())
-        intervals["exact_match"] = wilson_interval(right, len(truth))
+        intervals["exact_match"] = wilson_interval(int((support == predicted).all(axis=1).sum()), len(truth))
+    if primary_metric(task) == "map":
+        resamples = min(NUM_RESAMPLES, MAX_RANKED // values.size)
+        if resamples >= MIN_RESAMPLES:
+            intervals["map"] = _percentiles(_resampled_average_precision(values, support, resamples))
     return intervals
+
+
+def _regression_intervals(values: Floats, truth: Floats) -> Mapping[str, Interval]:
+    errors = values - truth
+    x, y = values - values.mean(axis=0), truth - truth.mean(axis=0)  # centred, or the moments would cancel
+    absolute, squared, mx, my, mxx, myy, mxy = _resampled_means(
+        np.abs(errors), np.square(errors), x, y, x * x, y * y, x * y
+    )
+    intervals = {"mae": _percentiles(absolute.mean(axis=1)), "rmse": _percentiles(np.sqrt(squared).mean(axis=1))}
+    with np.errstate(divide="ignore", invalid="ignore"):  # a resample may draw one sample only
+        variance_x, variance_y = mxx - mx * mx, myy - my * my
+        pearson = (mxy - mx * my) / np.sqrt(variance_x * variance_y)
+        r2 = 1 - squared / variance_y
+    if (_varies(truth) & _varies(values)).all():
+        intervals["pearson"] = _percentiles(pearson.mean(axis=1))
+    if _varies(truth).all():
+        intervals["r2"] = _percentiles(r2.mean(axis=1))
+    return intervals
+
+
+def _draws(n: int, resamples: int) -> Iterator[Floats]:
+    """How often each sample is drawn in each bootstrap resample, in chunks of resamples: (some, N).
+
+    The same for every cell, so that intervals differ by their data only.
+    """
+    rng = np.random.default_rng(0)
+    chunk = max(1, 1_000_000 // n)
+    for start in range(0, resamples, chunk):
+        rows = min(chunk, resamples - start)
+        drawn = rng.integers(0, n, size=(rows, n)) + n * np.arange(rows)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n).astype(np.float64)
 
 
 def _resampled_means(*columns: NDArray[Any]) -> list[Floats]:
     """Means of columns (N, C) over bootstrap resamples of the samples, each (R, C)."""
     joined = np.concatenate([np.asarray(column, dtype=np.float64) for column in columns], axis=1)
-    n = len(joined)
-    rng = np.random.default_rng(0)
-    chunk = max(1, 1_000_000 // n)
-    means = []
-    for start in range(0, NUM_RESAMPLES, chunk):
-        rows = min(chunk, NUM_RESAMPLES - start)
-        drawn = rng.integers(0, n, size=(rows, n)) + n * np.arange(rows)[:, None]
-        times_drawn = np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n)
-        means.append(times_drawn.astype(np.float64) @ joined / n)
-    bounds = np.cumsum([column.shape[1] for column in columns])[:-1]
-    return np.split(np.concatenate(means), bounds, axis=1)
+    means = np.concatenate([times @ joined for times in _draws(len(joined), NUM_RESAMPLES)]) / len(joined)
+    return np.split(means, np.cumsum([column.shape[1] for column in columns])[:-1], axis=1)
+
+
+def _resampled_average_precision(values: Floats, positive: NDArray[np.bool_], resamples: int) -> Floats:
+    """Mean average precision of bootstrap resamples: (R,)."""
+    orders = np.argsort(-values, axis=0, kind="stable")
+    found = []
+    for times in _draws(len(values), resamples):
+        per_class = []
+        for order, scores, truth in zip(orders.T, values.T, positive.T):
+            ranked = scores[order]
+            ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))  # equal scores enter together
+            drawn = times[:, order]
+            taken = np.cumsum(drawn, axis=1)[:, ends]
+            right = np.cumsum(drawn * truth[order], axis=1)[:, ends]
+            gained = np.diff(right, axis=1, prepend=0.0)
+            total = right[:, -1]
+            with np.errstate(invalid="ignore"):  # a resample without positives has no average precision
+                per_class.append((gained * right / np.maximum(taken, 1)).sum(axis=1) / total)
+        found.append(np.nanmean(per_class, axis=0))
+    return np.concatenate(found)
 
 
 def _percentiles(resampled: Floats) -> Interval:
