@@ -7,8 +7,9 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -17,16 +18,16 @@ from rich.text import Text
 
 from mmbench.errors import EmptySelection, UsageError
 from mmbench.plan import Plan
-from mmbench.record import FAILURES, Status
-from mmbench.runner import Event, Summary, memory_per_cell, run
+from mmbench.record import FAILURES
+from mmbench.runner import Event, Summary, default_memory_bytes, run
 from mmbench.store import RunStore
 from mmbench.views import console, counted, duration, plan_headline, table
 
 if TYPE_CHECKING:
     from mmbench.executors import Executor
 
-#: Cells above which a run says how long it will take before it starts.
-_PLAIN_LINE_EVERY_S = 10.0
+#: How often a run that is not on a terminal says how far it is.
+_LINE_EVERY_S = 10.0
 
 
 def run_plan(plan: Plan, *, argv: Sequence[str], as_json: bool = False) -> int:
@@ -40,18 +41,18 @@ def run_plan(plan: Plan, *, argv: Sequence[str], as_json: bool = False) -> int:
     if not counts["run"] + counts["baselines"]:
         raise EmptySelection(_nothing_to_run(plan))
     config = plan.config
-    store = RunStore.create(_results_folder(plan) / (config.run or default_name(plan)))
-    with store.lock():
+    folder = Path(config.results).expanduser() / (config.run or default_name(plan))
+    with RunStore.create(folder) as store, _executor(plan) as executor:
         _settle(store, plan, argv)
         out = console(stderr=as_json)
         out.print(f"run {store.folder.name}: {plan_headline(plan)}")
         began = time.monotonic()
-        progress = _Progress(out, plan)
+        progress = _Progress(out, _num_missing(store, plan))
         with progress:
             summary = run(
                 plan.cells(),
                 store,
-                lambda: _executor(plan),
+                executor,
                 retry=frozenset(config.retry),
                 timeout_s=config.timeout,
                 memory_bytes=_memory(plan),
@@ -59,9 +60,9 @@ def run_plan(plan: Plan, *, argv: Sequence[str], as_json: bool = False) -> int:
                 budget_s=config.budget,
                 on_event=progress.on_event,
             )
-        if summary.num_attempts or not (store.folder / "report").is_dir():
+        if summary.num_launched or not (store.folder / "report").is_dir():
             _report(store, out)
-            out.print(f"{counted(summary.num_attempts, 'cell')} in {duration(time.monotonic() - began)}")
+            out.print(f"{counted(summary.num_launched, 'cell')} in {duration(time.monotonic() - began)}")
         else:
             out.print("nothing left to do")
             out.print(f"report: {store.folder / 'report'}")
@@ -72,8 +73,8 @@ def run_plan(plan: Plan, *, argv: Sequence[str], as_json: bool = False) -> int:
 
 def exit_code(summary: Summary) -> int:
     """Return 130 or 143 after a signal, 1 when a cell failed, else 0."""
-    if summary.signal is not None:
-        return 128 + int(summary.signal)
+    if summary.signum is not None:
+        return 128 + summary.signum
     return 1 if any(summary.counts.get(status, 0) for status in FAILURES) else 0
 
 
@@ -109,34 +110,25 @@ def _report(store: RunStore, out: Console) -> None:
     out.print(f"report: {' '.join(str(file) for file in files)}")
 
 
-def _results_folder(plan: Plan) -> Any:
-    from pathlib import Path
-
-    return Path(plan.config.results).expanduser()
-
-
 def _settle(store: RunStore, plan: Plan, argv: Sequence[str]) -> None:
     """Write run.json and plan.json, keeping planned cells of earlier commands that added to the same run."""
     from mmbench.environment import environment
 
     trains = {part.label: part.train.model_dump() for part in plan.datasets}
-    earlier = store.plan_header()
-    for label, dataset in (earlier.get("datasets") or {}).items():
-        if label in trains and dataset.get("train") != trains[label]:
-            differing = ", ".join(
-                f"{key} {dataset['train'].get(key)!r} then, {value!r} now"
-                for key, value in trains[label].items()
-                if dataset["train"].get(key) != value
-            )
+    earlier = store.datasets()
+    for label, dataset in earlier.items():
+        before = dataset.get("train", {})
+        changed = {key: value for key, value in trains.get(label, {}).items() if before.get(key, value) != value}
+        if changed:
+            differing = ", ".join(f"{key} was {before[key]!r} and is now {value!r}" for key, value in changed.items())
             raise UsageError(
-                f"the run {store.folder.name!r} trained {label} with other settings ({differing}); their numbers do "
-                "not belong in one table. Choose another name with --run"
+                f"the run {store.name!r} trained {label} with other settings ({differing}); such numbers do not belong "
+                "in one table. Choose another name with --run"
             )
-    rows = {row["cell_id"]: row for row in store.planned()} if earlier else {}
-    order = [cell.row() for cell in plan.cells()]
-    kept = [row for cell_id, row in rows.items() if cell_id not in {row["cell_id"] for row in order}]
-    header = {"datasets": {**(earlier.get("datasets") or {}), **plan.datasets_json()}}
-    store.write_plan(header, kept + order if kept else order)
+    rows = [cell.row() for cell in plan.cells()]
+    planned = {row["cell_id"] for row in rows}
+    kept = [row for row in store.planned() if row["cell_id"] not in planned]
+    store.write_plan([*kept, *rows], {**earlier, **plan.datasets_json()})
     store.write_run(
         {
             "argv": list(argv),
@@ -160,7 +152,7 @@ def _executor(plan: Plan) -> Executor:
 def _memory(plan: Plan) -> int:
     if plan.config.memory is not None:
         return int(plan.config.memory * 2**30)
-    return memory_per_cell(plan.jobs)
+    return default_memory_bytes(plan.jobs)
 
 
 def _nothing_to_run(plan: Plan) -> str:
@@ -174,13 +166,11 @@ def _nothing_to_run(plan: Plan) -> str:
 class _Progress:
     """A live table on a terminal, a plain line now and then elsewhere."""
 
-    def __init__(self, out: Console, plan: Plan) -> None:
+    def __init__(self, out: Console, total: int) -> None:
         self.out = out
-        self.plan = plan
-        self.total = 0
+        self.total = total
         self.counts: Counter[str] = Counter()
         self.running: dict[str, tuple[str, float]] = {}
-        self.durations: list[float] = []
         self.began = time.monotonic()
         self.last_line = self.began
         self.live: Live | None = None
@@ -197,21 +187,20 @@ class _Progress:
 
     def on_event(self, event: Event) -> None:
         """Take note of what the runner says."""
-        match event.kind:
-            case "planned":
-                self.total = event.total
-            case "started":
-                self.running[event.cell_id] = (event.label, time.monotonic())
-            case "finished":
-                self.running.pop(event.cell_id, None)
-                self.counts[event.status] += 1
-                self.durations.append(event.duration_s)
-                if event.status != "ok":
-                    self._say(Text(f"{event.status}: {event.label}: {event.reason}", style=_style(event.status)))
-            case "stopping":
-                self._say(Text(event.reason, style="yellow"))
+        if event.kind == "stopped":
+            self._say(Text(event.reason, style="yellow"))
+        if event.cell is None:
+            return
+        label = _describe(event.cell)
+        if event.kind == "started":
+            self.running[event.cell.cell_id] = (label, time.monotonic())
+        elif event.record is not None:
+            self.running.pop(event.cell.cell_id, None)
+            self.counts[event.record.status] += 1
+            if event.record.status != "ok":
+                self._say(Text(f"{event.record.status}: {label}: {event.record.reason}", _style(event.record.status)))
         now = time.monotonic()
-        if self.live is None and now - self.last_line > _PLAIN_LINE_EVERY_S and event.kind == "finished":
+        if self.live is None and now - self.last_line > _LINE_EVERY_S and event.kind == "finished":
             self.last_line = now
             self.out.print(self.line())
 
@@ -244,8 +233,17 @@ class _Progress:
         (self.live.console if self.live is not None else self.out).print(text)
 
 
-def _style(status: Status | str) -> str:
+def _style(status: str) -> str:
     return "yellow" if status in ("unavailable", "interrupted") else "red"
 
 
-OnEvent = Callable[[Event], None]
+def _num_missing(store: RunStore, plan: Plan) -> int:
+    """Count the cells that have no result yet; some of them may be final failures."""
+    states = store.states()
+    done = {cell_id for cell_id, state in states.items() if state.status == "ok"}
+    return sum(cell.status == "run" and cell.cell_id not in done for cell in plan.cells())
+
+
+def _describe(cell: Any) -> str:
+    row = cell.row()
+    return f"{row['dataset']}  {row['encoders'].replace('+', ' + ')}  {row['fusion']}  seed {row['seed']}"

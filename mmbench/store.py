@@ -219,14 +219,19 @@ class RunStore:
             return {}
         return data if isinstance(data, dict) else {}
 
-    def write_plan(self, rows: Iterable[Mapping[str, Any]]) -> int:
-        """Write ``plan.json``, one cell a line, without keeping the rows; return how many there are."""
+    def write_plan(self, rows: Iterable[Mapping[str, Any]], datasets: Mapping[str, Any] | None = None) -> int:
+        """Write ``plan.json``, one cell a line, without keeping the rows; return how many there are.
+
+        Args:
+            rows: The planned cells.
+            datasets: What reports must know of the datasets, by label.
+        """
         count = 0
 
         def lines() -> Iterator[str]:
             nonlocal count
             encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
-            yield f'{{"schema":{PLAN_SCHEMA},"cells":['
+            yield f'{{"schema":{PLAN_SCHEMA},"datasets":{encode(datasets or {})},"cells":['
             for row in rows:
                 yield (",\n" if count else "\n") + encode(row)
                 count += 1
@@ -245,18 +250,42 @@ class RunStore:
         if not path.exists():
             return
         with path.open(encoding="utf-8") as stream:
-            head = stream.readline()
-            try:
-                if json.loads(head + "]}")["schema"] != PLAN_SCHEMA:
-                    raise UsageError(f"{path} was written by another version of mmbench; type the run's command again")
-                for line in stream:
-                    if line.startswith("]"):
-                        return
-                    yield json.loads(line.rstrip().removesuffix(","))
-            except (ValueError, TypeError, KeyError) as error:
-                raise UsageError(
-                    f"{path} is damaged ({error}); type the run's command again to write it anew"
-                ) from None
+            self._read_plan_head(stream.readline())
+            for line in stream:
+                if line.startswith("]"):
+                    return
+                try:
+                    row = json.loads(line.rstrip().removesuffix(","))
+                except ValueError as error:
+                    raise self._damaged_plan(error) from None
+                yield row
+
+    def datasets(self) -> dict[str, Any]:
+        """Return what the plan says of its datasets, by label; {} when there is no plan yet.
+
+        Raises:
+            UsageError: ``plan.json`` is damaged.
+        """
+        path = self.folder / PLAN_FILE
+        if not path.exists():
+            return {}
+        with path.open(encoding="utf-8") as stream:
+            return self._read_plan_head(stream.readline())
+
+    def _read_plan_head(self, line: str) -> dict[str, Any]:
+        try:
+            head = json.loads(line + "]}")
+            schema, datasets = head["schema"], head.get("datasets", {})
+        except (ValueError, TypeError, KeyError) as error:
+            raise self._damaged_plan(error) from None
+        if schema != PLAN_SCHEMA:
+            where = self.folder / PLAN_FILE
+            raise UsageError(f"{where} was written by another version of mmbench; type the run's command again")
+        return dict(datasets)
+
+    def _damaged_plan(self, error: Exception) -> UsageError:
+        where = self.folder / PLAN_FILE
+        return UsageError(f"{where} is damaged ({error}); type the run's command again to write it anew")
 
     def records(self) -> dict[str, Record]:
         """Return the decisive attempt at each cell: one that is ok if there is any, else the latest."""
