@@ -1,0 +1,101 @@
+"""What became of every planned cell: the plan's row and the journal's record, joined."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mmbench.record import Metric, Record
+
+#: Status of a planned cell that nobody has run yet.
+PENDING = "pending"
+#: Statuses of a cell that has a result.
+DONE = ("ok", "cached")
+#: Statuses of a cell that was never meant to give a result.
+NOT_RUNNABLE = ("incompatible",)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """One planned cell with its one status.
+
+    Attributes:
+        cell_id, dataset, encoders, fusion, objective, seed, role: As in the plan.
+        status: One of `mmbench.record.STATUSES`, or "pending".
+        reason: Why there is no result, or "".
+        record: What the journal holds of it, or None.
+    """
+
+    cell_id: str
+    dataset: str
+    encoders: str
+    fusion: str
+    objective: str
+    seed: int
+    role: str
+    status: str
+    reason: str
+    record: Record | None
+
+    @property
+    def done(self) -> bool:
+        """Whether the cell has a result."""
+        return self.status in DONE
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """Its numbers; a cell that did not finish has none, whatever its record holds."""
+        return self.record.metrics if self.record is not None and self.done else ()
+
+
+def outcomes(planned: Iterable[Mapping[str, Any]], records: Mapping[str, Record]) -> Iterator[Outcome]:
+    """Yield one outcome for every planned cell, in plan order.
+
+    What the journal says wins over the plan: a cell that ran before its data went away still has its result.
+
+    Args:
+        planned: `Cell.row()` of every cell.
+        records: By cell_id.
+    """
+    for row in planned:
+        record = records.get(row["cell_id"])
+        if record is not None:
+            status, reason = record.status, record.reason
+        elif row["status"] == "run":
+            status, reason = PENDING, "not run yet"
+        else:
+            status, reason = row["status"], row["reason"]
+        yield Outcome(
+            cell_id=row["cell_id"],
+            dataset=row["dataset"],
+            encoders=row["encoders"],
+            fusion=row["fusion"],
+            objective=row["objective"],
+            seed=row["seed"],
+            role=row["role"],
+            status=status,
+            reason=reason,
+            record=record,
+        )
+
+
+def split_encoders(label: str) -> dict[str, str]:
+    """Return encoder by modality for a label of the plan; brackets keep their "+".
+
+    >>> split_encoders("image:cnn[width=32,norm=a+b]+text:embedding-lstm")
+    {'image': 'cnn[width=32,norm=a+b]', 'text': 'embedding-lstm'}
+    """
+    parts: list[str] = []
+    depth, start = 0, 0
+    for position, character in enumerate(label):
+        if character == "[":
+            depth += 1
+        elif character == "]":
+            depth = max(depth - 1, 0)
+        elif character == "+" and depth == 0:
+            parts.append(label[start:position])
+            start = position + 1
+    parts.append(label[start:])
+    named = [part.partition(":") for part in parts if part]
+    return {name: encoder for name, _, encoder in named}
