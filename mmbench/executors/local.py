@@ -90,7 +90,7 @@ class LocalExecutor:
         capacity: int = 1,
         *,
         threads: int = 1,
-        preload: Sequence[str] = ("torch", "mmbench.cell"),
+        preload: Sequence[str] = ("torch", "torchmetrics.functional", "mmbench.cell"),
         start_method: StartMethod | None = None,
         grace_s: float = 2.0,
     ) -> None:
