@@ -9,7 +9,6 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import xlogy
 from torch import Tensor
 
 from mmbench.data import Split
@@ -121,10 +120,9 @@ def losses(task: TaskSpec, predictions: NDArray[Any], target: NDArray[Any]) -> F
     Shapes: predictions (N, K), target (N,) or (N, K) -> float64 (N,).
     """
     if task.kind == "multiclass":
-        return -np.log(_inside(predictions)[np.arange(len(target)), target])
+        return _class_losses(predictions, target)
     if task.kind == "multilabel":
-        inside = _inside(predictions)
-        return -(xlogy(target, inside) + xlogy(1 - target, 1 - inside)).mean(axis=1)
+        return _label_losses(predictions, target)
     return np.square(np.asarray(predictions, dtype=np.float64) - target).mean(axis=1)
 
 
@@ -171,6 +169,15 @@ def _checked(task: TaskSpec, predictions: NDArray[Any], target: NDArray[Any]) ->
 
 def _numpy(array: NDArray[Any] | Tensor) -> NDArray[Any]:
     return array.detach().cpu().numpy() if isinstance(array, Tensor) else array
+
+
+def _class_losses(probabilities: NDArray[Any], target: NDArray[Any]) -> Floats:
+    return -np.log(_inside(probabilities)[np.arange(len(target)), target])
+
+
+def _label_losses(probabilities: NDArray[Any], target: NDArray[Any]) -> Floats:
+    inside = _inside(probabilities)
+    return -np.where(np.asarray(target) > 0.5, np.log(inside), np.log1p(-inside)).mean(axis=1)
 
 
 def _inside(probabilities: NDArray[Any]) -> Floats:
@@ -236,19 +243,14 @@ def _multiclass(values: Floats, truth: NDArray[Any]) -> dict[str, Score]:
 
     preds, target, num_classes = torch.from_numpy(values), torch.from_numpy(truth), values.shape[1]
     counts = tm.multiclass_stat_scores(preds, target, num_classes, average="none", validate_args=False)
-    # A confidence of exactly 1 would get a 16th bin of its own.
-    calibration = tm.multiclass_calibration_error(
-        preds.clamp(max=1 - EPSILON), target, num_classes, n_bins=CALIBRATION_BINS, norm="l1", validate_args=False
-    )
     by_class = _by_class(counts, "class")
-    nll = -np.log(_inside(values)[np.arange(len(truth)), truth])
     return {
         "accuracy": Score(int(counts[:, 0].sum()) / len(truth)),
         "balanced_accuracy": by_class["recall_macro"],
         **by_class,
         **_ranking(preds, torch.from_numpy(_one_hot(truth, num_classes).astype(np.int64)), "class"),
-        "log_loss": Score(float(nll.mean())),
-        "calibration_error": Score(float(calibration)),
+        "log_loss": Score(float(_class_losses(values, truth).mean())),
+        "calibration_error": _calibration_error(values.max(axis=1), values.argmax(axis=1) == truth),
     }
 
 
@@ -258,21 +260,12 @@ def _multilabel(values: Floats, truth: NDArray[Any]) -> dict[str, Score]:
     preds, target, num_labels = torch.from_numpy(values), torch.from_numpy(truth), values.shape[1]
     # torchmetrics drops the axis of labels when there is one.
     counts = tm.multilabel_stat_scores(preds, target, num_labels, average="none", validate_args=False).reshape(-1, 5)
-    calibration = tm.binary_calibration_error(
-        preds.flatten().clamp(max=1 - EPSILON),
-        target.flatten(),
-        n_bins=CALIBRATION_BINS,
-        norm="l1",
-        validate_args=False,
-    )
-    inside = _inside(values)
-    nll = -(xlogy(truth, inside) + xlogy(1 - truth, 1 - inside))
     return {
         "exact_match": Score(float(((values > 0.5) == truth).all(axis=1).mean())),
         **_by_class(counts, "label"),
         **_ranking(preds, target, "label"),
-        "log_loss": Score(float(nll.mean())),
-        "calibration_error": Score(float(calibration)),
+        "log_loss": Score(float(_label_losses(values, truth).mean())),
+        "calibration_error": _calibration_error(values.ravel(), truth.ravel()),
     }
 
 
@@ -291,6 +284,16 @@ def _regression(values: Floats, truth: NDArray[Any]) -> dict[str, Score]:
 
 
 _SCORES = {"multiclass": _multiclass, "multilabel": _multilabel, "regression": _regression}
+
+
+def _calibration_error(confidence: Floats, right: NDArray[Any]) -> Score:
+    from torchmetrics.functional.classification import binary_calibration_error
+
+    # A confidence of exactly 1 would get a 16th bin of its own.
+    below_one = torch.from_numpy(confidence).clamp(max=1 - EPSILON)
+    outcome = torch.from_numpy(right).long()
+    error = binary_calibration_error(below_one, outcome, n_bins=CALIBRATION_BINS, norm="l1", validate_args=False)
+    return Score(float(error))
 
 
 def _by_class(counts: Tensor, what: str) -> dict[str, Score]:
