@@ -173,7 +173,9 @@ REDUNDANT = Recipe(
     renderers=_of_kinds("tabular", "text"), rows=_redundant(("tabular", "text")), repeats=_repeats(8, 2, 4)
 )
 REDUNDANT_3 = Recipe(
-    renderers=_of_kinds("audio", "image", "text"), rows=_redundant(("audio", "image", "text")), repeats=_repeats(8, 2, 4)
+    renderers=_of_kinds("audio", "image", "text"),
+    rows=_redundant(("audio", "image", "text")),
+    repeats=_repeats(8, 2, 4),
 )
 REDUNDANT_MISSING = Recipe(
     renderers=_of_kinds("image", "text"), rows=_redundant_missing("image", "text"), repeats=_repeats(24, 6, 10)

@@ -65,7 +65,9 @@ def synthesise(utterances: Sequence[Utterance]) -> tuple[list[NDArray[np.int16]]
         try:
             done = subprocess.run(command, input=request, capture_output=True, text=True, timeout=_TIMEOUT_S)  # noqa: S603
         except subprocess.TimeoutExpired:
-            raise Unavailable(f"eSpeak NG did not finish {len(utterances)} words in {_TIMEOUT_S} s; {_INSTALL}") from None
+            raise Unavailable(
+                f"eSpeak NG did not finish {len(utterances)} words in {_TIMEOUT_S} s; {_INSTALL}"
+            ) from None
         if done.returncode != 0 or not out.exists():
             last = (done.stderr.strip().splitlines() or [f"it ended with status {done.returncode}"])[-1]
             raise Unavailable(f"eSpeak NG cannot speak here: {last[:400]}; {_INSTALL}")

@@ -1,0 +1,77 @@
+"""Hashes of many files, remembered by size and modification time so that planning again reads none of them."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from platformdirs import user_cache_path
+
+#: A file changed less than this ago may change again within the clock's resolution: it is not remembered.
+_SETTLED_NS = 2_000_000_000
+
+
+def hash_files(root: Path, files: Mapping[str, os.stat_result]) -> str:
+    """Return one SHA-256 over the paths and contents of files below `root`, in order of path: hex.
+
+    Args:
+        root: The folder that the paths start from.
+        files: What `os.stat` said, by relative path.
+    """
+    memo_path = _memo_folder() / f"{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:24]}.json"
+    remembered = _read(memo_path)
+    total = hashlib.sha256()
+    settled_before = time.time_ns() - _SETTLED_NS
+    fresh: dict[str, list[int | str]] = {}
+    for name in sorted(files):
+        status = files[name]
+        known = remembered.get(name)
+        if known and known[0] == status.st_size and known[1] == status.st_mtime_ns:
+            digest = str(known[2])
+        else:
+            with (root / name).open("rb") as stream:
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            if status.st_mtime_ns < settled_before:
+                fresh[name] = [status.st_size, status.st_mtime_ns, digest]
+        total.update(f"{name}\0{digest}\n".encode("utf-8", "surrogateescape"))
+    if fresh:
+        _write(memo_path, {**remembered, **fresh})
+    return total.hexdigest()
+
+
+def _memo_folder() -> Path:
+    chosen = os.environ.get("MMBENCH_CACHE", "")
+    root = Path(chosen).expanduser() if chosen else user_cache_path("mmbench")
+    return root / "manifest-hashes"
+
+
+def _read(path: Path) -> dict[str, list[int | str]]:
+    try:
+        memo = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return (
+        {key: value for key, value in memo.items() if isinstance(value, list) and len(value) == 3}
+        if isinstance(memo, dict)
+        else {}
+    )
+
+
+def _write(path: Path, memo: Mapping[str, list[int | str]]) -> None:
+    """Write the memo whole or not at all; a cache folder that cannot be written costs time only."""
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=".writing-", dir=path.parent)
+        try:
+            with os.fdopen(handle, "w") as stream:
+                json.dump(memo, stream)
+            Path(temporary).replace(path)
+        except OSError:
+            Path(temporary).unlink(missing_ok=True)
+            raise

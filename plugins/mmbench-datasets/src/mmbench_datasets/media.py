@@ -1,0 +1,153 @@
+"""Files decoded to canonical inputs, each claim of a header checked before memory is spent on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmbench.data import Waveform
+from mmbench.errors import DataError, Unavailable
+
+_MOST_PIXELS = 64_000_000
+_MOST_VIDEO_BYTES = 1 << 30
+_BLOCK_FRAMES = 1 << 16
+_IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
+_GREY_MODES = ("1", "L", "I", "I;16", "I;16B", "I;16L", "F")
+
+
+def is_grey(path: Path) -> bool:
+    """Whether an image's header says that it has no colours; False where the header cannot be read."""
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=_IMAGE_FORMATS) as opened:
+            return opened.mode in (*_GREY_MODES, "LA")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return False
+
+
+def read_image(path: Path, where: str, *, channels: int) -> NDArray[np.uint8]:
+    """Decode an image upright as its EXIF says, transparent parts on white; the first frame of an animation.
+
+    Returns:
+        uint8 (channels, H, W), channels 1 or 3; 16-bit grey keeps its upper byte.
+
+    Raises:
+        DataError: it is not a readable PNG, JPEG, WebP, BMP or GIF, or has more than 64 million pixels.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path, formats=_IMAGE_FORMATS) as opened:
+            width, height = opened.size
+            if width * height > _MOST_PIXELS:
+                raise DataError(
+                    f"{where}: {path.name} claims {width} x {height} pixels, more than {_MOST_PIXELS:,}; scale it down"
+                )
+            upright: Image.Image = ImageOps.exif_transpose(opened)
+            if upright.mode.startswith("I"):
+                deep = np.asarray(upright).astype(np.int64)
+                upright = Image.fromarray(np.clip(deep >> 8, 0, 255).astype(np.uint8))
+            if upright.has_transparency_data:
+                upright = upright.convert("RGBA")
+                white = Image.new("RGBA", upright.size, "white")
+                upright = Image.alpha_composite(white, upright)
+            pixels = np.asarray(upright.convert("L" if channels == 1 else "RGB"), dtype=np.uint8)
+    except DataError:
+        raise
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        raise DataError(
+            f"{where}: {path.name} cannot be read as an image ({_first_line(error)}); "
+            "replace it by a sound PNG, JPEG, WebP, BMP or GIF, or leave the cell empty"
+        ) from None
+    return np.ascontiguousarray(pixels[None] if channels == 1 else pixels.transpose(2, 0, 1))
+
+
+def read_audio(path: Path, where: str, *, max_seconds: float) -> Waveform:
+    """Decode audio to mono, the mean of its channels, at the file's own rate.
+
+    Raises:
+        DataError: it is not readable WAV, FLAC, Ogg, Opus or MP3; it is empty, cut short, or longer than `max_seconds`.
+    """
+    import soundfile
+
+    advice = "replace it by a sound WAV, FLAC, Ogg or Opus file, or leave the cell empty"
+    try:
+        with soundfile.SoundFile(path) as opened:
+            claimed, rate, container = opened.frames, int(opened.samplerate), opened.format
+            if claimed > max_seconds * rate:
+                raise DataError(
+                    f"{where}: {path.name} claims {claimed / rate:.1f} s, more than max_seconds={max_seconds:g}; "
+                    "cut it, or allow it by [max_seconds=…]"
+                )
+            blocks: list[NDArray[np.float32]] = []
+            total = 0
+            while True:
+                # Block by block: a header may claim anything, and soundfile would allocate for the claim.
+                block = opened.read(_BLOCK_FRAMES, dtype="float32", always_2d=True)
+                if not len(block):
+                    break
+                blocks.append(block.mean(axis=1, dtype=np.float32))
+                total += len(block)
+                if total > max_seconds * rate:
+                    raise DataError(f"{where}: {path.name} is longer than max_seconds={max_seconds:g}; cut it")
+    except (soundfile.SoundFileError, OSError, ValueError) as error:
+        raise DataError(f"{where}: {path.name} cannot be read as audio ({_first_line(error)}); {advice}") from None
+    if not total:
+        raise DataError(f"{where}: {path.name} holds no sound; {advice}")
+    if total < claimed and container != "MP3":  # the length of an MP3 is an estimate
+        raise DataError(f"{where}: {path.name} is cut short: {total} of {claimed} samples are there; {advice}")
+    return Waveform(values=np.concatenate(blocks), rate=rate)
+
+
+def read_video(path: Path, where: str, *, max_seconds: float) -> NDArray[np.uint8]:
+    """Decode every frame of a video's first video stream.
+
+    Returns:
+        uint8 (T, 3, H, W).
+
+    Raises:
+        DataError: it is not readable, holds no frames, is longer than `max_seconds`, or decodes to more than 1 GiB.
+        Unavailable: PyAV is not installed.
+    """
+    av = require_av()
+    frames: list[NDArray[np.uint8]] = []
+    size = 0
+    try:
+        with av.open(str(path)) as container:
+            for frame in container.decode(video=0):
+                if frame.time is not None and frame.time > max_seconds:
+                    raise DataError(f"{where}: {path.name} is longer than max_seconds={max_seconds:g}; cut it")
+                size += 3 * frame.width * frame.height
+                if size > _MOST_VIDEO_BYTES:
+                    raise DataError(f"{where}: {path.name} decodes to more than 1 GiB; cut it or scale it down")
+                frames.append(frame.to_ndarray(format="rgb24").transpose(2, 0, 1))
+    except DataError:
+        raise
+    except (av.FFmpegError, OSError, ValueError, IndexError) as error:
+        raise DataError(
+            f"{where}: {path.name} cannot be read as video ({_first_line(error)}); replace it or leave the cell empty"
+        ) from None
+    if not frames:
+        raise DataError(f"{where}: {path.name} holds no frames; replace it or leave the cell empty")
+    return np.stack(frames)
+
+
+def require_av() -> Any:
+    """Return PyAV.
+
+    Raises:
+        Unavailable: it is not installed.
+    """
+    try:
+        import av
+    except ImportError:
+        raise Unavailable("videos are decoded by PyAV: pip install 'mmbench-datasets[video]'") from None
+    return av
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
