@@ -55,12 +55,17 @@ class Diverged(MmbenchError):  # noqa: N818  (the status it stands for is called
     """Training reached a loss that is not finite."""
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str], *, prefix: str = "") -> str:
     """Return " Did you mean 'x'?" for the closest known names, or "" when nothing is close.
+
+    Args:
+        name: What was asked for.
+        known: What is there.
+        prefix: What every known name begins with and what makes none of them more alike.
 
     >>> did_you_mean("resnet19", ["resnet18", "vgg11"])
     " Did you mean 'resnet18'?"
     """
-    lowered = {candidate.lower(): candidate for candidate in known}
-    close = difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.6)
+    lowered = {candidate.removeprefix(prefix).lower(): candidate for candidate in known}
+    close = difflib.get_close_matches(name.removeprefix(prefix).lower(), lowered, n=3, cutoff=0.6)
     return f" Did you mean {' or '.join(repr(lowered[match]) for match in close)}?" if close else ""

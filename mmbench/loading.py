@@ -170,7 +170,8 @@ def load_plugin_file(path: Path | str) -> types.ModuleType:
         sys.modules.pop(name, None)
         if not isinstance(error, Exception | SystemExit):
             raise
-        raise PluginError(f"plugin file {path}{_line_in(path, error)}: {in_words(error)}") from error
+        words = f"SyntaxError: {error.msg}" if isinstance(error, SyntaxError) else in_words(error)
+        raise PluginError(f"plugin file {path}{_line_in(path, error)}: {words}") from error
     return module
 
 
@@ -183,9 +184,7 @@ def read_plugin_file(path: Path) -> bytes:
     if path.suffix != ".py":
         raise UsageError(f"{path} cannot be a plugin: --plugin takes a Python file that ends with .py")
     if not path.stem.isidentifier() or keyword.iskeyword(path.stem):
-        raise UsageError(
-            f"{path} cannot be a plugin: rename it so that {path.stem!r} is a Python name, as my_fusion.py"
-        )
+        raise UsageError(f"{path} cannot be a plugin: {path.stem!r} is no Python name; rename it, say to my_fusion.py")
     try:
         return path.read_bytes()
     except FileNotFoundError:
@@ -260,7 +259,7 @@ def _check_hooks(manager: pluggy.PluginManager, plugin: Any) -> set[str]:
             continue
         hook = options["specname"] or attribute
         if hook not in _HOOKS:
-            raise PluginError(f"no hook is named {hook!r}.{did_you_mean(hook, _HOOKS) or _hooks_there_are()}")
+            raise _unknown_hook(hook)
         if options["hookwrapper"] or options["wrapper"]:
             raise PluginError(
                 f"{attribute} is a hook wrapper, but each plugin's hooks are called apart; remove `wrapper`"
@@ -276,10 +275,8 @@ def _check_not_a_hook(attribute: str, function: Any) -> None:
     if not attribute.startswith("mmbench_") or not inspect.isroutine(function) or hasattr(function, "mmbench_spec"):
         return
     if attribute in _HOOKS:
-        raise PluginError(
-            f"{attribute} lacks @hookimpl: write `from mmbench import hookimpl` and put it above the function"
-        )
-    raise PluginError(f"no hook is named {attribute!r}.{did_you_mean(attribute, _HOOKS) or _hooks_there_are()}")
+        raise PluginError(f"{attribute} lacks @hookimpl; `from mmbench import hookimpl` and put it above the function")
+    raise _unknown_hook(attribute)
 
 
 def _check_arguments(attribute: str, hook: str, function: Any) -> None:
@@ -292,8 +289,9 @@ def _check_arguments(attribute: str, hook: str, function: Any) -> None:
             raise PluginError(f"{attribute} takes {parameter.name!r}, which hook {hook!r} does not give; {hint}")
 
 
-def _hooks_there_are() -> str:
-    return f" Hooks are {', '.join(sorted(_HOOKS))}; other functions must not start with 'mmbench_'."
+def _unknown_hook(name: str) -> PluginError:
+    there = f" Hooks are {', '.join(sorted(_HOOKS))}; other functions must not start with 'mmbench_'."
+    return PluginError(f"no hook is named {name!r}.{did_you_mean(name, _HOOKS, prefix='mmbench_') or there}")
 
 
 def _check_specs(role: Role, hook: str, answers: list[Any]) -> tuple[Spec, ...]:
@@ -305,7 +303,8 @@ def _check_specs(role: Role, hook: str, answers: list[Any]) -> tuple[Spec, ...]:
     names = set()
     for spec in found:
         if not isinstance(spec, SPEC_OF_ROLE[role]):
-            raise PluginError(f"{hook} must return a list of {expected}, but one item is {_shortened(repr(spec), 80)}")
+            got = f"{type(spec).__name__} {spec.name!r}" if isinstance(spec, Spec) else _shortened(repr(spec), 80)
+            raise PluginError(f"{hook} must return a list of {expected}, but one item is {got}")
         if spec.name in names:
             raise PluginError(f"{hook} returns two {role}s named {spec.name!r}")
         names.add(spec.name)
@@ -473,10 +472,10 @@ def in_words(error: BaseException) -> str:
     """Return "Kind: message" on one line, whatever the exception's own `__str__` does."""
     if isinstance(error, SystemExit):
         return "it ended the process (SystemExit) instead of being loaded"
-    if isinstance(error, SyntaxError):
-        return f"SyntaxError: {error.msg}"
     if isinstance(error, SpecError):
         return str(error)
+    if isinstance(error, SyntaxError):
+        return f"{type(error).__name__}: {error}"  # names file and line; the usual form quotes the code as well
     words = " ".join("".join(traceback.format_exception_only(error)).split()).removeprefix("mmbench.errors.")
     return _shortened(words, _MAX_REASON_CHARACTERS)
 

@@ -15,6 +15,7 @@ from functools import partial
 from hashlib import sha256
 from importlib.metadata import Distribution, EntryPoint, distributions, entry_points
 from io import StringIO
+from itertools import combinations
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -187,20 +188,18 @@ class Registry:
             UsageError: nothing matches, or target or options do not fit.
         """
         head, options = (pattern, {}) if _is_glob(pattern) and not has_options(pattern) else parse_reference(pattern)
-        if not _is_glob(head):
-            found, target = self._find(role, head, kind)
-            if len(found) > 1 and any(_clash(a.spec, b.spec) for a in found for b in found if a is not b):
-                raise self._clash_error(role, found)
-            return [self._refer(role, entry, target, options) for entry in found]
-        matching = [
-            entry
-            for entry in self._entries[role]
-            if entry.accepts(kind) and (fnmatchcase(entry.spec.name, head) or fnmatchcase(entry.ref, head))
-        ]
-        complete = [entry for entry in matching if getattr(entry.spec, "target", "none") != "required"]
-        if matching:
-            return [self._refer(role, entry, "", options) for entry in complete or matching]
-        found, target = self._find(role, head, kind)  # the stars may stand in a target
+        if _is_glob(head):
+            matching = [
+                entry
+                for entry in self._entries[role]
+                if entry.accepts(kind) and fnmatchcase(entry.ref if "/" in head else entry.spec.name, head)
+            ]
+            complete = [entry for entry in matching if getattr(entry.spec, "target", "none") != "required"]
+            if matching:
+                return [self._refer(role, entry, "", options) for entry in complete or matching]
+        found, target = self._find(role, head, kind)  # a glob's stars may stand in the target
+        if any(_clash(entry.spec, rival.spec) for entry, rival in combinations(found, 2)):
+            raise self._clash_error(role, found)
         return [self._refer(role, entry, target, options) for entry in found]
 
     def skip_reasons(self, combo: Mapping[str, Any]) -> list[str]:
@@ -280,14 +279,22 @@ class Registry:
         return UsageError(f"encoder {entry.spec.name!r} takes {takes}, not {kind}. {there}")
 
     def _unknown(self, role: Role, head: str, kind: Kind | None) -> UsageError:
-        known = [entry for entry in self._entries[role] if entry.accepts(kind)]
-        candidates = {entry.spec.name for entry in known} | ({entry.ref for entry in known} if "/" in head else set())
-        hint = did_you_mean(head, candidates)
+        hint = self._near(head, [entry for entry in self._entries[role] if entry.accepts(kind)])
         elsewhere = [other for other in SPEC_OF_ROLE if other != role and self._named(other, head)]
         if elsewhere and not hint:
             hint = f" It is {_a(elsewhere[0])}."
         what = "matches" if _is_glob(head) else "is named"
         return UsageError(f"no {role} {what} {head!r}.{hint} See `mmbench list {role}s`.{self._what_failed(head)}")
+
+    def _near(self, head: str, known: Sequence[Entry]) -> str:
+        first, separator, _ = head.partition("/")
+        dist = _normalised(first)
+        siblings = [entry.ref for entry in known if separator and entry.dist == dist]
+        if siblings:
+            return did_you_mean(head, siblings, prefix=f"{dist}/")
+        with_target = {entry.spec.name for entry in known if _takes_target(entry)}
+        meant = did_you_mean(re.split("[:/]", head)[0], with_target) if separator or ":" in head else ""
+        return meant or did_you_mean(head, {entry.spec.name for entry in known})
 
     def _what_failed(self, head: str) -> str:
         """Say that a plugin which could not be loaded may be why a name is unknown."""
@@ -492,4 +499,5 @@ def _near_modules(missing: str) -> str:
         path = importlib.import_module(parent).__path__
     except (ImportError, AttributeError):
         return ""
-    return did_you_mean(missing, [f"{parent}.{module.name}" for module in pkgutil.iter_modules(path)])
+    siblings = [f"{parent}.{module.name}" for module in pkgutil.iter_modules(path)]
+    return did_you_mean(missing, siblings, prefix=f"{parent}.")
