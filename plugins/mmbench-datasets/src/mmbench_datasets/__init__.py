@@ -14,6 +14,18 @@ _FACTS: Mapping[str, Mapping[str, object]] = {
     "tabular": {"num_features": 5},
     "sequence": {"num_features": 5},
 }
+_REDUNDANT_3 = {
+    "audio": 0.9, "image": 0.9, "text": 0.9,
+    "audio+image": 0.9, "audio+text": 0.9, "image+text": 0.9, "audio+image+text": 0.9,
+}  # fmt: skip
+_UNIQUE_3 = {
+    "audio": 0.25, "sequence": 0.25, "tabular": 0.25,
+    "audio+sequence": 0.5, "audio+tabular": 0.5, "sequence+tabular": 0.5, "audio+sequence+tabular": 1.0,
+}  # fmt: skip
+_SYNERGY_3 = {
+    "image": 0.5, "tabular": 0.5, "text": 0.5,
+    "image+tabular": 0.5, "image+text": 0.5, "tabular+text": 0.5, "image+tabular+text": 1.0,
+}  # fmt: skip
 
 
 def _kind(kind: str, name: str = "", **facts: object) -> Modality:
@@ -106,18 +118,10 @@ def mmbench_datasets() -> list[DatasetSpec]:
             "redundant-3",
             "Audio, image and text tell the same, and one label in ten is wrong",
             modalities=(_kind("audio"), _kind("image"), _kind("text")),
-            ceilings={
-                "audio": 0.9,
-                "image": 0.9,
-                "text": 0.9,
-                "audio+image": 0.9,
-                "audio+text": 0.9,
-                "image+text": 0.9,
-                "audio+image+text": 0.9,
-            },
+            ceilings=_REDUNDANT_3,
             num_classes=4,
             cell_time_s=4.0,
-        ),  # fmt: skip
+        ),
         _ceiling_set(
             "redundant-missing",
             "Image and text tell the same; three samples in ten lack one, three the other",
@@ -137,18 +141,10 @@ def mmbench_datasets() -> list[DatasetSpec]:
             "unique-3",
             "The label is three bits: one in the audio, one in the sequence, one in the table",
             modalities=(_kind("audio"), _kind("sequence"), _kind("tabular")),
-            ceilings={
-                "audio": 0.25,
-                "sequence": 0.25,
-                "tabular": 0.25,
-                "audio+sequence": 0.5,
-                "audio+tabular": 0.5,
-                "sequence+tabular": 0.5,
-                "audio+sequence+tabular": 1.0,
-            },
+            ceilings=_UNIQUE_3,
             num_classes=8,
             cell_time_s=3.0,
-        ),  # fmt: skip
+        ),
         _ceiling_set(
             "synergy",
             "The label is the sum modulo 3 of what sequence and text tell: neither alone tells anything",
@@ -160,17 +156,9 @@ def mmbench_datasets() -> list[DatasetSpec]:
             "synergy-3",
             "The label is the parity of three bits in image, table and text: no two tell anything",
             modalities=(_kind("image"), _kind("tabular"), _kind("text")),
-            ceilings={
-                "image": 0.5,
-                "tabular": 0.5,
-                "text": 0.5,
-                "image+tabular": 0.5,
-                "image+text": 0.5,
-                "tabular+text": 0.5,
-                "image+tabular+text": 1.0,
-            },
+            ceilings=_SYNERGY_3,
             num_classes=2,
-        ),  # fmt: skip
+        ),
         _ceiling_set(
             "tasks",
             "Three tasks on table and text: multiclass, multilabel and regression",

@@ -12,6 +12,7 @@ splits in the order of the file, where neighbours tend to be by the same hand.
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,12 +33,15 @@ PER_CLASS: Mapping[Split, int] = {"train": 120, "val": 24, "test": 30}  # the ra
 # Languages by split: code of num2words -> voice of eSpeak NG, or None where it does not pronounce the words.
 LANGUAGES: Mapping[Split, Mapping[str, str | None]] = {
     "train": {
-        "be": "be", "ca": "ca", "cs": "cs", "da": "da", "de": "de", "en": "en-us", "eo": "eo", "es": "es", "fr": "fr-be",
-        "is": "is", "lv": "lv", "pl": "pl", "ro": "ro", "ru": "ru", "sl": "sl", "sv": "sv", "uk": "uk",
+        "be": "be", "ca": "ca", "cs": "cs", "da": "da", "de": "de", "en": "en-us", "eo": "eo", "es": "es",
+        "fr": "fr-be", "is": "is", "lv": "lv", "pl": "pl", "ro": "ro", "ru": "ru", "sl": "sl", "sv": "sv", "uk": "uk",
         "am": None, "ar": None, "bn": None, "fa": None, "he": None, "kn": None, "kz": None, "tr": None,
     },
     "val": {"pt": "pt", "sr": "sr", "az": None, "ce": None, "tg": None},
-    "test": {"it": "it", "nl": "nl", "no": "nb", "sk": "sk", "cy": None, "fi": None, "hu": None, "id": None, "lt": None},
+    "test": {
+        "it": "it", "nl": "nl", "no": "nb", "sk": "sk",
+        "cy": None, "fi": None, "hu": None, "id": None, "lt": None,
+    },
 }  # fmt: skip
 
 # Variants of eSpeak NG's voices that sound like people.
@@ -235,7 +239,7 @@ def _speech(root: Path, drawn: Mapping[Split, list[Drawn]], seed: int) -> dict[S
     everything = [item for split in SPLITS for item in drawn[split]]
     arrays = ArrayCache(Path(root)).get_or_make(key, lambda: _synthesise(everything))
     joined, offsets = arrays["joined"], arrays["offsets"]
-    words = [joined[begin:end] / np.float32(32_768) for begin, end in zip(offsets[:-1], offsets[1:], strict=True)]
+    words = [joined[begin:end] / np.float32(32_768) for begin, end in itertools.pairwise(offsets)]
     speech: dict[Split, list[NDArray[np.float32]]] = {}
     begin = 0
     for split in SPLITS:
@@ -280,9 +284,9 @@ def _say(drawn: list[Drawn], speeds: list[int]) -> list[NDArray[np.float32]]:
 
 def _check_options(difficulty: Any, seed: Any) -> None:
     if difficulty not in DIFFICULTIES:
-        known = ", ".join(DIFFICULTIES)
         raise UsageError(
-            f"digits has no difficulty {difficulty!r}; choose one of {known}.{did_you_mean(str(difficulty), DIFFICULTIES)}"
+            f"digits has no difficulty {difficulty!r}; choose one of {', '.join(DIFFICULTIES)}."
+            f"{did_you_mean(str(difficulty), DIFFICULTIES)}"
         )
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         raise UsageError(f"the seed of digits must be a whole number of at least 0, got {seed!r}")

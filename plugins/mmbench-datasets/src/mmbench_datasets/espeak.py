@@ -8,6 +8,7 @@ gives the same bytes, whatever the parent did earlier. Nothing of the GPL-3 libr
 from __future__ import annotations
 
 import ctypes
+import itertools
 import json
 import subprocess
 import sys
@@ -63,7 +64,7 @@ def synthesise(utterances: Sequence[Utterance]) -> tuple[list[NDArray[np.int16]]
         out = Path(folder) / "speech.npz"
         command = [sys.executable, "-m", "mmbench_datasets.espeak", str(out)]
         try:
-            done = subprocess.run(command, input=request, capture_output=True, text=True, timeout=_TIMEOUT_S)  # noqa: S603
+            done = subprocess.run(command, input=request, capture_output=True, text=True, timeout=_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             raise Unavailable(
                 f"eSpeak NG did not finish {len(utterances)} words in {_TIMEOUT_S} s; {_INSTALL}"
@@ -73,7 +74,7 @@ def synthesise(utterances: Sequence[Utterance]) -> tuple[list[NDArray[np.int16]]
             raise Unavailable(f"eSpeak NG cannot speak here: {last[:400]}; {_INSTALL}")
         with np.load(out, allow_pickle=False) as arrays:
             joined, offsets, rate = arrays["joined"], arrays["offsets"], int(arrays["rate"])
-    return [joined[begin:end] for begin, end in zip(offsets[:-1], offsets[1:], strict=True)], rate
+    return [joined[begin:end] for begin, end in itertools.pairwise(offsets)], rate
 
 
 class _Speaker:

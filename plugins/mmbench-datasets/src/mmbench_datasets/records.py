@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmbench.data import Sample, Split
-from mmbench_datasets.manifest import SPLITS, Feature, Manifest, Source
+from mmbench.data import Sample
+from mmbench_datasets.manifest import Manifest
 from mmbench_datasets.media import is_grey, read_audio, read_image, read_video, require_av
+from mmbench_datasets.modalities import Feature, Source
+from mmbench_datasets.splits import SPLITS, Split
 
 Read = Callable[[int], Any]
 

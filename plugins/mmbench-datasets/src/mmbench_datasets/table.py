@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmbench.errors import DataError, Unavailable, UsageError
+from mmbench.errors import DataError, Unavailable, UsageError, did_you_mean
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _LARGEST_CELL = 64 * 1024 * 1024
@@ -38,6 +39,38 @@ class Table:
         """Say where a row stands, for messages: "train.csv line 12"."""
         word = "row" if self.path.suffix.lower() == ".parquet" else "line"
         return f"{self.path.name} {word} {self.lines[row]}"
+
+    def column(self, name: str, purpose: str) -> list[str]:
+        """Return the cells of a column.
+
+        Raises:
+            UsageError: there is none of that name.
+        """
+        if name not in self.columns:
+            raise UsageError(
+                f"{self.path.name} has no column {name!r} for {purpose}; it has {', '.join(self.columns)}."
+                f"{did_you_mean(name, self.columns)}"
+            )
+        return self.columns[name]
+
+    def names(self, value: str) -> list[str]:
+        """Read "a+b" as two columns, unless a column is called just that."""
+        return [value] if value in self.columns else value.split("+")
+
+    def with_kind(self, value: str, kinds: Sequence[str], purpose: str) -> tuple[str, str]:
+        """Read "column:kind" as a column and a kind, unless a column is called just that; "" is no kind.
+
+        Raises:
+            UsageError: the kind is not one of `kinds`.
+        """
+        if value in self.columns or ":" not in value:
+            return value, ""
+        column, _, kind = value.rpartition(":")
+        if kind not in kinds:
+            raise UsageError(
+                f"{purpose} {value!r}: {kind!r} is not one of {', '.join(kinds)}.{did_you_mean(kind, kinds)}"
+            )
+        return column, kind
 
 
 def read_table(target: str) -> Table:
@@ -68,6 +101,28 @@ def read_table(target: str) -> Table:
     if not rows:
         raise DataError(f"{path.name} has a header and no rows; add one row per sample")
     return Table(path=path, content=content, columns=dict(zip(header, map(list, zip(*rows)))), lines=lines)
+
+
+def number(cell: str) -> float | None:
+    """Return a cell as a finite number, or None; Python's own extras such as "1_000" are not numbers here."""
+    if "_" in cell:
+        return None
+    try:
+        value = float(cell)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def is_nan(cell: str) -> bool:
+    """Whether a cell says that a number is not known."""
+    return cell.strip().lower() in ("nan", "+nan", "-nan")
+
+
+def part_name(column: str) -> str:
+    """Return a column's name in the letters that a task's or a modality's name may have."""
+    cleaned = "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in column)[:64]
+    return cleaned if cleaned[:1].isalnum() or cleaned[:1] == "_" else f"_{cleaned}"[:64]
 
 
 def _read_text(path: Path, content: bytes, delimiter: str) -> tuple[list[str], list[list[str]], list[int]]:

@@ -1,0 +1,137 @@
+"""The rows of a manifest in train, val and test: as a column says, or 70/15/15 by class and group."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeAlias
+
+from mmbench.errors import DataError
+from mmbench_datasets.labels import Target
+from mmbench_datasets.table import Table
+
+Split: TypeAlias = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+_SPLIT_WORDS: Mapping[str, Split] = {
+    "train": "train", "training": "train",
+    "val": "val", "valid": "val", "validation": "val", "dev": "val",
+    "test": "test",
+}  # fmt: skip
+_VAL_SHARE, _TEST_SHARE = 0.15, 0.15
+
+
+def given_split(table: Table, column: str) -> dict[Split, list[int]]:
+    rows: dict[Split, list[int]] = {split: [] for split in SPLITS}
+    for row, cell in enumerate(table.columns[column]):
+        split = _SPLIT_WORDS.get(cell.strip().lower())
+        if split is None:
+            raise DataError(
+                f"{table.where(row)}: the split (column {column!r}) is {cell!r}; write train, val or test, "
+                "or let mmbench split by [split=auto]"
+            )
+        rows[split].append(row)
+    for split in SPLITS:
+        if not rows[split]:
+            found = ", ".join(name for name in SPLITS if rows[name])
+            raise DataError(
+                f"{table.path.name}: no row has the split {split!r} (column {column!r} has {found}); mmbench trains on "
+                "train, chooses on val and reports test. Mark some rows so, or let mmbench split by [split=auto]"
+            )
+    return rows
+
+
+def check_groups(table: Table, column: str, rows: Mapping[Split, Sequence[int]]) -> None:
+    split_of: dict[str, Split] = {}
+    for split in SPLITS:
+        for row in rows[split]:
+            group = table.columns[column][row]
+            if group.strip() and split_of.setdefault(group, split) != split:
+                raise DataError(
+                    f"{table.where(row)}: the group {group!r} (column {column!r}) is in {split_of[group]} and in "
+                    f"{split}; keep a group in one split, or let mmbench split by [split=auto]"
+                )
+
+
+def generated_split(
+    table: Table, ids: Sequence[str], target: Target, group_column: str, seed: int
+) -> dict[Split, list[int]]:
+    """Split 70/15/15 by class and whole groups; a row's place depends on its id and the seed, not on its position."""
+    strata = target.values if target.task.kind == "multiclass" else [0] * len(table)
+    members: dict[str, list[int]] = {}
+    for row, sample_id in enumerate(ids):
+        group = table.columns[group_column][row].strip() if group_column else ""
+        members.setdefault(f"group {group}" if group else f"id {sample_id}", []).append(row)
+    order = sorted(members, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())
+    order.sort(key=lambda name: -len(members[name]))  # large groups while there is room for them
+    total = Counter(strata)
+    room: dict[Split, Counter[Any]] = {"train": Counter(), "val": Counter(), "test": Counter()}
+    for stratum, count in total.items():
+        room["val"][stratum] = max(round(_VAL_SHARE * count), int(count >= 3))
+        room["test"][stratum] = max(round(_TEST_SHARE * count), int(count >= 2))
+        room["train"][stratum] = count - room["val"][stratum] - room["test"][stratum]
+    holders = Counter(stratum for rows in members.values() for stratum in {strata[row] for row in rows})
+    rows: dict[Split, list[int]] = {split: [] for split in SPLITS}
+    trained: set[Any] = set()
+    for name in order:
+        held = Counter(strata[row] for row in members[name])
+        for stratum in held:
+            holders[stratum] -= 1
+        needed = any(stratum not in trained and not holders[stratum] for stratum in held)
+        split = "train" if needed else max(SPLITS, key=lambda split: _fit(held, room[split]))
+        if split == "train":
+            trained |= set(held)
+        room[split].subtract(held)
+        rows[split].extend(members[name])
+    for split in SPLITS:
+        if not rows[split]:
+            raise DataError(
+                f"{table.path.name}: {len(table)} rows in {len(members)} groups do not fill train, val and test; "
+                "add rows or a column 'split'"
+            )
+        rows[split].sort()
+    return rows
+
+
+def _fit(held: Counter[Any], room: Counter[Any]) -> float:
+    """How well a group fits where there is room, as a share of the group, then by how much room is left."""
+    fitting = sum(min(count, max(room[stratum], 0)) for stratum, count in held.items()) / held.total()
+    return fitting + 1e-6 * sum(room[stratum] for stratum in held) / max(1, held.total())
+
+
+def check_labels_of_splits(table: Table, targets: Sequence[Target], rows: Mapping[Split, Sequence[int]]) -> None:
+    """Raise where a class occurs in val or test and never in train: no model could learn it."""
+    for item in targets:
+        if item.task.kind == "multiclass":
+            trained = {item.values[row] for row in rows["train"]}
+            if len(trained) < 2:
+                raise DataError(
+                    f"{table.path.name}: train holds one class only of {item.task.name!r} "
+                    f"({item.task.class_names[min(trained)]!r}); there is nothing to learn"
+                )
+            unseen = {
+                item.values[row]: (split, row)
+                for split in ("test", "val")
+                for row in rows[split]
+                if item.values[row] not in trained
+            }
+        elif item.task.kind == "multilabel":
+            labels = range(item.task.num_outputs)
+            absent = [label for label in labels if not any(item.values[row][label] for row in rows["train"])]
+            unseen = {
+                label: (split, row)
+                for label in absent
+                for split in ("test", "val")
+                for row in rows[split]
+                if item.values[row][label]
+            }
+        else:
+            continue
+        if unseen:
+            label, (split, row) = min(unseen.items())
+            raise DataError(
+                f"{table.where(row)}: the class {item.task.class_names[label]!r} of {item.task.name!r} occurs in "
+                f"{split} and never in train ({len(unseen)} such), so it cannot be learned; "
+                "move rows to train, remove them, or split anew by [split=auto]"
+            )
