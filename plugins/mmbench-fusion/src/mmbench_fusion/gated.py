@@ -12,11 +12,12 @@ from mmbench_fusion.presence import presence, present_vectors
 
 
 class Gated(nn.Module):
-    """fused = sum over present m of sigmoid(V_m [x_1; …; x_M]) * tanh(W_m x_m).
+    """fused = sum over present m of z_m * tanh(W_m x_m), with [z_1; …; z_M] = sigmoid(norm(V [x_1; …; x_M])).
 
-    Source: Arevalo et al. 2017, arXiv:1702.01992, the unit for more than two modalities (their figure 2a). Differs from
-    it in a layer norm before each tanh, which keeps the unit out of saturation whatever the encoders' scale, and in
-    biases. For two modalities the paper ties the gates, z and 1 - z; here each modality has a gate of its own.
+    Source: Arevalo et al. 2017, arXiv:1702.01992, the unit for more than two modalities (their figure 2a). For two
+    modalities the paper ties the gates, z and 1 - z; here each modality has a gate of its own. Differs also in biases,
+    and in the layer norm, without which the gates stay half open when the encoders' outputs are small, and three-way
+    parity is not learned.
 
     Shapes: {modality: Features} each (B, D of that modality) -> (B, fused_dim). A missing modality adds nothing, and
     the gates see zeros in its place.
@@ -27,7 +28,6 @@ class Gated(nn.Module):
         self.names = tuple(sorted(dims))
         self.fused_dim = fused_dim
         self.linears = nn.ModuleList(nn.Linear(dims[name], fused_dim) for name in self.names)
-        self.norms = nn.ModuleList(nn.LayerNorm(fused_dim) for _ in self.names)
         self.gates = nn.Linear(sum(dims.values()), len(self.names) * fused_dim)
         self.gate_norm = nn.LayerNorm(len(self.names) * fused_dim)
 
@@ -37,7 +37,5 @@ class Gated(nn.Module):
         present = presence(features, self.names)  # (B, M)
         gates = self.gate_norm(self.gates(torch.cat(vectors, dim=1))).sigmoid()
         gates = gates.unflatten(1, (len(self.names), self.fused_dim))  # (B, M, fused_dim)
-        hidden = torch.stack(
-            [norm(linear(vector)).tanh() for linear, norm, vector in zip(self.linears, self.norms, vectors)], dim=1
-        )
+        hidden = torch.stack([linear(vector).tanh() for linear, vector in zip(self.linears, vectors)], dim=1)
         return (gates * hidden).masked_fill(~present.unsqueeze(2), 0.0).sum(dim=1)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mmbench import Features, TaskSpec
+from mmbench.blocks import check_range
 from mmbench_fusion.projection import Projections
 
 
@@ -15,9 +16,9 @@ class LowRankTensor(nn.Module):
     """fused = norm(sum over r of w_r * (product over m of F_m,r [1; h_m]) + b) with h_m = norm_m(W_m x_m + b_m).
 
     Source: Liu et al. 2018, arXiv:1806.00064. The factors F are parameters of the module. (In several published
-    reimplementations they sit in a plain list, unseen by the optimiser, and never train.) Differs from the authors' code
-    in the layer norms around the product, and in the factors' starting point: ones in the bias row, so that at first each
-    modality also reaches the result alone, and a scale that gives every product a variance near one.
+    reimplementations they sit in a plain list, unseen by the optimiser, and never train.) Differs from the authors'
+    code in the layer norms around the product, and in the factors' starting point: ones in the bias row, so that at
+    first each modality also reaches the result alone, and a scale that gives each factor's output a variance near one.
 
     Args:
         dims: Feature width by modality.
@@ -30,15 +31,14 @@ class LowRankTensor(nn.Module):
     [1; 0 … 0].
 
     Raises:
-        ValueError: `rank` is less than 1.
+        UsageError: `rank` is less than 1.
     """
 
     def __init__(
         self, dims: Mapping[str, int], tasks: Sequence[TaskSpec], *, modality_dim: int, rank: int, fused_dim: int
     ) -> None:
         super().__init__()
-        if rank < 1:
-            raise ValueError(f"low-rank-tensor needs a rank of at least 1, got {rank}")
+        check_range("rank", rank, 1)
         self.fused_dim = fused_dim
         self.projections = Projections(dims, modality_dim)
         self.factors = nn.Parameter(torch.empty(len(dims), rank, 1 + modality_dim, fused_dim))

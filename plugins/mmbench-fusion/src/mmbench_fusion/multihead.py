@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmbench.blocks import check_heads
+
 
 class MultiheadAttention(nn.Module):
     """Scaled dot-product attention with several heads and a mask over keys.
@@ -21,14 +23,12 @@ class MultiheadAttention(nn.Module):
     whose tokens are all masked.
 
     Raises:
-        ValueError: `num_heads` does not divide `width`.
+        UsageError: `num_heads` does not divide `width`.
     """
 
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
-        if width % num_heads:
-            fitting = ", ".join(str(heads) for heads in range(1, 17) if width % heads == 0)
-            raise ValueError(f"{num_heads} heads do not divide a width of {width}; choose num_heads from {fitting}")
+        check_heads("width", width, num_heads)
         self.num_heads = num_heads
         self.query = nn.Linear(width, width)
         self.key_value = nn.Linear(width, 2 * width)

@@ -43,3 +43,21 @@ def masked_softmax(scores: Tensor, mask: Tensor, dim: int = -1) -> Tensor:
     lowest = torch.finfo(scores.dtype).min
     weights = scores.masked_fill(~mask, lowest).softmax(dim=dim)
     return weights.masked_fill(~mask, 0.0)
+
+
+def compact(tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Move the real tokens of each sequence to its front, in their order, as recurrent networks need them.
+
+    Shapes: tokens (B, T, D), mask (B, T) -> (B, T, D) and (B, T).
+    """
+    order = (~mask).to(torch.uint8).argsort(dim=1, stable=True)
+    return tokens.gather(1, order.unsqueeze(2).expand_as(tokens)), mask.gather(1, order)
+
+
+def masked_mean_over_modalities(vectors: Tensor, present: Tensor) -> Tensor:
+    """Mean over the modalities that a sample has; zeros where it has none.
+
+    Shapes: vectors (B, M, D), present (B, M) -> (B, D).
+    """
+    total = vectors.masked_fill(~present.unsqueeze(2), 0.0).sum(dim=1)
+    return total / present.sum(dim=1, keepdim=True).clamp(min=1).to(total.dtype)

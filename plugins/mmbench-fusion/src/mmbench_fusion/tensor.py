@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mmbench import Features, TaskSpec
+from mmbench.errors import UsageError
 from mmbench_fusion.projection import Projections
 
 
@@ -32,7 +33,7 @@ class TensorFusion(nn.Module):
     [1; 0 … 0], which leaves the products of the others as they are.
 
     Raises:
-        ValueError: `max_tensor_dim` is less than 2 to the number of modalities.
+        UsageError: `max_tensor_dim` is less than 2 to the number of modalities.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ def affordable_width(num_modalities: int, wanted: int, max_tensor_dim: int) -> i
     """The largest width up to `wanted` with (1 + width) ** num_modalities at most `max_tensor_dim`.
 
     Raises:
-        ValueError: not even a width of 1 fits.
+        UsageError: not even a width of 1 fits.
 
     >>> affordable_width(3, 32, 2048)
     11
@@ -74,7 +75,7 @@ def affordable_width(num_modalities: int, wanted: int, max_tensor_dim: int) -> i
     while width > 1 and (1 + width) ** num_modalities > max_tensor_dim:
         width -= 1
     if (1 + width) ** num_modalities > max_tensor_dim:
-        raise ValueError(
+        raise UsageError(
             f"tensor fusion of {num_modalities} modalities needs at least {(1 + width) ** num_modalities} entries, "
             f"but max_tensor_dim is {max_tensor_dim}; raise it, or use low-rank-tensor"
         )

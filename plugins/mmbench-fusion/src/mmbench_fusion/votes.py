@@ -1,4 +1,4 @@
-"""Votes: the unimodal predictions of one task, side by side, and their weighted average in the space of probabilities."""
+"""Votes: the unimodal predictions of one task, side by side, and their weighted average as probabilities."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from mmbench import Features
 from mmbench.spec import TaskKind
-from mmbench_fusion.presence import presence
+from mmbench_fusion.presence import masked_mean_over_modalities, presence
 
 _NOTHING = -1e4
 """Log weight of an absent vote: far below any real one, and finite, so that its gradient is zero and not NaN."""
@@ -45,3 +45,14 @@ def average_votes(kind: TaskKind, votes: Tensor, weights: Tensor) -> Tensor:
         return (yes - no).masked_fill(nobody, 0.0)
     mean = torch.logsumexp(log_share + F.log_softmax(votes, dim=2), dim=1)
     return mean.masked_fill(nobody, -math.log(votes.shape[2]))
+
+
+def multiply_votes(kind: TaskKind, votes: Tensor, present: Tensor) -> Tensor:
+    """Product of probabilities over present modalities, as logits; for regression the mean value.
+
+    Shapes: votes (B, M, K), zero for absent modalities, present (B, M) -> (B, K).
+    """
+    if kind == "regression":
+        return masked_mean_over_modalities(votes, present)
+    factors = F.log_softmax(votes, dim=2) if kind == "multiclass" else votes
+    return factors.masked_fill(~present.unsqueeze(2), 0.0).sum(dim=1)

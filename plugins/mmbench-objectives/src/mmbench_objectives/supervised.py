@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Supervised(nn.Module):
-    """loss = sum over tasks of weight * loss(fused prediction, target): what every other objective is measured against."""
+    """loss = sum over tasks of weight * loss(fused prediction, target); the measure for every other objective."""
 
     def __init__(self, dims: Mapping[str, int], tasks: Sequence[TaskSpec]) -> None:
         super().__init__()
