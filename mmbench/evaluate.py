@@ -123,7 +123,8 @@ def losses(task: TaskSpec, predictions: NDArray[Any], target: NDArray[Any]) -> F
         return _class_losses(predictions, target)
     if task.kind == "multilabel":
         return _label_losses(predictions, target)
-    return np.square(np.asarray(predictions, dtype=np.float64) - target).mean(axis=1)
+    squared: Floats = np.square(np.asarray(predictions, dtype=np.float64) - target).mean(axis=1)
+    return squared
 
 
 def wilson_interval(successes: int, n: int) -> Interval:
@@ -149,9 +150,9 @@ def _checked(task: TaskSpec, predictions: NDArray[Any], target: NDArray[Any]) ->
             f"{'(N,)' if task.kind == 'multiclass' else f'(N, {task.num_outputs})'} with N > 0; "
             f"got {values.shape} and {truth.shape}"
         )
-    finite = np.isfinite(values).all(axis=1)
-    if not finite.all():
-        raise Diverged(f"{(~finite).sum()} of {len(finite)} predictions of task {task.name!r} are not finite")
+    num_bad = int((~np.isfinite(values)).any(axis=1).sum())
+    if num_bad:
+        raise Diverged(f"{num_bad} of {len(values)} predictions of task {task.name!r} are not finite")
     if task.kind == "regression":
         if not np.isfinite(truth).all():
             raise ValueError(f"the target of task {task.name!r} must be finite")
@@ -172,12 +173,14 @@ def _numpy(array: NDArray[Any] | Tensor) -> NDArray[Any]:
 
 
 def _class_losses(probabilities: NDArray[Any], target: NDArray[Any]) -> Floats:
-    return -np.log(_inside(probabilities)[np.arange(len(target)), target])
+    of_truth: Floats = _inside(probabilities)[np.arange(len(target)), target]
+    return -np.log(of_truth)
 
 
 def _label_losses(probabilities: NDArray[Any], target: NDArray[Any]) -> Floats:
     inside = _inside(probabilities)
-    return -np.where(np.asarray(target) > 0.5, np.log(inside), np.log1p(-inside)).mean(axis=1)
+    each: Floats = np.where(np.asarray(target) > 0.5, -np.log(inside), -np.log1p(-inside)).mean(axis=1)
+    return each
 
 
 def _inside(probabilities: NDArray[Any]) -> Floats:
@@ -185,7 +188,7 @@ def _inside(probabilities: NDArray[Any]) -> Floats:
 
 
 def _one_hot(classes: NDArray[np.int64], num_classes: int) -> NDArray[np.bool_]:
-    return classes[:, None] == np.arange(num_classes)
+    return np.equal(classes[:, None], np.arange(num_classes))
 
 
 def _decisions(task: TaskSpec, values: Floats, truth: NDArray[Any]) -> tuple[NDArray[np.bool_], ...]:
@@ -202,10 +205,9 @@ def _decisions(task: TaskSpec, values: Floats, truth: NDArray[Any]) -> tuple[NDA
 
 def _mean_present(per_class: Floats, support: Floats) -> Floats:
     present = support > 0
-    with np.errstate(invalid="ignore"):
-        return np.where(present, per_class, 0.0).sum(axis=1) / np.where(
-            present.any(axis=1), present.sum(axis=1), np.nan
-        )
+    num_present = present.sum(axis=1)
+    total: Floats = np.where(present, per_class, 0.0).sum(axis=1)
+    return total / np.where(num_present > 0, num_present, np.nan)
 
 
 def _precision(tp: Floats, support: Floats, predicted: Floats) -> Floats:
@@ -221,8 +223,9 @@ def _f1(tp: Floats, support: Floats, predicted: Floats) -> Floats:
 
 
 def _f1_micro(tp: Floats, support: Floats, predicted: Floats) -> Floats:
-    total = (support + predicted).sum(axis=1)
-    return 2 * tp.sum(axis=1) / np.where(total > 0, total, np.nan)
+    right: Floats = tp.sum(axis=1)
+    total: Floats = (support + predicted).sum(axis=1)
+    return 2 * right / np.where(total > 0, total, np.nan)
 
 
 _COUNTED = {
@@ -357,7 +360,8 @@ def _per_output(metric: Any, values: Floats, truth: Floats, *, both_vary: bool) 
 
 def _varies(columns: Floats) -> NDArray[np.bool_]:
     """Whether columns (N, K) vary by more than float32 rounding: (K,)."""
-    return np.ptp(columns, axis=0) > 4 * EPSILON * np.abs(columns).max(axis=0)
+    varies: NDArray[np.bool_] = np.ptp(columns, axis=0) > 4 * EPSILON * np.abs(columns).max(axis=0)
+    return varies
 
 
 def _coverage(used: NDArray[np.bool_], what: str, why: str) -> str:

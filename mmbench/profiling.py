@@ -32,6 +32,8 @@ Raw: TypeAlias = dict[str, Any]
 
 #: A 99th percentile of fewer samples rests on less than ten of them.
 MIN_SAMPLES_P99 = 1000
+#: NVML's energy counter moves every 20 to 100 ms.
+MIN_ENERGY_SECONDS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,11 +119,13 @@ class Timing:
     Attributes:
         samples_s: Time of each iteration.
         window_s: Time of all of them, with the device idle before and after.
+        energy_j: What the whole device drew meanwhile, its idle power included; None where nothing counts it.
         warmup: How many iterations warmed up, and whether they ended "steady" or at the "limit".
     """
 
     samples_s: tuple[float, ...]
     window_s: float
+    energy_j: float | None
     warmup: tuple[int, Literal["steady", "limit"]]
 
     def to_json(self) -> dict[str, Any]:
@@ -130,6 +134,7 @@ class Timing:
         return {
             "samples_s": [float(f"{sample:.6g}") for sample in self.samples_s],
             "window_s": float(f"{self.window_s:.6g}"),
+            "energy_j": self.energy_j,
             "warmup_iterations": count,
             "warmup_ended": ended,
         }
@@ -222,6 +227,7 @@ class _Meter:
     def __init__(self, device: torch.device, protocol: Protocol) -> None:
         self.device, self.protocol = device, protocol
         self.on_cuda = device.type == "cuda"
+        self.energy = _EnergyCounter(device)
 
     def synchronise(self) -> None:
         """Wait until the device has done everything it was asked."""
@@ -232,13 +238,13 @@ class _Meter:
         """Note the moment at which the device gets here."""
         if not self.on_cuda:
             return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record(torch.cuda.current_stream(self.device))
         return event
 
     def between(self, earlier: Any, later: Any) -> float:
         """Seconds between two marks, once the device is idle."""
-        return earlier.elapsed_time(later) / 1000 if self.on_cuda else later - earlier
+        return float(earlier.elapsed_time(later)) / 1000 if self.on_cuda else float(later - earlier)
 
     def time(self, run: Callable[[], Any], *, min_iterations: int, each_alone: bool = False) -> Timing:
         """Warm up by the protocol's rule, then measure.
@@ -254,6 +260,7 @@ class _Meter:
         min_iterations = min(min_iterations, affordable)
         samples: list[float] = []
         window = 0.0
+        energy_before = self.energy.joules()
         while len(samples) < min_iterations or (window < protocol.min_seconds and len(samples) < affordable):
             # The number of rounds is fixed beforehand, so that the device never waits for the host to look at a clock.
             missing = min_iterations - len(samples), math.ceil((protocol.min_seconds - window) / max(last, 1e-9))
@@ -262,7 +269,9 @@ class _Meter:
             samples += taken[0]
             window += taken[1]
             last = window / len(samples)
-        return Timing(tuple(samples), window, warmup)
+        energy_after = self.energy.joules()
+        energy = None if energy_before is None or energy_after is None else energy_after - energy_before
+        return Timing(tuple(samples), window, energy, warmup)
 
     def _warm_up(self, run: Callable[[], Any]) -> tuple[tuple[int, Literal["steady", "limit"]], float]:
         protocol = self.protocol
@@ -322,6 +331,7 @@ def _measure_inference(
         timed=True,
     )
     _add_memory("inference", peak, found)
+    _add_energy("inference", timing, batch.size, meter, found)
 
     timing = meter.time(lambda: infer(single), min_iterations=meter.protocol.min_latency_iterations, each_alone=True)
     raw["latency"] = {"batch_size": single.size, **timing.to_json()}
@@ -353,12 +363,17 @@ def _measure_training(
         found.add("num_parameters_with_gradient", None, "1", note=reason)
         found.add("step_time_s", None, "s", "min", note=reason)
         _add_memory("training", reason, found)
+        _add_energy("training", reason, batch.size, meter, found)
         return
     model.train()
     reached: set[int] = set()
+
+    def note(parameter: Tensor) -> None:
+        reached.add(id(parameter))
+
     with ExitStack() as stack:
         for item in trainable:
-            handle = item.register_post_accumulate_grad_hook(lambda reached_item: reached.add(id(reached_item)))
+            handle = item.register_post_accumulate_grad_hook(note)  # type: ignore[no-untyped-call]
             stack.callback(handle.remove)
         step(batch)
     with_gradient = sum(item.numel() for item in trainable if id(item) in reached)
@@ -376,6 +391,67 @@ def _measure_training(
         timed=True,
     )
     _add_memory("training", peak, found)
+    _add_energy("training", timing, batch.size, meter, found)
+
+
+# Energy
+
+
+class _EnergyCounter:
+    """NVML's count of what a GPU has drawn since its driver was loaded.
+
+    Attributes:
+        reason: Why there is none; "" where there is.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._handle: Any = None
+        self.reason = ""
+        if device.type != "cuda":
+            self.reason = f"only NVML counts energy, for NVIDIA GPUs; this ran on {device.type}"
+            return
+        try:
+            import pynvml
+        except ImportError:
+            self.reason = "the package nvidia-ml-py is not installed"
+            return
+        try:
+            pynvml.nvmlInit()
+            # By its identity: CUDA_VISIBLE_DEVICES renumbers devices for torch, but not for NVML.
+            uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+            self._handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
+            pynvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)
+        except pynvml.NVMLError as error:
+            self._handle, self.reason = None, f"NVML: {error}"
+
+    def joules(self) -> float | None:
+        """Return the count now, or None."""
+        if self._handle is None:
+            return None
+        import pynvml
+
+        return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)) / 1000
+
+
+def _add_energy(phase: str, timing: Timing | str, batch_size: int, meter: _Meter, found: _Findings) -> None:
+    """Energy per sample, where the counter is there, the device is ours and the window spans many of its updates."""
+    name = f"{phase}_energy_per_sample_j"
+    if isinstance(timing, str):
+        reason = timing
+    elif timing.energy_j is None:
+        reason = meter.energy.reason
+    elif found.contended:
+        reason = "others computed on the device, and the counter cannot tell them apart"
+    elif timing.window_s < MIN_ENERGY_SECONDS:
+        reason = (
+            f"needs a window of {MIN_ENERGY_SECONDS:g} s; protocol {meter.protocol.name!r} took {timing.window_s:.2g} s"
+        )
+    else:
+        count = len(timing.samples_s)
+        note = "of the whole device, idle power included"
+        found.add(name, timing.energy_j / (batch_size * count), "J", "min", n=count, note=note)
+        return
+    found.add(name, None, "J", "min", note=reason)
 
 
 # Stages
@@ -440,7 +516,7 @@ def _staged(model: MultimodalModel, clock: _StageClock) -> Iterator[None]:
             clock.leave("other")
 
         # Tensor.backward looks this up at every call; torch has no hook for the beginning and end of a backward pass.
-        torch.autograd.backward = timed_backward  # type: ignore[assignment]
+        torch.autograd.backward = timed_backward
         stack.callback(setattr, torch.autograd, "backward", backward)
         yield
 
@@ -515,7 +591,7 @@ def _peak_rss_bytes() -> float:
 #: Operations that are neither counted nor tagged as pointwise, reduction or view, and do next to no arithmetic.
 _CHEAP_NAMES = """
 _adaptive_avg_pool2d _adaptive_avg_pool3d _embedding_bag _local_scalar_dense _log_softmax _native_batch_norm_legit
-_native_batch_norm_legit_no_training _pack_padded_sequence _softmax _to_copy _unsafe_view adaptive_max_pool2d
+_native_batch_norm_legit_no_training _pack_padded_sequence _safe_softmax _softmax _to_copy _unsafe_view adaptive_max_pool2d
 adaptive_max_pool3d arange avg_pool2d avg_pool3d bernoulli bernoulli_ bincount cat clone constant_pad_nd copy_ cumprod
 cumsum embedding empty empty_like empty_strided eye fill_ flip full full_like gather hann_window index index_add
 index_copy index_put index_put_ index_select linspace masked_fill masked_fill_ masked_scatter masked_select
@@ -529,11 +605,11 @@ zero_ zeros zeros_like
 _CHEAP = frozenset(_CHEAP_NAMES.split())
 
 
-class _Uncounted(TorchDispatchMode):
+class _Uncounted(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Collects the operations whose work the FLOP counter does not know."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.names: set[str] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -563,13 +639,15 @@ def _without_fused_kernels() -> Iterator[None]:
     fast_path = torch.backends.mha.get_fastpath_enabled()
     onednn, cudnn = torch.backends.mkldnn.enabled, torch.backends.cudnn.enabled
     torch.backends.mha.set_fastpath_enabled(False)
-    torch.backends.mkldnn.enabled = torch.backends.cudnn.enabled = False
+    torch.backends.cudnn.enabled = False
+    torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
     try:
         with sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
-        torch.backends.mkldnn.enabled, torch.backends.cudnn.enabled = onednn, cudnn
+        torch.backends.cudnn.enabled = cudnn
+        torch.backends.mkldnn.enabled = onednn
 
 
 # Leaving no trace

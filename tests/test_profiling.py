@@ -1,0 +1,595 @@
+"""The profiler against modules whose cost is known, and what it must leave as it found it."""
+
+import dataclasses
+import gc
+import json
+import random
+import time
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from mmbench.features import Features
+from mmbench.model import Batch, Input, MultimodalModel
+from mmbench.profiling import PROTOCOLS, profile
+from mmbench.spec import TaskSpec
+
+CPU = torch.device("cpu")
+QUICK = PROTOCOLS["quick"]
+#: As little as can be, for tests that do not look at times.
+BRIEF = dataclasses.replace(QUICK, min_iterations=3, min_latency_iterations=3, min_seconds=0.0, stage_iterations=1)
+DIGIT = TaskSpec(name="digit", kind="multiclass", num_outputs=10)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+class Encoder(nn.Module):
+    """Any network as an encoder of 8 features."""
+
+    feature_dim = 8
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, values, mask):
+        return self.network(values)
+
+
+class Sleep(nn.Module):
+    """A linear layer that takes as long as it is told."""
+
+    def __init__(self, *seconds):
+        super().__init__()
+        self.layer, self.seconds, self.calls = nn.Linear(8, 8), seconds, 0
+
+    def forward(self, values):
+        deadline = time.perf_counter() + self.seconds[min(self.calls, len(self.seconds) - 1)]
+        self.calls += 1
+        while time.perf_counter() < deadline:
+            pass
+        return self.layer(values)
+
+
+class Concat(nn.Module):
+    def __init__(self, fused_dim):
+        super().__init__()
+        self.fused_dim = fused_dim
+
+    def forward(self, features):
+        return torch.cat([features[name].tensor for name in sorted(features)], dim=1)
+
+
+def build(**networks):
+    encoders = {name: Encoder(network) for name, network in networks.items()}
+    return MultimodalModel(encoders, dict.fromkeys(encoders, "vector"), Concat(8 * len(encoders)), [DIGIT])
+
+
+def batches(model, shape=(8,), size=16):
+    def of(count):
+        inputs = {name: Input(torch.randn(count, *shape)) for name in model.modalities}
+        return Batch(count, inputs, {"digit": torch.randint(0, 10, (count,))})
+
+    return {"train": of(size), "single": of(1)}
+
+
+def training_step(model, optimiser=None):
+    optimiser = optimiser or torch.optim.AdamW(model.parameters(), lr=0.1)
+
+    def step(batch):
+        F.cross_entropy(model(batch).logits["digit"], batch.targets["digit"]).backward()
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+
+    return step
+
+
+def measure(model, step="usual", *, given=None, protocol=BRIEF, contended=False):
+    step = training_step(model) if step == "usual" else step
+    found, raw = profile(model, given or batches(model), step, CPU, protocol, contended=contended)
+    return {metric.name: metric for metric in found}, raw
+
+
+# Times
+
+
+def test_a_module_that_takes_10_ms_is_reported_as_10_ms():
+    model = build(image=Sleep(0.010))
+
+    trials = [measure(model, protocol=QUICK)[0] for _ in range(3)]
+
+    # Nothing can be faster; the best of three trials shows what a busy machine adds to the others.
+    assert min(trial["latency_p50_s"].value for trial in trials) == pytest.approx(0.0101, abs=0.0001)
+    assert max(trial["throughput_samples_per_s"].value for trial in trials) == pytest.approx(16 / 0.0102, rel=0.02)
+    assert min(trial["stage_time_s:encode.image"].value for trial in trials) == pytest.approx(0.0101, abs=0.0001)
+    assert 0.010 <= min(trial["step_time_s"].value for trial in trials) < 0.012
+
+
+def test_time_goes_to_the_stage_that_took_it():
+    model = build(image=Sleep(0.004), text=Sleep(0.001))
+    model.fusion.register_forward_hook(lambda *_: time.sleep(0.002))
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimiser.register_step_pre_hook(lambda *_: time.sleep(0.003))
+
+    found, _ = measure(model, training_step(model, optimiser), protocol=QUICK)
+
+    stage = {name.partition(":")[2]: item.value for name, item in found.items() if name.startswith("stage_time_s:")}
+    assert set(stage) == {
+        "encode.image", "encode.text", "fusion", "head", "objective", "backward", "optimiser", "other"
+    }  # fmt: skip
+    assert stage["encode.image"] == pytest.approx(0.004, rel=0.15)
+    assert stage["encode.text"] == pytest.approx(0.001, rel=0.3)
+    assert stage["optimiser"] >= 0.003
+    assert max(stage["head"], stage["objective"], stage["other"]) < 0.001
+
+
+def test_stages_add_up_to_the_whole_step():
+    model = build(image=nn.Sequential(nn.Linear(8, 512), nn.Linear(512, 8)), text=nn.Linear(8, 8))
+    step, taken = training_step(model), []
+
+    def watched(batch):
+        began = time.perf_counter()
+        step(batch)
+        taken.append(time.perf_counter() - began)
+
+    _, raw = measure(model, watched, protocol=dataclasses.replace(QUICK, stage_iterations=10))
+
+    together = np.sum(list(raw["stages"].values()), axis=0)
+    assert np.median(together / np.array(taken[-10:])) == pytest.approx(1.0, abs=0.05)
+
+
+def test_an_encoder_that_the_objective_calls_again_is_still_an_encoder():
+    model = build(image=Sleep(0.003))
+
+    def step(batch):
+        output = model(batch)
+        again = model.encode(batch)["image"].tensor
+        (output.logits["digit"].sum() + again.sum()).backward()
+
+    found, _ = measure(model, step)
+
+    assert found["stage_time_s:encode.image"].value == pytest.approx(0.006, rel=0.15)
+    assert "stage_time_s:optimiser" not in found
+
+
+def test_slow_first_iterations_end_up_in_the_warm_up():
+    model = build(image=Sleep(0.02, 0.02, 0.02, 0.02, 0.002))
+    patient = dataclasses.replace(QUICK, warmup_max_iterations=50, warmup_max_seconds=5.0)
+
+    _, raw = measure(model, None, protocol=patient)
+
+    assert raw["inference"]["warmup_iterations"] >= 3
+    assert max(raw["latency"]["samples_s"]) < 0.02
+
+
+def test_warm_up_that_never_settles_ends_at_its_limit_and_says_so():
+    model = build(image=Sleep(*[0.001, 0.003] * 200))
+    impatient = dataclasses.replace(BRIEF, warmup_max_iterations=6, warmup_max_seconds=5.0)
+
+    _, raw = measure(model, None, protocol=impatient)
+
+    assert raw["inference"]["warmup_iterations"] == 6
+    assert raw["inference"]["warmup_ended"] == "limit"
+
+
+def test_a_measurement_takes_at_least_the_protocols_iterations_and_seconds():
+    model = build(image=nn.Linear(8, 8))
+    protocol = dataclasses.replace(QUICK, min_iterations=7, min_seconds=0.05)
+
+    found, raw = measure(model, protocol=protocol)
+
+    for part in ("inference", "step", "latency"):
+        assert len(raw[part]["samples_s"]) >= 7
+        assert raw[part]["window_s"] >= 0.05
+    assert found["step_time_s"].n == len(raw["step"]["samples_s"])
+    assert found["step_time_s"].value == pytest.approx(np.median(raw["step"]["samples_s"]), rel=1e-4)
+
+
+def test_a_slow_model_is_measured_three_times_and_no_more():
+    model = build(image=Sleep(0.03))
+    protocol = dataclasses.replace(QUICK, min_iterations=100, min_latency_iterations=100, max_seconds=0.05)
+
+    _, raw = measure(model, None, protocol=protocol)
+
+    assert len(raw["inference"]["samples_s"]) == len(raw["latency"]["samples_s"]) == 3
+
+
+def test_a_99th_percentile_needs_1000_samples():
+    model = build(image=nn.Linear(8, 8))
+
+    few, _ = measure(model, protocol=QUICK)
+    many, raw = measure(model, protocol=dataclasses.replace(BRIEF, min_latency_iterations=1000))
+
+    assert few["latency_p99_s"].value is None
+    assert few["latency_p99_s"].note.startswith("needs 1000 samples; protocol 'quick' took ")
+    expected = np.percentile(raw["latency"]["samples_s"], 99)
+    assert many["latency_p99_s"].value == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_quick_protocol_costs_little():
+    image = nn.Sequential(nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(576, 8))
+    model = build(image=image, text=nn.Linear(64, 8))
+    given, step = batches(model, (64,), size=64), training_step(model)
+
+    taken = []
+    for _ in range(5):
+        began = time.perf_counter()
+        measure(model, step, given=given, protocol=QUICK)
+        taken.append(time.perf_counter() - began)
+
+    assert min(taken) < 0.2
+
+
+# Notes
+
+
+def test_a_contended_device_marks_every_time_and_nothing_else():
+    found, _ = measure(build(image=nn.Linear(8, 8)), contended=True)
+
+    marked = {name.partition(":")[0] for name, item in found.items() if "contended" in item.note}
+    assert marked == {"throughput_samples_per_s", "latency_p50_s", "latency_p95_s", "step_time_s", "stage_time_s"}
+
+
+def test_a_latency_sample_without_a_modality_is_named():
+    model = build(image=nn.Linear(8, 8), text=nn.Linear(8, 8))
+    given = batches(model)
+    absent = Input(torch.zeros(0, 8), rows=torch.zeros(0, dtype=torch.int64))
+    given["single"] = dataclasses.replace(given["single"], inputs={**given["single"].inputs, "text": absent})
+
+    found, _ = measure(model, given=given)
+
+    assert found["latency_p50_s"].note == "inference at batch size 1, of a sample without text"
+
+
+def test_without_a_training_step_training_is_null_with_the_reason():
+    found, _ = measure(build(image=nn.Linear(8, 8)), None)
+
+    for name in ("step_time_s", "num_parameters_with_gradient", "training_peak_memory_allocated_bytes"):
+        assert found[name].value is None
+        assert found[name].note == "no training step was given"
+    assert found["stage_time_s:encode.image"].note == "inference at batch size 16"
+
+
+def test_what_a_cpu_cannot_count_is_null_with_the_reason():
+    found, _ = measure(build(image=nn.Linear(8, 8)))
+
+    assert found["inference_peak_memory_allocated_bytes"].value is None
+    assert "CUDA devices only" in found["inference_peak_memory_allocated_bytes"].note
+    assert found["training_energy_per_sample_j"].value is None
+    assert "NVML" in found["training_energy_per_sample_j"].note
+
+
+def test_every_metric_is_of_phase_profile_and_null_only_with_a_reason():
+    found, _ = measure(build(image=nn.Linear(8, 8)))
+
+    for item in found.values():
+        assert item.phase == "profile"
+        assert item.value is not None or item.note
+
+
+def test_peak_memory_of_the_process_includes_what_it_holds_now():
+    found, _ = measure(build(image=nn.Linear(8, 8)))
+
+    assert found["peak_rss_bytes"].value >= psutil.Process().memory_info().rss * 0.99
+
+
+def test_raw_samples_are_plain_json():
+    _, raw = measure(build(image=nn.Linear(8, 8)))
+
+    assert json.loads(json.dumps(raw)) == raw
+    assert raw["protocol"] == "quick"
+
+
+# Parameters
+
+
+def test_shared_parameters_count_once_and_frozen_ones_are_not_trainable():
+    shared = nn.Linear(8, 8)  # 72
+    model = build(image=shared, text=nn.Sequential(shared, nn.Linear(8, 8)))  # 72 more
+    model.encoders[1].network[1].requires_grad_(False)
+
+    found, _ = measure(model)
+
+    head = 16 * 10 + 10
+    assert found["num_parameters_registered"].value == 72 + 72 + head
+    assert found["num_parameters_trainable"].value == 72 + head
+    assert found["num_parameters_with_gradient"].value == 72 + head
+
+
+def test_parameters_that_no_gradient_reaches_are_not_counted_as_reached():
+    model = build(image=nn.Linear(8, 8))
+    model.unused = nn.Linear(100, 1)
+
+    found, _ = measure(model)
+
+    assert found["num_parameters_trainable"].value - found["num_parameters_with_gradient"].value == 101
+
+
+def test_factors_in_a_plain_list_show_as_unregistered():
+    class Hidden(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.factors = [nn.Parameter(torch.randn(8, 8))]
+
+        def forward(self, values):
+            return values @ self.factors[0]
+
+    found, _ = measure(build(image=Hidden()))
+
+    assert found["num_parameters_registered"].value == 8 * 10 + 10
+
+
+# FLOPs
+
+
+def flops(network, shape=(8,)):
+    model = build(image=network)
+    found, _ = measure(model, None, given=batches(model, shape))
+    return found["flops_per_sample"].value - 2 * 8 * 10, found["flops_per_sample"].note  # less the head
+
+
+def test_a_linear_layer_has_two_flops_per_weight():
+    assert flops(nn.Linear(100, 8), (100,))[0] == 2 * 100 * 8
+
+
+def test_a_convolution_has_two_flops_per_weight_and_position():
+    network = nn.Sequential(nn.Conv2d(3, 8, 5), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+    assert flops(network, (3, 12, 12))[0] == 2 * 8 * 8 * (3 * 5 * 5 * 8)
+
+
+class Pooled(nn.Module):
+    """A sequence network, mean over time."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, values):
+        output = self.network(values)
+        return (output[0] if isinstance(output, tuple) else output).mean(dim=1)
+
+
+@pytest.mark.parametrize(("kind", "gates"), [(nn.LSTM, 4), (nn.GRU, 3)])
+def test_a_recurrent_layer_is_counted_although_its_kernel_is_fused(kind, gates):
+    counted, note = flops(Pooled(kind(6, 8, batch_first=True)), (5, 6))
+
+    assert counted == 5 * 2 * gates * (6 * 8 + 8 * 8)
+    assert "lower bound" not in note
+
+
+def test_attention_is_counted_although_its_kernel_is_fused():
+    layer = nn.TransformerEncoderLayer(8, 2, dim_feedforward=16, batch_first=True)
+    counted, note = flops(Pooled(nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)), (5, 8))
+
+    projections = 5 * 2 * (4 * 8 * 8 + 2 * 8 * 16)
+    attention = 2 * 2 * 5 * 5 * 8
+    assert counted == projections + attention
+    assert "lower bound" not in note
+
+
+def test_an_operation_that_is_not_counted_makes_a_lower_bound_and_is_named():
+    class Spectrum(nn.Module):
+        def forward(self, values):
+            return torch.fft.rfft(values).abs()[:, :8]
+
+    counted, note = flops(Spectrum(), (16,))
+
+    assert counted == 0
+    assert note.startswith("lower bound: aten._fft_r2c not counted")
+
+
+def test_counting_flops_leaves_the_kernels_enabled():
+    before = torch.backends.mkldnn.enabled, torch.backends.cudnn.enabled, torch.backends.mha.get_fastpath_enabled()
+
+    flops(nn.Linear(8, 8))
+
+    after = torch.backends.mkldnn.enabled, torch.backends.cudnn.enabled, torch.backends.mha.get_fastpath_enabled()
+    assert after == before
+
+
+# Leaving no trace
+
+
+def state_of(model, optimiser):
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    return {
+        **{name: tensor.detach().clone() for name, tensor in tensors.items()},
+        **{
+            f"{index}.{name}": value.clone()
+            for index, (_, held) in enumerate(sorted(optimiser.state_dict()["state"].items()))
+            for name, value in held.items()
+        },
+        "torch": torch.get_rng_state(),
+        "numpy": torch.from_numpy(np.random.get_state()[1].astype(np.int64)),
+        "python": torch.tensor(random.getstate()[1]),
+    }
+
+
+class Disorderly(nn.Module):
+    """Touches everything that a forward pass can touch."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.norm, self.dropout = nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Dropout(0.5)
+        self.register_buffer("calls", torch.zeros(()), persistent=False)
+
+    def forward(self, values):
+        self.calls += 1
+        random.random()
+        np.random.rand()
+        return self.dropout(self.norm(self.layer(values)))
+
+
+@pytest.mark.parametrize("trained_before", [True, False])
+def test_profiling_leaves_model_optimiser_and_random_state_as_they_were(trained_before):
+    model = build(image=Disorderly(), text=nn.Linear(8, 8))
+    model.encoders[1].eval()
+    optimiser = torch.optim.AdamW(model.parameters(), lr=0.1)
+    given, step = batches(model), training_step(model, optimiser)
+    if trained_before:
+        step(given["train"])
+    gradients = {name: torch.randn_like(parameter) for name, parameter in model.named_parameters()}
+    for name, parameter in model.named_parameters():
+        parameter.grad = gradients[name].clone()
+    modes = [module.training for module in model.modules()]
+    before = state_of(model, optimiser)
+
+    measure(model, step, given=given)
+
+    after = state_of(model, optimiser)
+    assert before.keys() == after.keys()
+    for name in before:
+        assert torch.equal(before[name], after[name]), name
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter.grad, gradients[name])
+    assert [module.training for module in model.modules()] == modes
+    assert optimiser.param_groups[0]["lr"] == 0.1
+
+
+def test_training_goes_on_after_profiling_as_if_nothing_had_been_measured():
+    def train(*, with_profiling):
+        torch.manual_seed(0)
+        model = build(image=Disorderly())
+        given, step = batches(model), training_step(model)
+        for _ in range(3):
+            step(given["train"])
+            if with_profiling:
+                measure(model, step, given=given)
+        return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+
+    assert torch.equal(train(with_profiling=True), train(with_profiling=False))
+
+
+def test_parameters_beside_the_model_that_the_optimiser_holds_are_put_back():
+    model = build(image=nn.Linear(8, 8))
+    temperature = nn.Parameter(torch.tensor(1.0))
+    optimiser = torch.optim.SGD([*model.parameters(), temperature], lr=0.1)
+
+    def step(batch):
+        loss = F.cross_entropy(model(batch).logits["digit"] * temperature, batch.targets["digit"])
+        loss.backward()
+        optimiser.step()
+
+    measure(model, step)
+
+    assert temperature.item() == 1.0
+
+
+def test_an_exception_leaves_no_hook_and_no_change_behind():
+    model = build(image=nn.Linear(8, 8))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    backward, usual, calls = torch.autograd.backward, training_step(model), []
+
+    def step(batch):
+        calls.append(1)
+        usual(batch)
+        if len(calls) == 9:
+            raise RuntimeError("out of luck")
+
+    with pytest.raises(RuntimeError, match="out of luck"):
+        measure(model, step, protocol=dataclasses.replace(BRIEF, stage_iterations=100))
+
+    assert torch.autograd.backward is backward
+    assert gc.isenabled()
+    assert all(not module._forward_hooks and not module._forward_pre_hooks for module in model.modules())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_inference_is_measured_in_evaluation_mode_without_gradients():
+    seen = []
+
+    class Watch(nn.Module):
+        def forward(self, values):
+            seen.append((self.training, torch.is_grad_enabled()))
+            return values
+
+    measure(build(image=Watch()), None)
+
+    assert set(seen) == {(False, False)}
+
+
+def test_autocast_applies_to_inference():
+    seen = set()
+
+    class Watch(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(8, 8)
+
+        def forward(self, values):
+            features = self.layer(values)
+            seen.add(features.dtype)
+            return Features(features.float())
+
+    model = build(image=Watch())
+    profile(model, batches(model), None, CPU, BRIEF, contended=False, autocast=torch.bfloat16)
+
+    assert torch.bfloat16 in seen
+
+
+# On a GPU
+
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device here")
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_peak_memory_on_a_gpu_is_what_the_model_allocates_whatever_ran_before():
+    class Allocate(nn.Module):
+        def forward(self, values):
+            return values + torch.zeros(64 * 2**20, dtype=torch.uint8, device=values.device)[:8].float()
+
+    device = torch.device("cuda")
+    model = build(image=Allocate()).to(device)
+    given = batches(model)
+    given = {
+        name: Batch(
+            batch.size,
+            {key: Input(value.values.to(device)) for key, value in batch.inputs.items()},
+            {key: value.to(device) for key, value in batch.targets.items()},
+        )
+        for name, batch in given.items()
+    }
+    torch.empty(512 * 2**20, dtype=torch.uint8, device=device)
+
+    found, _ = profile(model, given, None, device, BRIEF, contended=False)
+
+    peak = {metric.name: metric.value for metric in found}["inference_peak_memory_allocated_bytes"]
+    assert peak == pytest.approx(64 * 2**20, rel=0.02)
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_throughput_on_a_gpu_waits_for_the_device():
+    device = torch.device("cuda")
+    model = build(
+        image=nn.Sequential(nn.Linear(8, 8192), *[nn.Linear(8192, 8192) for _ in range(8)], nn.Linear(8192, 8))
+    )
+    model.to(device)
+    inputs = {"image": Input(torch.randn(4096, 8, device=device))}
+    batch = Batch(4096, inputs, {"digit": torch.zeros(4096, dtype=torch.int64, device=device)})
+
+    found, raw = profile(model, {"train": batch, "single": batch}, None, device, QUICK, contended=False)
+
+    torch.cuda.synchronize()
+    began = time.perf_counter()
+    with torch.inference_mode():
+        for _ in range(10):
+            model(batch)
+    torch.cuda.synchronize()
+    by_hand = (time.perf_counter() - began) / 10
+    throughput = {metric.name: metric.value for metric in found}["throughput_samples_per_s"]
+    assert 4096 / throughput == pytest.approx(by_hand, rel=0.1)
+    assert np.median(raw["inference"]["samples_s"]) == pytest.approx(by_hand, rel=0.1)
