@@ -1,1 +1,90 @@
 """What people read: tables, Markdown and exports made from a run's records."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from mmbench.report.tables import Report
+
+
+def build_report(folder: Path) -> Report:
+    """Build the report of a run from its folder.
+
+    Raises:
+        UsageError: there is no run, or its plan is damaged.
+    """
+    from mmbench.report.tables import build_report
+
+    return build_report(folder)
+
+
+def write_report(folder: Path, report: Report | None = None) -> list[Path]:
+    """Write ``report/report.md`` and ``report/leaderboard.csv``; return what was written.
+
+    A file is replaced only when its successor is complete.
+
+    Args:
+        folder: Of the run.
+        report: What to write, where it is already built.
+
+    Raises:
+        UsageError: there is no run, its plan is damaged, or the folder cannot be written.
+    """
+    from mmbench.errors import UsageError
+    from mmbench.report.leaderboard import leaderboard_csv
+    from mmbench.report.markdown import render_markdown
+
+    made = report or build_report(folder)
+    place = folder / "report"
+    try:
+        place.mkdir(exist_ok=True)
+        return [
+            _replace(place / "report.md", render_markdown(made)),
+            _replace(place / "leaderboard.csv", leaderboard_csv(made)),
+        ]
+    except OSError as error:
+        raise UsageError(f"{place} cannot be written: {error.strerror}") from None
+
+
+def print_report(folder: Path, out: Console, report: Report | None = None) -> None:
+    """Print the top of every leaderboard, cautions and failures; the complete tables are in ``report/report.md``."""
+    from mmbench.report.terminal import print_tables
+
+    print_tables(report or build_report(folder), out, folder / "report" / "report.md")
+
+
+def report_json(report: Report) -> dict[str, Any]:
+    """Return the report as plain JSON data, the answer in words first."""
+    from mmbench.report.answer import answer, board_answer, cautions
+
+    data: dict[str, Any] = _plain(report)
+    for board, shown in zip(report.boards, data["boards"]):
+        shown["answer"], shown["cautions"] = board_answer(board), cautions(board)
+    return {"answer": answer(report), **data}
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {item.name: _plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _replace(path: Path, text: str) -> Path:
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.writing")
+    try:
+        unfinished.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return path

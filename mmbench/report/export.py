@@ -129,8 +129,8 @@ def export_parquet(
         Unavailable: pyarrow is not installed.
     """
     try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+        import pyarrow as pa  # type: ignore[import-untyped]
+        import pyarrow.parquet as pq  # type: ignore[import-untyped]
     except ImportError:
         raise Unavailable(
             "--format parquet needs pyarrow, which is not installed: pip install 'mmbench[parquet]' "
@@ -249,6 +249,11 @@ def _text(text: str) -> str:
     r"""Text that every reader of UTF-8 takes: one kind of line end, no lone surrogates, no control characters."""
     text = text.replace("\r\n", "\n").replace("\r", "\n").translate(_CONTROLS)
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def spreadsheet_text(text: str) -> str:
+    """Text from a plugin or a dataset, as it may stand in a CSV that people open in a spreadsheet."""
+    return _cell(_text(text))
 
 
 @lru_cache(maxsize=4096)

@@ -60,6 +60,7 @@ def outcomes(planned: Iterable[Mapping[str, Any]], records: Mapping[str, Record]
     """
     for row in planned:
         record = records.get(row["cell_id"])
+        status: str
         if record is not None:
             status, reason = record.status, record.reason
         elif row["status"] == "run":

@@ -1,0 +1,230 @@
+"""The answer in words: what is best and how sure that is, and what to be careful about."""
+
+from __future__ import annotations
+
+import math
+
+from mmbench.report.outcomes import PENDING, split_encoders
+from mmbench.report.tables import Board, Report, Row, Score
+from mmbench.report.text import MAX_NAME, clean, counted, number, signed
+
+#: What metrics are called in a sentence, where the name alone is not it.
+_METRIC_WORDS = {
+    "map": "mean average precision",
+    "auroc": "area under the ROC curve",
+    "mae": "mean absolute error",
+    "rmse": "root mean squared error",
+    "r2": "R²",
+    "f1_macro": "macro F1",
+    "f1_micro": "micro F1",
+}
+MIN_SEEDS = 3
+
+
+def answer(report: Report) -> str:
+    """Return the whole answer: a paragraph, one or a few sentences for each dataset's first task."""
+    parts = [board_answer(board) for board in report.boards if board.first]
+    return " ".join(parts) if parts else "Nothing was planned, so there is nothing to report."
+
+
+def board_answer(board: Board) -> str:
+    """Return what a board says, not surer than its intervals allow."""
+    best = board.best
+    if best is None or best.score is None:
+        return f"On {_name(board.dataset)} nothing can be ranked yet: {_coverage(board)}."
+    lead = f"On {_name(board.dataset)}{_task(board)} ({_measure(board)}), {combo(best)} ranks first"
+    lead += f" with {spread(best.score)}"
+    ranked = [row for row in board.rows if row.rank is not None and row is not best]
+    tied = indistinguishable(board)
+    if not ranked:
+        lead += "; there is no other row to compare it with"
+    elif not tied:
+        lead += "; the 95 % interval of no other row overlaps its own"
+    else:
+        which = "the only other row" if len(ranked) == 1 else f"{len(tied)} of the {len(ranked)} other rows"
+        lead += f"; {which} cannot be told apart from it by 95 % intervals, such as {combo(tied[0])}"
+        lead += f" ({spread(tied[0].score)})"
+    sentences = [lead, *_single_modality(board)]
+    if board.floor is not None:
+        sentences.append(f"Predicting without looking at the sample gives {number(board.floor.mean)}")
+    if board.num_done < board.num_planned:
+        sentences.append(_coverage(board)[0].upper() + _coverage(board)[1:])
+    return ". ".join(sentences) + "."
+
+
+def indistinguishable(board: Board) -> list[Row]:
+    """Ranked rows, in their order, whose interval overlaps the best row's, or that have none."""
+    best = board.best
+    others = [row for row in board.rows if row.rank is not None and row is not best]
+    return [row for row in others if best is not None and overlap(best.score, row.score)]
+
+
+def overlap(one: Score | None, other: Score | None) -> bool:
+    """Whether two 95 % intervals overlap; true where one is not known, for then nothing tells the two apart."""
+    if one is None or other is None or None in (one.ci_low, one.ci_high, other.ci_low, other.ci_high):
+        return True
+    assert one.ci_low is not None and one.ci_high is not None and other.ci_low is not None and other.ci_high is not None
+    return one.ci_low <= other.ci_high and other.ci_low <= one.ci_high
+
+
+def spread(score: Score | None) -> str:
+    """Return a score with what is known of its spread: "0.962 ± 0.011" over seeds, or the interval of one seed."""
+    if score is None:
+        return "–"
+    if score.std is not None:
+        return f"{number(score.mean)} ± {number(score.std)}"
+    if score.ci_low is not None and score.ci_high is not None:
+        return f"{number(score.mean)} [{number(score.ci_low)}, {number(score.ci_high)}]"
+    return number(score.mean)
+
+
+def combo(row: Row) -> str:
+    """Return a row in words: "gated fusion of audio:logmel-cnn + image:cnn", "image:cnn alone"."""
+    encoders = " + ".join(clean(part, MAX_NAME) for part in split_label(row))
+    words = f"{encoders} alone" if row.unimodal else f"{clean(row.fusion, MAX_NAME)} fusion of {encoders}"
+    return words if row.objective in ("", "supervised") else f"{words} trained by {clean(row.objective, MAX_NAME)}"
+
+
+def split_label(row: Row) -> list[str]:
+    """Return the row's encoders as "modality:encoder"."""
+    return [f"{name}:{encoder}" for name, encoder in split_encoders(row.encoders).items()]
+
+
+def cautions(board: Board) -> list[str]:
+    """Return what a reader of this board should know before acting on it."""
+    found: list[str] = []
+    if board.seeds and len(board.seeds) < MIN_SEEDS:
+        found.append(
+            f"{counted(len(board.seeds), 'seed')} only: training again with other seeds may change the order; "
+            f"run with --seeds {MIN_SEEDS} or more."
+        )
+    partial = sum(1 for row in board.rows if not row.complete and row.score is not None)
+    if partial:
+        found.append(
+            f"{counted(partial, 'row')} {'lacks' if partial == 1 else 'lack'} seeds and "
+            f"{'is' if partial == 1 else 'are'} not ranked: a mean over fewer seeds is not the same measurement."
+        )
+    found += [*_small_test(board), *_imbalance(board), *_no_gain(board)]
+    if any(row.gain is not None and row.gain.num_compared < row.gain.num_planned for row in board.rows):
+        found.append(
+            "some gains are against an incomplete set of single-modality rows (marked †) and may be too large."
+        )
+    if any(row.contended for row in board.rows):
+        found.append(
+            "times were measured while other cells ran on the same machine: compare them with care, or run with -j 1."
+        )
+    return found
+
+
+def _single_modality(board: Board) -> list[str]:
+    unimodal, fusion = board.best_unimodal, board.best_fusion
+    if unimodal is None:
+        return []
+    found = []
+    if unimodal is not board.best:
+        found.append(f"The best single modality is {combo(unimodal)} with {spread(unimodal.score)}")
+    if fusion is None or fusion.gain is None:
+        return found
+    gain = fusion.gain
+    which = "fusion" if fusion is board.best else f"the best fusion, {combo(fusion)},"
+    if gain.value <= 0:
+        found.append(f"No fusion beats it: {which} gains {signed(gain.value)}")
+        return found
+    sure = "" if gain.ci_low is None or gain.ci_high is None else f" (95 % CI {_between(gain.ci_low, gain.ci_high)})"
+    doubt = ", which may be chance" if gain.ci_low is not None and gain.ci_low <= 0 else ""
+    found.append(f"Against it, {which} gains {signed(gain.value)}{sure}{doubt}")
+    return found
+
+
+def _between(low: float, high: float) -> str:
+    return f"{signed(low)} to {signed(high)}"
+
+
+def _small_test(board: Board) -> list[str]:
+    """Whether the shown gap between the first two rows is smaller than what so many samples can show."""
+    ranked = [row for row in board.rows if row.rank is not None and row.score is not None]
+    if len(ranked) < 2 or not board.num_test:
+        return []
+    first, second = ranked[0].score, ranked[1].score
+    assert first is not None and second is not None
+    gap = board.better(first.mean, second.mean)
+    least = least_visible_gap(first.mean, board.num_test, board.metric)
+    if least is None or gap <= 0 or gap >= least:
+        return []
+    return [
+        f"the test set is small for the gap between the first two rows: with {counted(board.num_test, 'sample')}, "
+        f"differences of less than about {number(least)} are likely to be missed or to be chance, and the gap is "
+        f"{number(gap)}."
+    ]
+
+
+def least_visible_gap(share: float, n: int, metric: str) -> float | None:
+    """Return the difference between two shares of n samples that a test at 5 % finds in 80 % of cases.
+
+    ``(1.96 + 0.84) sqrt(2 p (1 - p) / n)``, the normal approximation for independent samples; pairing finds smaller
+    ones. None for metrics that are no share of samples. A share within one sample of 0 or 1 counts as one sample off.
+    """
+    if metric not in ("accuracy", "exact_match", "f1_micro"):
+        return None
+    p = min(max(share, 1 / (n + 1)), n / (n + 1))
+    return (1.959964 + 0.841621) * math.sqrt(2 * p * (1 - p) / n)
+
+
+def _imbalance(board: Board) -> list[str]:
+    if board.kind != "multiclass" or board.metric != "accuracy" or board.floor is None or board.num_outputs < 2:
+        return []
+    share = board.floor.mean
+    if share <= min(0.6, 2 / board.num_outputs):
+        return []
+    return [
+        f"classes are imbalanced: the most frequent one alone gives accuracy {number(share)}; "
+        "look at balanced_accuracy and f1_macro as well."
+    ]
+
+
+def _no_gain(board: Board) -> list[str]:
+    fusion = board.best_fusion
+    if fusion is None or fusion.gain is None:
+        return []
+    gain = fusion.gain
+    if gain.value <= 0:
+        return ["no fusion is better than the best single modality."]
+    if gain.ci_low is not None and gain.ci_low <= 0:
+        return [
+            "it is not shown that fusion is better than the best single modality: the interval of its gain holds 0."
+        ]
+    return []
+
+
+def _coverage(board: Board) -> str:
+    text = (
+        f"{board.num_done} of {counted(board.num_planned, 'cell')} {'has' if board.num_done == 1 else 'have'} a result"
+    )
+    rest = {
+        status: count
+        for status, count in board.statuses.items()
+        if status not in ("ok", "cached", "incompatible") and count
+    }
+    words = [f"{count} {'not run yet' if status == PENDING else status}" for status, count in rest.items()]
+    return f"{text} ({', '.join(words)})" if words else text
+
+
+def _measure(board: Board) -> str:
+    parts = [metric_words(board.metric)]
+    if board.direction == "min":
+        parts[0] += ", less is better"
+    over = f"on {board.num_test:,} test samples" if board.num_test else "on test"
+    return f"{parts[0]} {over}, {counted(len(board.seeds), 'seed')}"
+
+
+def metric_words(metric: str) -> str:
+    """Return a metric's name as a sentence uses it."""
+    return _METRIC_WORDS.get(metric, clean(metric, MAX_NAME).replace("_", " "))
+
+
+def _task(board: Board) -> str:
+    return "" if board.first else f", task {_name(board.task)}"
+
+
+def _name(text: str) -> str:
+    return clean(text, MAX_NAME)

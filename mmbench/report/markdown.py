@@ -1,0 +1,192 @@
+"""The report as GitHub Markdown: the answer, a complete leaderboard per dataset and task, failures, provenance."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from mmbench.report.answer import answer, board_answer, cautions, metric_words, spread
+from mmbench.report.tables import Board, Gain, Problem, Report, Row, Score
+from mmbench.report.text import MAX_NAME, amount, clean, counted, markdown, number, seconds, signed
+
+
+def render_markdown(report: Report) -> str:
+    """Return the whole report; every name in it is escaped."""
+    return "\n".join(_lines(report)) + "\n"
+
+
+def _lines(report: Report) -> Iterator[str]:
+    yield f"# {markdown(report.run, MAX_NAME)}"
+    yield ""
+    yield markdown(answer(report), 100_000)
+    yield ""
+    yield f"{report.num_done} of {counted(report.num_planned, 'cell')} done: {_statuses(report.statuses)}."
+    for board in report.boards:
+        yield from _board(board, answered_here=len(report.boards) > 1)
+    yield from _problems("Without a result", report.failures)
+    yield from _problems("Not possible", report.impossible)
+    yield from _provenance(report.provenance)
+
+
+def _board(board: Board, *, answered_here: bool) -> Iterator[str]:
+    name = markdown(board.dataset, MAX_NAME)
+    yield ""
+    yield f"## {name}" if board.first else f"## {name}: {markdown(board.task, MAX_NAME)}"
+    yield ""
+    if board.summary:
+        yield markdown(board.summary)
+        yield ""
+    if answered_here:
+        yield markdown(board_answer(board), 100_000)
+        yield ""
+    for caution in cautions(board):
+        yield f"- **Careful:** {markdown(caution)}"
+    yield ""
+    yield (
+        f"{board.num_done} of {counted(board.num_planned, 'cell')} done: {_statuses(board.statuses)}. "
+        "± is the standard deviation over seeds; the interval is at 95 %, over seeds (Student's t) where there are at "
+        "least two, else over the test samples. Gain is against the best single modality on the same seeds."
+    )
+    yield ""
+    yield from _table(_heads(board), [_cells(row) for row in board.rows])
+    yield ""
+    if board.floor is not None:
+        yield f"- Majority floor: {number(board.floor.mean)} (what one would say without looking at the sample)"
+    for modalities, value in board.ceilings.items():
+        yield f"- Ceiling of {markdown(modalities, MAX_NAME)}: {number(float(value))} (best possible, by construction)"
+
+
+def _heads(board: Board) -> list[str]:
+    title = metric_words(board.metric) + (" ↓" if board.direction == "min" else " ↑")
+    return [
+        "#", "encoders", "fusion", "objective", f"test {title}", "95 % CI", "val", "gain", "seeds",
+        "inference /s", "latency p50", "parameters", "training",
+    ]  # fmt: skip
+
+
+def _cells(row: Row) -> list[str]:
+    numbers = row.numbers
+    mark = "\\*" if row.contended else ""
+    return [
+        "" if row.rank is None else str(row.rank),
+        markdown(row.encoders.replace("+", " + ") if len(row.encoders) < 400 else row.encoders, 240),
+        markdown(row.fusion, MAX_NAME),
+        markdown(row.objective, MAX_NAME),
+        spread_cell(row),
+        interval(row.score),
+        number(row.val),
+        gain_cell(row.gain),
+        seeds_cell(row),
+        amount(numbers.get("throughput_samples_per_s")) + mark,
+        seconds(numbers.get("latency_p50_s")) + mark,
+        amount(numbers.get("num_parameters_trainable")),
+        seconds(numbers.get("train_time_s")),
+    ]
+
+
+def spread_cell(row: Row) -> str:
+    """Mean and spread; a row without a score says its status instead."""
+    if row.score is None:
+        return ", ".join(f"{count} {status}" for status, count in row.statuses.items())
+    return number(row.score.mean) if row.score.std is None else spread(row.score)
+
+
+def interval(score: Score | None) -> str:
+    """The 95 % interval, or a dash."""
+    if score is None or score.ci_low is None or score.ci_high is None:
+        return "–"
+    return f"{number(score.ci_low)} to {number(score.ci_high)}"
+
+
+def gain_cell(gain: Gain | None) -> str:
+    """The gain over the best single modality and which one it is; † where some of those rows lack seeds."""
+    if gain is None:
+        return ""
+    mark = " †" if gain.num_compared < gain.num_planned else ""
+    return f"{signed(gain.value)}{mark}"
+
+
+def seeds_cell(row: Row) -> str:
+    """How many of the board's seeds the row has."""
+    return f"{len(row.score.by_seed) if row.score else 0}/{len(row.seeds)}{'' if row.complete else ' incomplete'}"
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    yield f"| {' | '.join(heads)} |"
+    yield "|" + "|".join(" --- " if head in ("encoders", "fusion", "objective") else " ---: " for head in heads) + "|"
+    for row in rows:
+        yield f"| {' | '.join(row)} |"
+
+
+def _problems(title: str, problems: Sequence[Problem]) -> Iterator[str]:
+    if not problems:
+        return
+    yield ""
+    yield f"## {title}"
+    yield ""
+    yield "| cells | status | dataset | reason | such as |"
+    yield "| ---: | --- | --- | --- | --- |"
+    for item in problems[:200]:
+        dataset = markdown(item.dataset, MAX_NAME) if item.dataset else "several"
+        reason, example = markdown(item.reason), markdown(item.examples[0], 240)
+        yield f"| {item.count} | {item.status} | {dataset} | {reason} | {example} |"
+    if len(problems) > 200:
+        yield ""
+        yield f"… {len(problems) - 200} more reasons; the export has every cell's."
+
+
+def _provenance(about: Mapping[str, Any]) -> Iterator[str]:
+    lines = provenance(about)
+    if not lines:
+        return
+    yield ""
+    yield "## Provenance"
+    yield ""
+    for name, value in lines:
+        yield f"- {name}: {markdown(value, 2000)}"
+
+
+def provenance(about: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what ``run.json`` says, as named lines: command, time, hardware, versions, git."""
+    lines: list[tuple[str, str]] = []
+    command = reproduce(about)
+    if command:
+        lines.append(("Command", command))
+    if about.get("started_at"):
+        lines.append(("Started", str(about["started_at"])))
+    environment = about.get("environment")
+    environment = environment if isinstance(environment, Mapping) else {}
+    hardware = environment.get("hardware")
+    if isinstance(hardware, Mapping):
+        known = [gpu for gpu in hardware.get("gpus") or [] if isinstance(gpu, Mapping)]
+        gpus = [f"{gpu.get('name')} ({gpu.get('memory')})" for gpu in known]
+        cpu = f"{hardware.get('cpu')}, {hardware.get('num_cpus')} CPUs usable"
+        memory = hardware.get("memory_bytes")
+        cpu += f", {memory / 2**30:.1f} GiB" if isinstance(memory, int | float) else ""
+        lines.append(("Hardware", "; ".join([cpu, *gpus])))
+    system = [str(environment[key]) for key in ("system", "python") if environment.get(key)]
+    if system:
+        lines.append(("System", ", Python ".join(system)))
+    packages = environment.get("packages")
+    if isinstance(packages, Mapping) and packages:
+        lines.append(("Versions", ", ".join(f"{name} {version}" for name, version in packages.items())))
+    git = environment.get("git")
+    if isinstance(git, Mapping) and git.get("commit"):
+        lines.append(("Git", f"{git['commit']}{', with local changes' if git.get('dirty') else ''}"))
+    return [(name, clean(value, 2000)) for name, value in lines]
+
+
+def reproduce(about: Mapping[str, Any]) -> str:
+    """Return the command that made the run, quoted for a shell, or "" where it is not known."""
+    argv = about.get("argv")
+    if not isinstance(argv, list) or not argv:
+        return ""
+    words = [str(word) for word in argv]
+    if words[0].rsplit("/", 1)[-1] != "mmbench":
+        words = ["mmbench", *words]
+    return " ".join(shlex.quote(word) for word in words)
+
+
+def _statuses(statuses: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {status}" for status, count in statuses.items()) or "none"

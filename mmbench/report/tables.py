@@ -1,0 +1,514 @@
+"""The report as data: leaderboards per dataset and task, what is missing and why, and what to be careful about."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from mmbench.record import FAILURES, Direction, Metric, Record
+from mmbench.report.outcomes import DONE, PENDING, Outcome, outcomes, split_encoders
+from mmbench.store import RunStore
+
+MAJORITY = "majority"
+#: The usual primary metric and its direction, by kind of task; `mmbench.tasks.METRICS` says the same (a test).
+USUAL_METRIC: Mapping[str, str] = {"multiclass": "accuracy", "multilabel": "map", "regression": "mae"}
+_KEPT_INFO = ("split_hash", "device", "warnings", "num_samples")
+_LESS_IS_BETTER = frozenset({"log_loss", "calibration_error", "mae", "rmse"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """A metric over the seeds of one row.
+
+    Attributes:
+        by_seed: Its value for every seed that has a result.
+        mean: Over those seeds.
+        std: Sample standard deviation over seeds, or None for fewer than two.
+        ci_low, ci_high: 95 % interval, or None where there is nothing to base one on.
+        ci_over: What the interval is over: "seeds" (Student's t) or "samples" (one seed: the test samples), or "".
+    """
+
+    by_seed: Mapping[int, float]
+    mean: float
+    std: float | None
+    ci_low: float | None
+    ci_high: float | None
+    ci_over: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gain:
+    """How much better a row is than the best single modality, on the same seeds; positive is better.
+
+    Attributes:
+        value: Difference of means, in the metric's unit.
+        ci_low, ci_high: 95 % interval of the paired differences over seeds, or None for fewer than two seeds.
+        over: Encoders of that best unimodal row.
+        over_objective: Its objective.
+        num_compared, num_planned: How many unimodal rows have all of those seeds, of how many there are.
+    """
+
+    value: float
+    ci_low: float | None
+    ci_high: float | None
+    over: str
+    over_objective: str
+    num_compared: int
+    num_planned: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One combo: a line of a leaderboard.
+
+    Attributes:
+        encoders, fusion, objective: Labels, as in the plan.
+        modalities: Names of the modalities it uses.
+        seeds: Seeds that the board compares; `done` of them have a result for this row.
+        cell_ids: By planned seed.
+        statuses: Cells by status.
+        reason: Of its first cell without a result, or "".
+        score: The board's metric on test, or None when no seed has it.
+        val: Mean of the same metric on val.
+        gain: Against the best single modality; None for unimodal rows and where nothing can be compared.
+        numbers: Mean over seeds of every other number, by name ("latency_p50_s", "f1_macro", …); None where it could
+            not be measured.
+        contended: Whether a time was taken while others computed on the device.
+        rank: 1 is best; equal means share a rank; None for rows that lack seeds.
+    """
+
+    encoders: str
+    fusion: str
+    objective: str
+    modalities: tuple[str, ...]
+    seeds: tuple[int, ...]
+    done: tuple[int, ...]
+    cell_ids: Mapping[int, str]
+    statuses: Mapping[str, int]
+    reason: str = ""
+    score: Score | None = None
+    val: float | None = None
+    gain: Gain | None = None
+    numbers: Mapping[str, float | None] = field(default_factory=dict)
+    contended: bool = False
+    rank: int | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether every seed that the board compares has a score."""
+        return self.score is not None and set(self.seeds) <= set(self.score.by_seed)
+
+    @property
+    def unimodal(self) -> bool:
+        """Whether it uses one modality."""
+        return len(self.modalities) == 1
+
+    @property
+    def label(self) -> str:
+        """The combo in one line."""
+        parts = [self.encoders, self.fusion if not self.unimodal or self.fusion != "single" else ""]
+        parts.append(self.objective if self.objective != "supervised" else "")
+        return ", ".join(part for part in parts if part)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Board:
+    """The leaderboard of one task of one dataset.
+
+    Attributes:
+        dataset, summary: Label and one line about it.
+        task, kind, num_outputs, class_names: What is predicted.
+        metric, direction, unit: What rows are ranked by.
+        first: Whether this is the dataset's first task, which leads the answer.
+        num_test: Samples of the test split, or None when no row has a result.
+        seeds: All seeds that some row was planned with.
+        rows: Ranked rows first, then those that lack seeds, then those without a result.
+        floor: The majority baseline's score, or None.
+        ceilings: Best possible score by modalities ("audio+image"), where it is known.
+        num_done, num_planned: Cells with a result, of those that could run.
+        statuses: All cells of the dataset by status.
+    """
+
+    dataset: str
+    summary: str
+    task: str
+    kind: str
+    num_outputs: int
+    class_names: tuple[str, ...]
+    metric: str
+    direction: Direction
+    unit: str
+    first: bool
+    num_test: int | None
+    seeds: tuple[int, ...]
+    rows: tuple[Row, ...]
+    floor: Score | None
+    ceilings: Mapping[str, float]
+    num_done: int
+    num_planned: int
+    statuses: Mapping[str, int]
+
+    @property
+    def best(self) -> Row | None:
+        """The row that ranks first."""
+        return next((row for row in self.rows if row.rank == 1), None)
+
+    @property
+    def best_unimodal(self) -> Row | None:
+        """The best ranked row of one modality."""
+        return next((row for row in self.rows if row.rank is not None and row.unimodal), None)
+
+    @property
+    def best_fusion(self) -> Row | None:
+        """The best ranked row of several modalities."""
+        return next((row for row in self.rows if row.rank is not None and len(row.modalities) > 1), None)
+
+    def better(self, one: float, other: float) -> float:
+        """Return by how much `one` is better than `other`; negative when it is worse."""
+        return other - one if self.direction == "min" else one - other
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """Cells without a result that share status and reason.
+
+    Attributes:
+        status, reason: As the cells have them.
+        dataset: Where; "" when in several.
+        count: How many cells.
+        examples: Up to three of them in words.
+    """
+
+    status: str
+    reason: str
+    dataset: str
+    count: int
+    examples: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Everything that the tables, the page and the files show.
+
+    Attributes:
+        run: The run's name.
+        boards: In the order of the plan.
+        statuses: All planned cells by status.
+        failures: Cells that should have a result and have none.
+        impossible: Cells that no command could run.
+        provenance: ``run.json``: command, configuration, versions, hardware, git.
+    """
+
+    run: str
+    boards: tuple[Board, ...]
+    statuses: Mapping[str, int]
+    failures: tuple[Problem, ...]
+    impossible: tuple[Problem, ...]
+    provenance: Mapping[str, Any]
+
+    @property
+    def num_planned(self) -> int:
+        """Cells that could run."""
+        return sum(self.statuses.values()) - self.statuses.get("incompatible", 0)
+
+    @property
+    def num_done(self) -> int:
+        """Cells with a result."""
+        return sum(self.statuses.get(status, 0) for status in DONE)
+
+
+def build_report(folder: Path) -> Report:
+    """Build the report of a run from its folder.
+
+    Raises:
+        UsageError: there is no run, or its plan is damaged.
+    """
+    store = RunStore.open(folder)
+    found = outcomes(store.planned(), decisive_records(store))
+    return assemble(folder.resolve().name, found, store.datasets(), store.read_run())
+
+
+def decisive_records(store: RunStore) -> dict[str, Record]:
+    """Return what `RunStore.records` does, without what no report shows: a large run fits in memory."""
+    decisive: dict[str, Record] = {}
+    for record in store.journal:
+        before = decisive.get(record.cell_id)
+        if before is None or record.status == "ok" or before.status != "ok":
+            decisive[record.cell_id] = _slim(record)
+    return decisive
+
+
+def assemble(
+    run: str, found: Iterable[Outcome], datasets: Mapping[str, Any], provenance: Mapping[str, Any] | None = None
+) -> Report:
+    """Build a report from outcomes.
+
+    Args:
+        run: Name of the run.
+        found: Every planned cell.
+        datasets: `Plan.datasets_json()`.
+        provenance: ``run.json``.
+    """
+    by_dataset: dict[str, list[Outcome]] = defaultdict(list)
+    for outcome in found:
+        by_dataset[outcome.dataset].append(outcome)
+    boards: list[Board] = []
+    for dataset, cells in by_dataset.items():
+        about = datasets.get(dataset, {})
+        for position, task in enumerate(_tasks(about, cells)):
+            boards.append(_board(dataset, about, task, cells, first=position == 0))
+    everything = [outcome for cells in by_dataset.values() for outcome in cells]
+    return Report(
+        run=run,
+        boards=tuple(boards),
+        statuses=_counted(everything),
+        failures=_problems(item for item in everything if item.status not in (*DONE, "incompatible", PENDING)),
+        impossible=_problems(item for item in everything if item.status == "incompatible"),
+        provenance=dict(provenance or {}),
+    )
+
+
+def _tasks(about: Mapping[str, Any], cells: Sequence[Outcome]) -> list[Mapping[str, Any]]:
+    """The dataset's tasks by its plan; without one, those that the results speak of."""
+    if about.get("tasks"):
+        return list(about["tasks"])
+    names = dict.fromkeys(metric.task for cell in cells for metric in cell.metrics if metric.split == "test")
+    return [{"name": name} for name in names]
+
+
+def _board(
+    dataset: str, about: Mapping[str, Any], task: Mapping[str, Any], cells: Sequence[Outcome], *, first: bool
+) -> Board:
+    name = task["name"]
+    metric = task.get("primary") or USUAL_METRIC.get(task.get("kind", ""), "")
+    sample = _sample_metric(cells, name, metric)
+    if sample is not None:
+        metric = sample.name
+    direction: Direction = sample.direction if sample is not None else "min" if metric in _LESS_IS_BETTER else "max"
+    groups: dict[tuple[str, str, str], list[Outcome]] = defaultdict(list)
+    for cell in cells:
+        groups[cell.encoders, cell.fusion, cell.objective].append(cell)
+    floor_cells = groups.pop(("", MAJORITY, ""), [])
+    runnable = {
+        key: members for key, members in groups.items() if any(cell.status != "incompatible" for cell in members)
+    }
+    seeds = tuple(sorted({cell.seed for members in runnable.values() for cell in members}))
+    rows = [_row(*key, members, seeds, name, metric) for key, members in runnable.items()]
+    rows = _with_gains(rows, direction)
+    statuses = _counted(cells)
+    return Board(
+        dataset=dataset,
+        summary=str(about.get("summary", "")),
+        task=name,
+        kind=str(task.get("kind", "")),
+        num_outputs=int(task.get("num_outputs", 0)),
+        class_names=tuple(task.get("class_names", ())),
+        metric=metric,
+        direction=direction,
+        unit=sample.unit if sample is not None else "1",
+        first=first,
+        num_test=sample.n if sample is not None else None,
+        seeds=seeds,
+        rows=tuple(_ranked(rows, direction)),
+        floor=_score(floor_cells, name, metric),
+        ceilings=dict(about.get("ceilings", {})) if first else {},
+        num_done=sum(statuses.get(status, 0) for status in DONE),
+        num_planned=len(cells) - statuses.get("incompatible", 0),
+        statuses=statuses,
+    )
+
+
+def _row(
+    encoders: str, fusion: str, objective: str, cells: Sequence[Outcome], seeds: tuple[int, ...], task: str, metric: str
+) -> Row:
+    done = [cell for cell in cells if cell.done]
+    failed = next((cell for cell in cells if not cell.done), None)
+    numbers, contended = _numbers(done, task, metric)
+    return Row(
+        encoders=encoders,
+        fusion=fusion,
+        objective=objective,
+        modalities=tuple(split_encoders(encoders)),
+        seeds=seeds,
+        done=tuple(sorted(cell.seed for cell in done)),
+        cell_ids={cell.seed: cell.cell_id for cell in sorted(cells, key=lambda cell: cell.seed)},
+        statuses=_counted(cells),
+        reason=failed.reason if failed else "",
+        score=_score(done, task, metric),
+        val=_mean(item.value for cell in done for item in cell.metrics if _is_score(item, "val", task, metric)),
+        numbers=numbers,
+        contended=contended,
+    )
+
+
+def _is_score(item: Metric, split: str, task: str, metric: str) -> bool:
+    """Whether a number is the clean score of a task in a metric, or in any where `metric` is ""."""
+    return (
+        item.task == task
+        and item.name == (metric or item.name)
+        and item.split == split
+        and item.phase == "evaluate"
+        and item.condition == "clean"
+    )
+
+
+def _sample_metric(cells: Sequence[Outcome], task: str, metric: str) -> Metric | None:
+    """Any result of the task in this metric; in its first one when the metric is not known."""
+    for cell in cells:
+        for item in cell.metrics:
+            if _is_score(item, "test", task, metric):
+                return item
+    return None
+
+
+def _score(cells: Sequence[Outcome], task: str, metric: str) -> Score | None:
+    found = {
+        cell.seed: item
+        for cell in sorted(cells, key=lambda cell: cell.seed)
+        for item in cell.metrics
+        if _is_score(item, "test", task, metric) and item.value is not None
+    }
+    if not found:
+        return None
+    by_seed = {seed: float(item.value) for seed, item in found.items() if item.value is not None}
+    values = list(by_seed.values())
+    mean, std, half = mean_std_half(values)
+    low, high, over = None, None, ""
+    if half is not None:
+        low, high, over = mean - half, mean + half, "seeds"
+    elif len(found) == 1:
+        (only,) = found.values()
+        low, high = only.ci_low, only.ci_high
+        over = "samples" if low is not None and high is not None else ""
+    return Score(by_seed=by_seed, mean=mean, std=std, ci_low=low, ci_high=high, ci_over=over)
+
+
+def mean_std_half(values: Sequence[float]) -> tuple[float, float | None, float | None]:
+    """Return mean, sample standard deviation, and half the width of Student's 95 % interval of the mean.
+
+    The last two are None for fewer than two values.
+
+    >>> mean_std_half([1.0, 2.0, 3.0])
+    (2.0, 1.0, 2.48...)
+    """
+    mean = math.fsum(values) / len(values)
+    if len(values) < 2:
+        return mean, None, None
+    from scipy.special import stdtrit
+
+    std = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
+    return mean, std, float(stdtrit(len(values) - 1, 0.975)) * std / math.sqrt(len(values))
+
+
+def _numbers(done: Sequence[Outcome], task: str, primary: str) -> tuple[dict[str, float | None], bool]:
+    """Means over seeds of what a row costs and of its other metrics on test; whether a time was contended."""
+    values: dict[str, list[float | None]] = defaultdict(list)
+    contended = False
+    for cell in done:
+        for item in cell.metrics:
+            on_test = _is_score(item, "test", task, "") and item.name != primary
+            if on_test or item.phase == "profile":
+                values[item.name].append(item.value)
+            elif item.phase == "train":
+                values["train_" + item.name.removeprefix("train_")].append(item.value)
+            contended = contended or (item.phase == "profile" and "contended" in item.note)
+    return {name: _mean(given) for name, given in values.items()}, contended
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return math.fsum(known) / len(known) if known else None
+
+
+def _with_gains(rows: Sequence[Row], direction: Direction) -> list[Row]:
+    unimodal = [row for row in rows if row.unimodal]
+    means: dict[tuple[int, tuple[int, ...]], float] = {}
+    sign = -1.0 if direction == "min" else 1.0
+    best_of: dict[tuple[int, ...], tuple[Row, int] | None] = {}
+
+    def best_over(seeds: tuple[int, ...]) -> tuple[Row, int] | None:
+        """The best unimodal row on exactly these seeds, and how many rows have them all."""
+        if seeds not in best_of:
+            known = [row for row in unimodal if row.score is not None and set(seeds) <= set(row.score.by_seed)]
+            for row in known:
+                assert row.score is not None
+                means[id(row), seeds] = sign * math.fsum(row.score.by_seed[seed] for seed in seeds) / len(seeds)
+            best_of[seeds] = (max(known, key=lambda row: means[id(row), seeds]), len(known)) if known else None
+        return best_of[seeds]
+
+    found = []
+    for row in rows:
+        best = best_over(tuple(row.score.by_seed)) if row.score is not None and len(row.modalities) > 1 else None
+        if best is None or row.score is None:
+            found.append(row)
+            continue
+        rival, num_compared = best
+        assert rival.score is not None
+        differences = [sign * (value - rival.score.by_seed[seed]) for seed, value in row.score.by_seed.items()]
+        mean, _, half = mean_std_half(differences)
+        gain = Gain(
+            value=mean,
+            ci_low=None if half is None else mean - half,
+            ci_high=None if half is None else mean + half,
+            over=rival.encoders,
+            over_objective=rival.objective,
+            num_compared=num_compared,
+            num_planned=len(unimodal),
+        )
+        found.append(replace(row, gain=gain))
+    return found
+
+
+def _ranked(rows: Iterable[Row], direction: Direction) -> Iterator[Row]:
+    """Complete rows by their mean, then rows that lack seeds, unranked, then rows without a result."""
+    sign = 1.0 if direction == "min" else -1.0
+
+    def place(row: Row) -> tuple[Any, ...]:
+        mean = math.inf if row.score is None else sign * row.score.mean
+        return (0 if row.complete else 1 if row.score is not None else 2, mean, row.encoders, row.fusion, row.objective)
+
+    rank, previous = 0, math.nan
+    for position, row in enumerate(sorted(rows, key=place), start=1):
+        if not row.complete or row.score is None:
+            yield row
+            continue
+        if row.score.mean != previous:
+            rank, previous = position, row.score.mean
+        yield replace(row, rank=rank)
+
+
+def _problems(cells: Iterable[Outcome]) -> tuple[Problem, ...]:
+    groups: dict[tuple[str, str], list[Outcome]] = defaultdict(list)
+    for cell in cells:
+        groups[cell.status, cell.reason].append(cell)
+    order = (*FAILURES, "unavailable", "incompatible")
+    found = [
+        Problem(
+            status=status,
+            reason=reason,
+            dataset=members[0].dataset if len({cell.dataset for cell in members}) == 1 else "",
+            count=len(members),
+            examples=tuple(_in_words(cell) for cell in members[:3]),
+        )
+        for (status, reason), members in groups.items()
+    ]
+    places = {status: place for place, status in enumerate(order)}
+    return tuple(sorted(found, key=lambda item: (places.get(item.status, len(order)), -item.count)))
+
+
+def _in_words(cell: Outcome) -> str:
+    parts = (cell.encoders, cell.fusion, cell.objective if cell.objective != "supervised" else "", f"seed {cell.seed}")
+    return ", ".join(part for part in parts if part)
+
+
+def _counted(cells: Iterable[Outcome]) -> dict[str, int]:
+    return dict(Counter(cell.status for cell in cells))
+
+
+def _slim(record: Record) -> Record:
+    kept = tuple(item for item in record.metrics if item.split != "val" or item.condition == "clean")
+    return replace(record, metrics=kept, info={key: record.info[key] for key in _KEPT_INFO if key in record.info})

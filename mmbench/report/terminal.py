@@ -1,0 +1,106 @@
+"""The report on a terminal: the answer, the top of each leaderboard, what to be careful about, where the rest is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from mmbench.report.answer import board_answer, cautions, metric_words
+from mmbench.report.markdown import gain_cell, interval, seeds_cell, spread_cell
+from mmbench.report.tables import Board, Report, Row
+from mmbench.report.text import MAX_NAME, amount, clean, counted, number, seconds
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+TOP_ROWS = 10
+MAX_REASONS = 8
+
+
+def print_tables(report: Report, out: Console, file: Path | None = None) -> None:
+    """Print a report.
+
+    Args:
+        report: What to show.
+        out: Where; names are printed as text, never as markup.
+        file: Where the complete tables are, for the lines that say how much is left out.
+    """
+    where = f", see {file}" if file else ""
+    for board in report.boards:
+        out.print()
+        title = clean(board.dataset, MAX_NAME) + ("" if board.first else f": {clean(board.task, MAX_NAME)}")
+        out.print(Text(title, style="bold"))
+        out.print(Text(board_answer(board)))
+        shown = _shown(board)
+        if shown:
+            out.print(_table(board, shown))
+        left = len(board.rows) - len(shown)
+        if left > 0:
+            out.print(Text(f"… {counted(left, 'more row')}{where}", style="dim"))
+        for caution in cautions(board):
+            out.print(Text(f"careful: {caution}", style="yellow"))
+    if report.failures:
+        out.print()
+        out.print(Text("without a result", style="bold"))
+        for item in report.failures[:MAX_REASONS]:
+            out.print(
+                Text(
+                    f"{item.count} {item.status}: {clean(item.reason, 200)} (such as {clean(item.examples[0], 160)})",
+                    "red",
+                )
+            )
+        if len(report.failures) > MAX_REASONS:
+            out.print(Text(f"… {counted(len(report.failures) - MAX_REASONS, 'more reason')}{where}", style="dim"))
+    out.print()
+    statuses = ", ".join(f"{count} {status}" for status, count in report.statuses.items())
+    out.print(Text(f"{report.num_done} of {counted(report.num_planned, 'cell')} done: {statuses}"))
+
+
+def _shown(board: Board) -> list[Row]:
+    """The first rows, the best row of each single modality, and the first of those that are not ranked."""
+    shown = list(board.rows[:TOP_ROWS])
+    seen = {row.modalities for row in shown if row.unimodal}
+    for row in board.rows[TOP_ROWS:]:
+        if row.unimodal and row.rank is not None and row.modalities not in seen:
+            seen.add(row.modalities)
+            shown.append(row)
+    return shown
+
+
+def _table(board: Board, rows: list[Row]) -> Table:
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    title = metric_words(board.metric) + (" ↓" if board.direction == "min" else " ↑")
+    made.add_column("#", justify="right")
+    made.add_column("encoders", overflow="fold")
+    made.add_column("fusion", overflow="fold")
+    objectives = {row.objective for row in rows} != {"supervised"}
+    if objectives:
+        made.add_column("objective", overflow="fold")
+    for name in (title, "95 % CI", "gain", "seeds", "/s", "latency", "params", "training"):
+        made.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        encoders = clean(row.encoders, 160).replace("+", " + ")
+        cells = [
+            Text("" if row.rank is None else str(row.rank)),
+            Text(encoders),
+            Text("" if row.unimodal and row.fusion == "single" else clean(row.fusion, 48)),
+            *([Text(clean(row.objective, 48))] if objectives else []),
+            Text(spread_cell(row)),
+            Text(interval(row.score)),
+            Text(gain_cell(row.gain)),
+            Text(seeds_cell(row)),
+            Text(amount(row.numbers.get("throughput_samples_per_s"))),
+            Text(seconds(row.numbers.get("latency_p50_s"))),
+            Text(amount(row.numbers.get("num_parameters_trainable"))),
+            Text(seconds(row.numbers.get("train_time_s"))),
+        ]
+        style = "bold" if row.rank == 1 else "dim" if row.rank is None else "cyan" if row.unimodal else ""
+        made.add_row(*cells, style=style)
+    if board.floor is not None:
+        blanks = [Text("")] * (2 if objectives else 1)
+        made.add_row(Text(""), Text("majority floor"), *blanks, Text(number(board.floor.mean)), style="dim")
+    return made
