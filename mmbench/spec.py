@@ -10,7 +10,7 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias, get_args
@@ -43,7 +43,9 @@ RESERVED_OPTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _PART_NAME = re.compile(r"\w[\w.-]{0,63}")
-_REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+_MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+_REFERENCE = re.compile(rf"{_MODULE.pattern}:{_MODULE.pattern}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,10 +94,13 @@ class TaskSpec:
         where = f"task {self.name!r}"
         _check_word(f"{where}: kind", self.kind, TASK_KINDS)
         _check_count(f"{where}: num_outputs", self.num_outputs, minimum=2 if self.kind == "multiclass" else 1)
+        if isinstance(self.class_names, str) or not isinstance(self.class_names, Iterable):
+            raise SpecError(f"{where}: class_names must be a tuple of strings, got {self.class_names!r}")
         _set(self, "class_names", tuple(str(name) for name in self.class_names))
         if self.class_names and len(self.class_names) != self.num_outputs:
             raise SpecError(f"{where} has num_outputs={self.num_outputs} but {len(self.class_names)} class_names")
-        if not (math.isfinite(self.weight) and self.weight >= 0):
+        _check_text(f"{where}: primary", self.primary)
+        if not (_is_number(self.weight) and self.weight >= 0):
             raise SpecError(f"{where}: weight must be finite and not negative, got {self.weight!r}")
 
 
@@ -118,7 +123,8 @@ class DatasetInfo:
     def __post_init__(self) -> None:
         _set(self, "modalities", _members("modalities", self.modalities, Modality))
         _set(self, "tasks", _members("tasks", self.tasks, TaskSpec))
-        _set(self, "missing", tuple(self.missing))
+        _set(self, "missing", _words("missing", self.missing))
+        _check_text("fingerprint", self.fingerprint)
         unknown = set(self.missing) - {modality.name for modality in self.modalities}
         if unknown:
             raise SpecError(f"missing names modalities that are not there: {', '.join(sorted(unknown))}")
@@ -141,6 +147,17 @@ class WeightsSpec:
     sha256: str = ""
     size_bytes: int | None = None
     licence: str = ""
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.name, str) and self.name.strip()):
+            raise SpecError(f"weights: name must say which file or repository to look for, got {self.name!r}")
+        where = f"weights {self.name!r}"
+        for text in ("url", "sha256", "licence"):
+            _check_text(f"{where}: {text}", getattr(self, text))
+        if self.sha256 and not _SHA256.fullmatch(self.sha256):
+            raise SpecError(f"{where}: sha256 must be 64 lower-case hex digits, got {self.sha256!r}")
+        if self.size_bytes is not None:
+            _check_count(f"{where}: size_bytes", self.size_bytes, minimum=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,13 +186,16 @@ class _Spec:
         if not (isinstance(self.version, str) and self.version):
             raise SpecError(f"{where}: version must be a non-empty string, bumped when results would change")
         for text in ("summary", "paper", "licence"):
-            if not isinstance(getattr(self, text), str):
-                raise SpecError(f"{where}: {text} must be a string, got {getattr(self, text)!r}")
+            _check_text(f"{where}: {text}", getattr(self, text))
+        _check_flag(f"{where}: in_all", self.in_all)
         _set(self, "defaults", _frozen_json(f"{where}: defaults", self.defaults))
         reserved = sorted(self.defaults.keys() & set(RESERVED_OPTIONS[role]))
         if reserved:
             raise SpecError(f"{where}: defaults must not hold {reserved[0]!r}, which mmbench itself gives")
         _set(self, "requires", _words(f"{where}: requires", self.requires))
+        for package in self.requires:
+            if not _MODULE.fullmatch(package):
+                raise SpecError(f"{where}: requires must hold names to import, as 'sklearn', got {package!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,7 +273,14 @@ class FusionSpec(_Spec):
             _check_count(f"{where}: max_modalities", self.max_modalities, minimum=self.min_modalities)
         _set(self, "task_kinds", _words(f"{where}: task_kinds", self.task_kinds, TASK_KINDS, at_least_one=True))
         _set(self, "solves", _words(f"{where}: solves", self.solves))
+        _check_flag(f"{where}: missing", self.missing)
         _set(self, "cannot_solve", _frozen_json(f"{where}: cannot_solve", self.cannot_solve))
+        for name, reason in self.cannot_solve.items():
+            if not (isinstance(reason, str) and reason):
+                raise SpecError(f"{where}: cannot_solve must give the reason for {name!r}, got {reason!r}")
+        both = sorted(set(self.solves) & set(self.cannot_solve))
+        if both:
+            raise SpecError(f"{where}: {both[0]!r} stands both in solves and in cannot_solve")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -318,10 +345,22 @@ class DatasetSpec(_Spec):
         super().__post_init__()
         where = f"dataset {self.name!r}"
         _check_word(f"{where}: target", self.target, get_args(Target))
+        _check_flag(f"{where}: open_options", self.open_options)
         _set(self, "ceilings", _frozen_json(f"{where}: ceilings", self.ceilings))
+        for modalities, ceiling in self.ceilings.items():
+            if modalities != "+".join(sorted(modalities.split("+"))):
+                raise SpecError(f"{where}: ceilings must name modalities sorted and joined by '+', got {modalities!r}")
+            if not _is_number(ceiling):
+                raise SpecError(f"{where}: the ceiling of {modalities!r} must be a number, got {ceiling!r}")
+        if self.cell_time_s is not None and not (_is_number(self.cell_time_s) and self.cell_time_s > 0):
+            raise SpecError(f"{where}: cell_time_s must be a positive number of seconds, got {self.cell_time_s!r}")
         _set(self, "train", _frozen_json(f"{where}: train", self.train))
         if self.describe:
             _check_reference(f"{where}: describe", self.describe)
+            for facts, fact_type in (("modalities", Modality), ("tasks", TaskSpec)):
+                given = _members(f"{where}: {facts}", getattr(self, facts), fact_type, at_least_one=False)
+                _set(self, facts, given)
+            _set(self, "missing", _words(f"{where}: missing", self.missing))
         else:
             try:
                 info = DatasetInfo(modalities=self.modalities, tasks=self.tasks, missing=self.missing)
@@ -413,6 +452,20 @@ def _check_count(where: str, value: Any, *, minimum: int) -> None:
         raise SpecError(f"{where} must be a whole number of at least {minimum}, got {value!r}")
 
 
+def _check_text(where: str, value: Any) -> None:
+    if not isinstance(value, str):
+        raise SpecError(f"{where} must be a string, got {value!r}")
+
+
+def _check_flag(where: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise SpecError(f"{where} must be True or False, got {value!r}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def _check_reference(where: str, reference: Any) -> None:
     if not (isinstance(reference, str) and _REFERENCE.fullmatch(reference)):
         raise SpecError(f"{where} must read 'package.module:attribute', got {reference!r}")
@@ -428,6 +481,9 @@ def _words(where: str, words: Any, known: tuple[str, ...] = (), *, at_least_one:
     if known:
         for word in words:
             _check_word(where, word, known)
+    twice = sorted({word for word in words if words.count(word) > 1})
+    if twice:
+        raise SpecError(f"{where} names {', '.join(twice)} twice")
     return tuple(words)
 
 
