@@ -591,9 +591,9 @@ def _peak_rss_bytes() -> float:
 #: Operations that are neither counted nor tagged as pointwise, reduction or view, and do next to no arithmetic.
 _CHEAP_NAMES = """
 _adaptive_avg_pool2d _adaptive_avg_pool3d _embedding_bag _local_scalar_dense _log_softmax _native_batch_norm_legit
-_native_batch_norm_legit_no_training _pack_padded_sequence _safe_softmax _softmax _to_copy _unsafe_view adaptive_max_pool2d
-adaptive_max_pool3d arange avg_pool2d avg_pool3d bernoulli bernoulli_ bincount cat clone constant_pad_nd copy_ cumprod
-cumsum embedding empty empty_like empty_strided eye fill_ flip full full_like gather hann_window index index_add
+_native_batch_norm_legit_no_training _pack_padded_sequence _safe_softmax _softmax _to_copy _unsafe_view
+adaptive_max_pool2d adaptive_max_pool3d arange avg_pool2d avg_pool3d bernoulli bernoulli_ bincount cat clone constant_pad_nd copy_
+cumprod cumsum embedding empty empty_like empty_strided eye fill_ flip full full_like gather hann_window index index_add
 index_copy index_put index_put_ index_select linspace masked_fill masked_fill_ masked_scatter masked_select
 max_pool2d_with_indices max_pool3d_with_indices native_batch_norm native_dropout native_group_norm native_layer_norm
 new_empty new_empty_strided new_full new_ones new_zeros nonzero normal_ ones ones_like rand rand_like randint randn

@@ -103,16 +103,17 @@ def measure(model, step="usual", *, given=None, protocol=BRIEF, contended=False)
 # Times
 
 
-def test_a_module_that_takes_10_ms_is_reported_as_10_ms():
-    model = build(image=Sleep(0.010))
+def test_a_module_that_takes_40_ms_is_reported_as_40_ms_within_2_percent():
+    model = build(image=Sleep(0.040))
+    few = dataclasses.replace(QUICK, min_latency_iterations=5)
 
-    trials = [measure(model, protocol=QUICK)[0] for _ in range(3)]
+    trials = [measure(model, protocol=few)[0] for _ in range(2)]
 
-    # Nothing can be faster; the best of three trials shows what a busy machine adds to the others.
-    assert min(trial["latency_p50_s"].value for trial in trials) == pytest.approx(0.0101, abs=0.0001)
-    assert max(trial["throughput_samples_per_s"].value for trial in trials) == pytest.approx(16 / 0.0102, rel=0.02)
-    assert min(trial["stage_time_s:encode.image"].value for trial in trials) == pytest.approx(0.0101, abs=0.0001)
-    assert 0.010 <= min(trial["step_time_s"].value for trial in trials) < 0.012
+    # Nothing can be faster; the better of two trials shows less of what a busy machine adds.
+    assert 0.040 <= min(trial["latency_p50_s"].value for trial in trials) < 0.0408
+    assert 16 / 0.0408 < max(trial["throughput_samples_per_s"].value for trial in trials) <= 16 / 0.040
+    assert 0.040 <= min(trial["stage_time_s:encode.image"].value for trial in trials) < 0.0408
+    assert 0.040 <= min(trial["step_time_s"].value for trial in trials) < 0.045
 
 
 def test_time_goes_to_the_stage_that_took_it():
