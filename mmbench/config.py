@@ -68,7 +68,7 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    epochs: Annotated[int, Field(ge=1)] = 12
+    epochs: Annotated[int, Field(ge=1)] = 10
     batch_size: Count = 64
     optimiser: Literal["sgd", "adam", "adamw"] = "adamw"
     lr: Annotated[float, Field(gt=0)] = 2e-3
@@ -79,7 +79,7 @@ class TrainConfig(BaseModel):
     clip_norm: Annotated[float, Field(ge=0)] = 1.0
     schedule: Literal["constant", "cosine"] = "cosine"
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    patience: Annotated[int, Field(ge=0)] = 5
+    patience: Annotated[int, Field(ge=0)] = 3
     class_weights: Literal["none", "balanced"] = "none"
     select: Literal["primary", "loss"] = "primary"
     precision: Literal["fp32", "bf16"] = "fp32"

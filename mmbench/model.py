@@ -120,21 +120,12 @@ class MultimodalModel(nn.Module):
     def fuse(self, features: Mapping[str, Features]) -> Output:
         """Join encoded features and predict, so that fusion can run on features that were encoded before."""
         losses = {f"{name}.{loss}": value for name, given in features.items() for loss, value in given.losses.items()}
-        taken = {name: self._as_accepted(name, given) for name, given in features.items()}
         unimodal = self._unimodal_logits(features)
         size = _batch_size(features)
         if self.level == "decision":
-            logits = {}
-            for task in self.tasks:
-                votes = {
-                    name: Features(unimodal[name][task.name], mask=features[name].present) for name in self.modalities
-                }
-                logits[task.name] = self.fusion(task.name, votes)
-                self._check(
-                    "fusion", logits[task.name], (features[self.modalities[0]].present.shape[0], task.num_outputs)
-                )
+            logits = self._vote(unimodal, features, size)
             return Output(logits=logits, features=features, fused=None, unimodal_logits=unimodal, losses=losses)
-        fused = self.fusion(taken)
+        fused = self.fusion({name: self._as_accepted(name, given) for name, given in features.items()})
         if isinstance(fused, Features):
             losses.update({f"fusion.{loss}": value for loss, value in fused.losses.items()})
             fused = fused.tensor
@@ -157,6 +148,17 @@ class MultimodalModel(nn.Module):
             features = Features(features)
         self._check_features(name, features, num_present)
         return features if given.rows is None else _scatter(features, given.rows, size)
+
+    def _vote(
+        self, unimodal: Mapping[str, Mapping[str, Tensor]], features: Mapping[str, Features], size: int
+    ) -> dict[str, Tensor]:
+        logits = {}
+        for task in self.tasks:
+            votes = {name: Features(unimodal[name][task.name], mask=features[name].present) for name in self.modalities}
+            decided: Tensor = self.fusion(task.name, votes)
+            self._check_fused(decided, (size, task.num_outputs))
+            logits[task.name] = decided
+        return logits
 
     def _as_accepted(self, name: str, features: Features) -> Features:
         if self.accepts == "vector" and features.layout == "sequence":

@@ -137,7 +137,7 @@ class Trainer:
         torch.manual_seed(self.noise_seed)
         history: list[Epoch] = []
         best: tuple[float, float] = (-math.inf, -math.inf)
-        best_epoch, best_state = 0, None
+        best_epoch, last_gain, best_state = 0, 0, None
         for epoch in range(self.config.epochs):
             lr = self.optimiser.param_groups[0]["lr"]
             began = time.perf_counter()
@@ -147,10 +147,13 @@ class Trainer:
             if not math.isfinite(train_loss) or not math.isfinite(val_loss):
                 raise Diverged(f"the loss is {train_loss} on train and {val_loss} on val in epoch {epoch + 1}")
             history.append(Epoch(train_loss, val_loss, score, lr, taken))
+            if score > best[0]:
+                last_gain = epoch
             if (score, -val_loss) > best:
                 best, best_epoch = (score, -val_loss), epoch
                 best_state = copy.deepcopy(self.model.state_dict())
-            elif self.config.patience and epoch - best_epoch >= self.config.patience:
+            # A lower loss at the same score moves the choice, but does not buy more epochs.
+            if self.config.patience and epoch - last_gain >= self.config.patience:
                 break
         if best_state is not None:
             self.model.load_state_dict(best_state)
@@ -203,7 +206,7 @@ class Trainer:
             loss = torch.stack([value.float() for value in losses.values()]).sum()
         if config.l1:
             loss = loss + config.l1 * torch.stack([parameter.abs().sum() for parameter in self.parameters]).sum()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         if self._after_backward is not None:
             self._after_backward(step)
         if config.clip_norm:
@@ -252,7 +255,8 @@ def lr_factor(progress: float, config: TrainConfig) -> float:
 def make_optimiser(modules: Sequence[nn.Module], config: TrainConfig, device: torch.device) -> torch.optim.Optimizer:
     """Return the optimiser; weight decay leaves vectors (biases, norms, tokens) alone."""
     seen: set[int] = set()
-    decayed, plain = [], []
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for module in modules:
         for parameter in module.parameters():
             if parameter.requires_grad and id(parameter) not in seen:
