@@ -143,9 +143,9 @@ class Trainer:
             began = time.perf_counter()
             train_loss = self.epoch(epoch)
             taken = time.perf_counter() - began
+            _check_finite(train_loss, "train", epoch)
             val_loss, score = self.validate()
-            if not math.isfinite(train_loss) or not math.isfinite(val_loss):
-                raise Diverged(f"the loss is {train_loss} on train and {val_loss} on val in epoch {epoch + 1}")
+            _check_finite(val_loss, "val", epoch)
             history.append(Epoch(train_loss, val_loss, score, lr, taken))
             if score > best[0]:
                 last_gain = epoch
@@ -287,6 +287,11 @@ def predict(model: MultimodalModel, data: SplitData, config: TrainConfig) -> dic
             for name, logits in model(batch).logits.items():
                 parts[name].append(logits)
     return {name: torch.cat(chunks) for name, chunks in parts.items()}
+
+
+def _check_finite(loss: float, split: str, epoch: int) -> None:
+    if not math.isfinite(loss):
+        raise Diverged(f"the loss on {split} is {loss} in epoch {epoch + 1}; a lower lr may help")
 
 
 def _weights(task: TaskSpec, train: SplitData, balanced: bool) -> Tensor | None:
