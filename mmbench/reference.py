@@ -59,17 +59,18 @@ def has_options(text: str) -> bool:
 
 def _split_head(text: str) -> tuple[str, int | None]:
     """Return the head and where its options' bracket opens, or None."""
+    # A bracket in the name opens the options or a glob's character class; only a target may hold others.
+    opening = text.index("[") if _NAME_WITH_BRACKET.match(text) else None
+    closing = None if opening is None else _closing(text, opening)
+    if opening is not None and closing is None:
+        raise _unreadable(text, opening, "this bracket is never closed")
     start = _last_group(text)
     if start is not None:
         head = text[:start].strip()
         if not head:
             raise _unreadable(text, start, "a name must stand before the options")
         return head, start
-    if _NAME_WITH_BRACKET.match(text):
-        opening = text.index("[")
-        closing = _closing(text, opening)
-        if closing is None:
-            raise _unreadable(text, opening, "this bracket is never closed")
+    if closing is not None:
         raise _unreadable(text, closing + 1, "the options end here, but more text follows")
     if text.endswith("]") and "[" not in text:
         raise _unreadable(text, len(text) - 1, "this bracket was never opened")
