@@ -104,7 +104,8 @@ def cautions(board: Board) -> list[str]:
             f"{counted(partial, 'row')} {'lacks' if partial == 1 else 'lack'} seeds and "
             f"{'is' if partial == 1 else 'are'} not ranked: a mean over fewer seeds is not the same measurement."
         )
-    found += [*_small_test(board), *_imbalance(board), *_no_gain(board)]
+    found += [*_small_test(board), *_imbalance(board), *_no_gain(board), *_mixture(board)]
+    found += [f"{counted(count, 'cell')} warned: {clean(text, 200)}" for text, count in board.warnings.items()][:5]
     if any(row.gain is not None and row.gain.num_compared < row.gain.num_planned for row in board.rows):
         found.append(
             "some gains are against an incomplete set of single-modality rows (marked †) and may be too large."
@@ -190,10 +191,24 @@ def _no_gain(board: Board) -> list[str]:
     if gain.value <= 0:
         return ["no fusion is better than the best single modality."]
     if gain.ci_low is not None and gain.ci_low <= 0:
-        return [
-            "it is not shown that fusion is better than the best single modality: the interval of its gain holds 0."
-        ]
+        return ["fusion is not shown to be better than the best single modality: the interval of its gain holds 0."]
     return []
+
+
+#: What follows when cells differ in something; anything else may change scores and times.
+_CONSEQUENCE = {
+    "split": "their scores are over different samples and cannot be compared",
+    "device": "their times cannot be compared",
+}
+
+
+def _mixture(board: Board) -> list[str]:
+    found = []
+    for name, values in board.mixed.items():
+        shown = ", ".join(f"{clean(value, 40)} ({counted(count, 'cell')})" for value, count in values.items())
+        consequence = _CONSEQUENCE.get(name, "scores and times may differ for that reason alone")
+        found.append(f"cells differ in {clean(name, 40)}: {shown}; {consequence}.")
+    return found
 
 
 def _coverage(board: Board) -> str:

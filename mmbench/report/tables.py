@@ -16,7 +16,7 @@ from mmbench.store import RunStore
 MAJORITY = "majority"
 #: The usual primary metric and its direction, by kind of task; `mmbench.tasks.METRICS` says the same (a test).
 USUAL_METRIC: Mapping[str, str] = {"multiclass": "accuracy", "multilabel": "map", "regression": "mae"}
-_KEPT_INFO = ("split_hash", "device", "warnings", "num_samples")
+_KEPT_INFO = ("split_hash", "device", "versions", "precision", "warnings")
 _LESS_IS_BETTER = frozenset({"log_loss", "calibration_error", "mae", "rmse"})
 
 
@@ -131,6 +131,8 @@ class Board:
         ceilings: Best possible score by modalities ("audio+image"), where it is known.
         num_done, num_planned: Cells with a result, of those that could run.
         statuses: All cells of the dataset by status.
+        mixed: What differs between cells and should not: counts of cells by value, by what it is ("torch", "split").
+        warnings: What cells warned of, with how many did.
     """
 
     dataset: str
@@ -151,6 +153,8 @@ class Board:
     num_done: int
     num_planned: int
     statuses: Mapping[str, int]
+    mixed: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    warnings: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def best(self) -> Row | None:
@@ -319,7 +323,25 @@ def _board(
         num_done=sum(statuses.get(status, 0) for status in DONE),
         num_planned=len(cells) - statuses.get("incompatible", 0),
         statuses=statuses,
+        mixed=_mixed(cells),
+        warnings=dict(Counter(text for cell in cells if cell.record for text in cell.record.info.get("warnings", ()))),
     )
+
+
+def _mixed(cells: Iterable[Outcome]) -> dict[str, dict[str, int]]:
+    """Facts that differ between the cells with a result, each with how many cells have which value."""
+    found: dict[str, Counter[str]] = defaultdict(Counter)
+    for cell in cells:
+        if cell.done and cell.record is not None:
+            info = cell.record.info
+            versions = info.get("versions")
+            facts = {"split": info.get("split_hash"), **(versions if isinstance(versions, Mapping) else {})}
+            if cell.fusion != MAJORITY:
+                facts |= {"device": info.get("device"), "precision": info.get("precision")}
+            for name, value in facts.items():
+                if value is not None:
+                    found[name][str(value)] += 1
+    return {name: dict(counts) for name, counts in found.items() if len(counts) > 1}
 
 
 def _row(
@@ -496,7 +518,7 @@ def _problems(cells: Iterable[Outcome]) -> tuple[Problem, ...]:
         )
         for (status, reason), members in groups.items()
     ]
-    places = {status: place for place, status in enumerate(order)}
+    places: dict[str, int] = {status: place for place, status in enumerate(order)}
     return tuple(sorted(found, key=lambda item: (places.get(item.status, len(order)), -item.count)))
 
 
