@@ -6,13 +6,14 @@ import gc
 import math
 import random
 import resource
+import statistics
 import sys
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
+from time import perf_counter
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
@@ -237,7 +238,7 @@ class _Meter:
     def mark(self) -> Any:
         """Note the moment at which the device gets here."""
         if not self.on_cuda:
-            return time.perf_counter()
+            return perf_counter()
         event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record(torch.cuda.current_stream(self.device))
         return event
@@ -276,14 +277,14 @@ class _Meter:
     def _warm_up(self, run: Callable[[], Any]) -> tuple[tuple[int, Literal["steady", "limit"]], float]:
         protocol = self.protocol
         times: list[float] = []
-        began = time.perf_counter()
+        began = perf_counter()
         while True:
             times += self._alone(run, 1)[0]
             recent = times[-protocol.warmup_window :]
-            middle = float(np.median(recent))
+            middle = statistics.median(recent)
             if len(recent) == protocol.warmup_window and max(recent) - min(recent) <= protocol.warmup_spread * middle:
                 return (len(times), "steady"), middle
-            elapsed = time.perf_counter() - began
+            elapsed = perf_counter() - began
             if len(times) >= protocol.warmup_max_iterations or elapsed >= protocol.warmup_max_seconds:
                 return (len(times), "limit"), middle
 
@@ -291,21 +292,21 @@ class _Meter:
         samples = []
         self.synchronise()
         for _ in range(count):
-            began = time.perf_counter()
+            began = perf_counter()
             run()
             self.synchronise()
-            samples.append(time.perf_counter() - began)
+            samples.append(perf_counter() - began)
         return samples, math.fsum(samples)
 
     def _in_a_row(self, run: Callable[[], Any], count: int) -> tuple[list[float], float]:
         self.synchronise()
-        began = time.perf_counter()
+        began = perf_counter()
         marks = [self.mark()]
         for _ in range(count):
             run()
             marks.append(self.mark())
         self.synchronise()
-        window = time.perf_counter() - began
+        window = perf_counter() - began
         return [self.between(*pair) for pair in pairwise(marks)], window
 
 
@@ -383,7 +384,7 @@ def _measure_training(
     raw["step"] = {"batch_size": batch.size, **timing.to_json()}
     found.add(
         "step_time_s",
-        float(np.median(timing.samples_s)),
+        statistics.median(timing.samples_s),
         "s",
         "min",
         n=len(timing.samples_s),
@@ -550,7 +551,7 @@ def _measure_stages(
     for stage, samples in sorted(by_stage.items()):
         # A stage that some steps skip took no time in those.
         padded = samples + [0.0] * (count - len(samples))
-        found.add(f"stage_time_s:{stage}", float(np.median(padded)), "s", "min", n=count, note=note, timed=True)
+        found.add(f"stage_time_s:{stage}", statistics.median(padded), "s", "min", n=count, note=note, timed=True)
 
 
 # Memory
@@ -592,15 +593,15 @@ def _peak_rss_bytes() -> float:
 _CHEAP_NAMES = """
 _adaptive_avg_pool2d _adaptive_avg_pool3d _embedding_bag _local_scalar_dense _log_softmax _native_batch_norm_legit
 _native_batch_norm_legit_no_training _pack_padded_sequence _safe_softmax _softmax _to_copy _unsafe_view
-adaptive_max_pool2d adaptive_max_pool3d arange avg_pool2d avg_pool3d bernoulli bernoulli_ bincount cat clone constant_pad_nd copy_
-cumprod cumsum embedding empty empty_like empty_strided eye fill_ flip full full_like gather hann_window index index_add
-index_copy index_put index_put_ index_select linspace masked_fill masked_fill_ masked_scatter masked_select
-max_pool2d_with_indices max_pool3d_with_indices native_batch_norm native_dropout native_group_norm native_layer_norm
-new_empty new_empty_strided new_full new_ones new_zeros nonzero normal_ ones ones_like rand rand_like randint randn
-randn_like randperm reflection_pad1d reflection_pad2d repeat replication_pad1d replication_pad2d resize_ roll
-scalar_tensor scatter scatter_ scatter_add scatter_add_ set_ slice_scatter sort split_with_sizes_copy stack topk
-transpose_ tril triu unbind uniform_ unsafe_split unsqueeze_ upsample_bilinear2d upsample_nearest1d upsample_nearest2d
-zero_ zeros zeros_like
+adaptive_max_pool2d adaptive_max_pool3d arange avg_pool2d avg_pool3d bernoulli bernoulli_ bincount cat clone
+constant_pad_nd copy_ cumprod cumsum embedding empty empty_like empty_strided eye fill_ flip full full_like gather
+hann_window index index_add index_copy index_put index_put_ index_select linspace masked_fill masked_fill_
+masked_scatter masked_select max_pool2d_with_indices max_pool3d_with_indices native_batch_norm native_dropout
+native_group_norm native_layer_norm new_empty new_empty_strided new_full new_ones new_zeros nonzero normal_ ones
+ones_like rand rand_like randint randn randn_like randperm reflection_pad1d reflection_pad2d repeat replication_pad1d
+replication_pad2d resize_ roll scalar_tensor scatter scatter_ scatter_add scatter_add_ set_ slice_scatter sort
+split_with_sizes_copy stack topk transpose_ tril triu unbind uniform_ unsafe_split unsqueeze_ upsample_bilinear2d
+upsample_nearest1d upsample_nearest2d zero_ zeros zeros_like
 """
 _CHEAP = frozenset(_CHEAP_NAMES.split())
 

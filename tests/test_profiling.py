@@ -46,19 +46,45 @@ class Encoder(nn.Module):
         return self.network(values)
 
 
-class Sleep(nn.Module):
-    """A linear layer that takes as long as it is told."""
+class Clock:
+    """A clock that only moves when it is told, and a microsecond whenever it is looked at."""
 
-    def __init__(self, *seconds):
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        self.now += 1e-6
+        return self.now
+
+    def advance(self, seconds):
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The profiler's clock on the CPU, in the test's hands: a busy machine changes nothing."""
+    clock = Clock()
+    monkeypatch.setattr("mmbench.profiling.perf_counter", clock)
+    return clock
+
+
+class Takes(nn.Module):
+    """A linear layer that takes as long as it is told, call by call; then as long as the last time."""
+
+    def __init__(self, advance, *seconds):
         super().__init__()
-        self.layer, self.seconds, self.calls = nn.Linear(8, 8), seconds, 0
+        self.layer, self.advance, self.seconds, self.calls = nn.Linear(8, 8), advance, seconds, 0
 
     def forward(self, values):
-        deadline = time.perf_counter() + self.seconds[min(self.calls, len(self.seconds) - 1)]
+        self.advance(self.seconds[min(self.calls, len(self.seconds) - 1)])
         self.calls += 1
-        while time.perf_counter() < deadline:
-            pass
         return self.layer(values)
+
+
+def spin(seconds):
+    deadline = time.perf_counter() + seconds
+    while time.perf_counter() < deadline:
+        pass
 
 
 class Concat(nn.Module):
@@ -100,38 +126,67 @@ def measure(model, step="usual", *, given=None, protocol=BRIEF, contended=False)
     return {metric.name: metric for metric in found}, raw
 
 
+def stages(found):
+    return {name.partition(":")[2]: item.value for name, item in found.items() if name.startswith("stage_time_s:")}
+
+
 # Times
 
 
-def test_a_module_that_takes_40_ms_is_reported_as_40_ms_within_2_percent():
-    model = build(image=Sleep(0.040))
-    few = dataclasses.replace(QUICK, min_latency_iterations=5)
+def test_a_module_that_takes_5_ms_is_reported_as_5_ms(clock):
+    model = build(image=Takes(clock.advance, 0.005))
 
-    trials = [measure(model, protocol=few)[0] for _ in range(2)]
+    found, _ = measure(model, protocol=QUICK)
 
-    # Nothing can be faster; the better of two trials shows less of what a busy machine adds.
-    assert 0.040 <= min(trial["latency_p50_s"].value for trial in trials) < 0.0408
-    assert 16 / 0.0408 < max(trial["throughput_samples_per_s"].value for trial in trials) <= 16 / 0.040
-    assert 0.040 <= min(trial["stage_time_s:encode.image"].value for trial in trials) < 0.0408
-    assert 0.040 <= min(trial["step_time_s"].value for trial in trials) < 0.045
+    assert found["latency_p50_s"].value == pytest.approx(0.005, rel=0.001)
+    assert found["latency_p95_s"].value == pytest.approx(0.005, rel=0.001)
+    assert found["throughput_samples_per_s"].value == pytest.approx(16 / 0.005, rel=0.001)
+    assert found["step_time_s"].value == pytest.approx(0.005, rel=0.001)
 
 
-def test_time_goes_to_the_stage_that_took_it():
-    model = build(image=Sleep(0.004), text=Sleep(0.001))
-    model.fusion.register_forward_hook(lambda *_: time.sleep(0.002))
+def test_a_module_that_takes_50_ms_of_real_time_is_reported_within_2_percent():
+    model = build(image=Takes(spin, 0.050))
+
+    _, raw = measure(model, None, protocol=dataclasses.replace(QUICK, min_latency_iterations=10))
+
+    # Nothing can be faster; the best of many samples shows least of what a busy machine adds.
+    assert 0.050 <= min(raw["latency"]["samples_s"]) < 0.051
+    assert 0.050 <= min(raw["inference"]["samples_s"]) < 0.051
+    assert 0.050 <= min(raw["stages"]["encode.image"]) < 0.051
+
+
+def test_time_goes_to_the_stage_that_took_it(clock):
+    model = build(image=Takes(clock.advance, 0.004), text=Takes(clock.advance, 0.001))
+    model.fusion.register_forward_hook(lambda *_: clock.advance(0.002))
+    model.heads[0].register_forward_hook(lambda *_: clock.advance(0.005))
     optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
-    optimiser.register_step_pre_hook(lambda *_: time.sleep(0.003))
+    optimiser.register_step_pre_hook(lambda *_: clock.advance(0.003))
 
-    found, _ = measure(model, training_step(model, optimiser), protocol=QUICK)
+    def step(batch):
+        clock.advance(0.006)
+        logits = model(batch).logits["digit"]
+        clock.advance(0.007)
+        logits.register_hook(lambda _: clock.advance(0.008))
+        logits.sum().backward()
+        optimiser.step()
+        clock.advance(0.001)
 
-    stage = {name.partition(":")[2]: item.value for name, item in found.items() if name.startswith("stage_time_s:")}
-    assert set(stage) == {
-        "encode.image", "encode.text", "fusion", "head", "objective", "backward", "optimiser", "other"
-    }  # fmt: skip
-    assert stage["encode.image"] == pytest.approx(0.004, rel=0.15)
-    assert stage["encode.text"] == pytest.approx(0.001, rel=0.3)
-    assert stage["optimiser"] >= 0.003
-    assert max(stage["head"], stage["objective"], stage["other"]) < 0.001
+    found, _ = measure(model, step, protocol=QUICK)
+
+    assert stages(found) == pytest.approx(
+        {
+            "encode.image": 0.004,
+            "encode.text": 0.001,
+            "fusion": 0.002,
+            "head": 0.005,
+            "objective": 0.007,
+            "backward": 0.008,
+            "optimiser": 0.003,
+            "other": 0.006 + 0.001,
+        },
+        abs=2e-5,
+    )
+    assert sum(stages(found).values()) == pytest.approx(found["step_time_s"].value, rel=0.01)
 
 
 def test_stages_add_up_to_the_whole_step():
@@ -149,8 +204,8 @@ def test_stages_add_up_to_the_whole_step():
     assert np.median(together / np.array(taken[-10:])) == pytest.approx(1.0, abs=0.05)
 
 
-def test_an_encoder_that_the_objective_calls_again_is_still_an_encoder():
-    model = build(image=Sleep(0.003))
+def test_an_encoder_that_the_objective_calls_again_is_still_an_encoder(clock):
+    model = build(image=Takes(clock.advance, 0.003))
 
     def step(batch):
         output = model(batch)
@@ -159,22 +214,24 @@ def test_an_encoder_that_the_objective_calls_again_is_still_an_encoder():
 
     found, _ = measure(model, step)
 
-    assert found["stage_time_s:encode.image"].value == pytest.approx(0.006, rel=0.15)
-    assert "stage_time_s:optimiser" not in found
+    assert stages(found)["encode.image"] == pytest.approx(0.006, rel=0.01)
+    assert stages(found)["objective"] < 0.0001
+    assert "optimiser" not in stages(found)
 
 
-def test_slow_first_iterations_end_up_in_the_warm_up():
-    model = build(image=Sleep(0.02, 0.02, 0.02, 0.02, 0.002))
+def test_slow_first_iterations_end_up_in_the_warm_up(clock):
+    model = build(image=Takes(clock.advance, 0.04, 0.02, 0.01, 0.002))
     patient = dataclasses.replace(QUICK, warmup_max_iterations=50, warmup_max_seconds=5.0)
 
     _, raw = measure(model, None, protocol=patient)
 
-    assert raw["inference"]["warmup_iterations"] >= 3
-    assert max(raw["latency"]["samples_s"]) < 0.02
+    assert raw["inference"]["warmup_iterations"] == 6  # three slow ones, and three that agree
+    assert raw["inference"]["warmup_ended"] == "steady"
+    assert max(raw["inference"]["samples_s"]) < 0.003
 
 
-def test_warm_up_that_never_settles_ends_at_its_limit_and_says_so():
-    model = build(image=Sleep(*[0.001, 0.003] * 200))
+def test_warm_up_that_never_settles_ends_at_its_limit_and_says_so(clock):
+    model = build(image=Takes(clock.advance, *[0.001, 0.003] * 200))
     impatient = dataclasses.replace(BRIEF, warmup_max_iterations=6, warmup_max_seconds=5.0)
 
     _, raw = measure(model, None, protocol=impatient)
@@ -183,24 +240,21 @@ def test_warm_up_that_never_settles_ends_at_its_limit_and_says_so():
     assert raw["inference"]["warmup_ended"] == "limit"
 
 
-def test_a_measurement_takes_at_least_the_protocols_iterations_and_seconds():
-    model = build(image=nn.Linear(8, 8))
-    protocol = dataclasses.replace(QUICK, min_iterations=7, min_seconds=0.05)
+def test_a_measurement_takes_at_least_the_protocols_iterations_and_seconds(clock):
+    model = build(image=Takes(clock.advance, 0.001))
+    protocol = dataclasses.replace(QUICK, min_iterations=7, min_latency_iterations=90, min_seconds=0.05)
 
     found, raw = measure(model, protocol=protocol)
 
-    for part in ("inference", "step", "latency"):
-        assert len(raw[part]["samples_s"]) >= 7
-        assert raw[part]["window_s"] >= 0.05
-    assert found["step_time_s"].n == len(raw["step"]["samples_s"])
-    assert found["step_time_s"].value == pytest.approx(np.median(raw["step"]["samples_s"]), rel=1e-4)
+    assert len(raw["inference"]["samples_s"]) == len(raw["step"]["samples_s"]) == 50
+    assert len(raw["latency"]["samples_s"]) == 90
+    assert found["step_time_s"].n == 50
 
 
-def test_a_slow_model_is_measured_three_times_and_no_more():
-    model = build(image=Sleep(0.03))
-    protocol = dataclasses.replace(QUICK, min_iterations=100, min_latency_iterations=100, max_seconds=0.05)
+def test_a_slow_model_is_measured_three_times_and_no_more(clock):
+    model = build(image=Takes(clock.advance, 60.0))
 
-    _, raw = measure(model, None, protocol=protocol)
+    _, raw = measure(model, None, protocol=QUICK)
 
     assert len(raw["inference"]["samples_s"]) == len(raw["latency"]["samples_s"]) == 3
 
@@ -217,16 +271,16 @@ def test_a_99th_percentile_needs_1000_samples():
     assert many["latency_p99_s"].value == pytest.approx(expected, rel=1e-4)
 
 
-def test_the_quick_protocol_costs_little():
+def test_the_quick_protocol_takes_less_than_200_ms_of_computing():
     image = nn.Sequential(nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(576, 8))
     model = build(image=image, text=nn.Linear(64, 8))
     given, step = batches(model, (64,), size=64), training_step(model)
 
     taken = []
     for _ in range(5):
-        began = time.perf_counter()
+        began = time.process_time()  # on a busy machine wall time says more about the others
         measure(model, step, given=given, protocol=QUICK)
-        taken.append(time.perf_counter() - began)
+        taken.append(time.process_time() - began)
 
     assert min(taken) < 0.2
 
