@@ -209,7 +209,7 @@ class RunStore:
 
     def write_run(self, about: Mapping[str, Any]) -> None:
         """Write ``run.json``: command, configuration, versions, hardware, git."""
-        _write_atomically(self.folder / RUN_FILE, [json.dumps(about, indent=2, ensure_ascii=False, default=str), "\n"])
+        _write_atomically(self.folder / RUN_FILE, [json.dumps(about, indent=2, default=str), "\n"])
 
     def read_run(self) -> dict[str, Any]:
         """Return ``run.json``, or {} when it is missing or damaged."""
@@ -230,7 +230,7 @@ class RunStore:
 
         def lines() -> Iterator[str]:
             nonlocal count
-            encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+            encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
             yield f'{{"schema":{PLAN_SCHEMA},"datasets":{encode(datasets or {})},"cells":['
             for row in rows:
                 yield (",\n" if count else "\n") + encode(row)
@@ -259,6 +259,7 @@ class RunStore:
                 except ValueError as error:
                     raise self._damaged_plan(error) from None
                 yield row
+        raise self._damaged_plan("it ends too early")
 
     def datasets(self) -> dict[str, Any]:
         """Return what the plan says of its datasets, by label; {} when there is no plan yet.
@@ -283,9 +284,11 @@ class RunStore:
             raise UsageError(f"{where} was written by another version of mmbench; type the run's command again")
         return dict(datasets)
 
-    def _damaged_plan(self, error: Exception) -> UsageError:
+    def _damaged_plan(self, error: object) -> UsageError:
         where = self.folder / PLAN_FILE
-        return UsageError(f"{where} is damaged ({error}); type the run's command again to write it anew")
+        return UsageError(
+            f"{where} is damaged ({error}); remove it and type the run's command again, no result is lost"
+        )
 
     def records(self) -> dict[str, Record]:
         """Return the decisive attempt at each cell: one that is ok if there is any, else the latest."""
@@ -324,17 +327,17 @@ class RunStore:
         The files come first: a record in the journal always has its files, files without a record are made again.
         """
         place = self.cell_folder(record.cell_id)
-        with suppress(FileNotFoundError):  # a cell may have removed its own folder
-            (folder / RECORD_FILE).write_text(json.dumps(record.to_json(), indent=1, allow_nan=False) + "\n")
-            _sync_tree(folder)
-            if place.exists():
-                aside = place.parent / f".{record.cell_id}.old.{secrets.token_hex(4)}"
-                place.rename(aside)
-                folder.rename(place)
-                shutil.rmtree(aside, ignore_errors=True)
-            else:
-                folder.rename(place)
-            _sync(place.parent)
+        _make_ordinary(folder)
+        _write_atomically(folder / RECORD_FILE, [json.dumps(record.to_json(), indent=1, allow_nan=False), "\n"])
+        _sync_tree(folder)
+        if place.exists():
+            aside = place.parent / f".{record.cell_id}.old.{secrets.token_hex(4)}"
+            place.rename(aside)
+            folder.rename(place)
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            folder.rename(place)
+        _sync(place.parent)
         self.journal.append(record)
 
     def close(self) -> None:
@@ -434,12 +437,33 @@ def _listed(names: list[str]) -> str:
 
 def _write_atomically(path: Path, chunks: Iterable[str]) -> None:
     beside = path.with_name(f".{path.name}.writing")
-    with beside.open("w", encoding="utf-8") as stream:
+    _remove(beside)
+    # "x" follows no link that somebody may have put there.
+    with beside.open("x", encoding="utf-8") as stream:
         stream.writelines(chunks)
         stream.flush()
         os.fsync(stream.fileno())
+    if path.is_dir():
+        _remove(path)
     beside.replace(path)
     _sync(path.parent)
+
+
+def _make_ordinary(folder: Path) -> None:
+    """Make a folder that a cell may have removed, replaced by a link or locked one that can be written into."""
+    if folder.is_symlink() or not folder.is_dir():
+        folder.unlink(missing_ok=True)
+        folder.mkdir()
+    with suppress(OSError):
+        folder.chmod(folder.stat().st_mode | 0o700)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, a link (not what it leads to) or a folder, or nothing."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _sync_tree(folder: Path) -> None:

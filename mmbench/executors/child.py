@@ -143,6 +143,7 @@ def write_outcome(folder: Path, outcome: Mapping[str, Any]) -> None:
         reason = f"the cell returned {len(text) / 2**20:.0f} MiB of metrics and info; large results belong into files"
         text = json.dumps({"status": "failed", "reason": reason, "metrics": [], "info": {}})
     beside = folder / f".{OUTCOME_FILE}"
+    beside.unlink(missing_ok=True)
     beside.write_text(text)
     beside.replace(folder / OUTCOME_FILE)
 
@@ -222,22 +223,26 @@ def _checked(result: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """
     if not isinstance(result, Mapping):
         raise ContractError(f"the cell must return metrics and info, got {type(result).__name__}")
-    metrics = []
-    for item in result.get("metrics", ()):
-        try:
-            metric = Metric.from_json(item)
-            value = metric.value
-            ok = isinstance(metric.name, str) and isinstance(metric.phase, str)
-            ok = ok and (value is None or (isinstance(value, int | float) and not isinstance(value, bool)))
-            metrics.append(_plain(metric.to_json()))
-        except (TypeError, AttributeError, ValueError, OverflowError) as error:
-            raise ContractError(f"the cell returned a metric that cannot be read: {item!r} ({error})") from None
-        if not ok:
-            raise ContractError(f"the cell returned a metric whose value is no number: {item!r}")
+    metrics = [_checked_metric(item) for item in result.get("metrics", ())]
     info = result.get("info", {})
     if not isinstance(info, Mapping):
         raise ContractError(f"the cell must return info as a mapping, got {type(info).__name__}")
     return metrics, _plain(info)
+
+
+def _checked_metric(item: Any) -> dict[str, Any]:
+    try:
+        metric = Metric.from_json(item)
+    except (TypeError, AttributeError) as error:
+        raise ContractError(f"the cell returned a metric that cannot be read: {item!r} ({error})") from None
+    value = metric.value
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise ContractError(f"the cell returned a metric whose value is no number: {item!r}")
+    if not (isinstance(metric.name, str) and isinstance(metric.phase, str)):
+        raise ContractError(f"the cell returned a metric whose name or phase is no text: {item!r}")
+    plain = _plain(metric.to_json(), "metric")
+    assert isinstance(plain, dict)
+    return plain
 
 
 def _plain(value: Any, where: str = "info") -> Any:

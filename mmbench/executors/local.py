@@ -246,10 +246,12 @@ class LocalExecutor:
     def _recover(self, reason: str) -> None:
         """Deal with every job that was under way when the server died."""
         tasks, self._tasks = list(self._tasks.values()), {}
-        alive = [task for task in tasks if task.pid is not None and self._is_ours(task)]
-        for task in alive:
-            kill_tree(task.pid or 0)
-        psutil.wait_procs([task.process for task in alive if task.process], timeout=STUCK_S)
+        for task in tasks:
+            if task.pid is not None and self._is_ours(task):
+                kill_tree(task.pid)
+        until = time.monotonic() + STUCK_S
+        while any(self._is_alive(task) for task in tasks) and time.monotonic() < until:
+            time.sleep(0.002)
         for task in tasks:
             outcome = _read_outcome(task.job.folder / OUTCOME_FILE)
             if outcome is not None or task.verdict is not None or task.retried:

@@ -117,14 +117,17 @@ class CappedLog:
     def check(self) -> None:
         """Empty the file if it has grown over its limit, remembering both ends."""
         with suppress(OSError):
-            if self.path.stat().st_size > self._limit:
+            if self._size() > self._limit:
                 self._take_ends()
                 os.truncate(self.path, 0)
 
     def finish(self) -> None:
-        """Cut the file to both ends, if it is larger than both together."""
+        """Cut the file to both ends, if it is larger than both together; remove it if it is empty."""
         with suppress(OSError):
-            if not self._head and self.path.stat().st_size <= 2 * self._half:
+            size = self._size()
+            if not self._head and size <= 2 * self._half:
+                if size == 0:
+                    self.path.unlink()
                 return
             self._take_ends()
             if not self._num_dropped:
@@ -143,6 +146,12 @@ class CappedLog:
         except OSError:
             return ""
         return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+    def _size(self) -> int:
+        """Return the size of the file. A cell may have put a link in its place: nothing is done to what it leads to."""
+        if self.path.is_symlink():
+            raise OSError(f"{self.path} is a link")
+        return self.path.stat().st_size
 
     def _take_ends(self) -> None:
         with self.path.open("rb") as stream:

@@ -1,0 +1,258 @@
+"""Functions of cells that do everything a plugin might do, for the tests of executors and runner."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from mmbench.errors import Diverged, Unavailable
+from mmbench.record import Metric
+
+SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
+
+
+def _result(value: float, **info: Any) -> dict[str, Any]:
+    return {"metrics": [Metric(phase="evaluate", split="test", name="accuracy", value=value).to_json()], "info": info}
+
+
+def square(payload: dict[str, Any], folder: Path) -> dict[str, Any]:
+    time.sleep(payload.get("sleep_s", 0.0))
+    (folder / "predictions.txt").write_text(str(payload["n"]))
+    return _result(payload["n"] ** 2)
+
+
+def by_number(payload: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Behave as the payload's `do` says."""
+    return globals()[payload.get("do", "square")](payload, folder)  # type: ignore[no-any-return]
+
+
+def where_it_stands(payload: dict[str, Any], folder: Path) -> dict[str, Any]:
+    return _result(
+        0,
+        cwd=str(Path.cwd()),
+        leader=os.getsid(0) == os.getpid() == os.getpgrp(),
+        omp=os.environ.get("OMP_NUM_THREADS"),
+        hash_seed=os.environ.get("PYTHONHASHSEED"),
+        marker=os.environ.get("MMBENCH_TEST_MARKER"),
+        torch="torch" in sys.modules,
+        main=getattr(sys.modules["__main__"], "__file__", None),
+        stdin=sys.stdin.read(),
+    )
+
+
+def raises(payload: dict[str, Any], folder: Path) -> None:
+    raise ValueError("5 heads do not divide 96;\n\x1b[31mchoose\x1b[0m \x00another\u202e number")
+
+
+def raises_without_words(payload: dict[str, Any], folder: Path) -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("not even this")
+
+    raise Mute
+
+
+def misses_weights(payload: dict[str, Any], folder: Path) -> None:
+    raise Unavailable("resnet18.bin is not here; run `mmbench prepare`")
+
+
+def diverges(payload: dict[str, Any], folder: Path) -> None:
+    raise Diverged("the loss became nan in epoch 3")
+
+
+def interrupts(payload: dict[str, Any], folder: Path) -> None:
+    raise KeyboardInterrupt
+
+
+def runs_out_of_gpu_memory(payload: dict[str, Any], folder: Path) -> None:
+    kind = type("OutOfMemoryError", (RuntimeError,), {})
+    raise kind(
+        "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 139.80 GiB of which 12.50 MiB "
+        "is free. Including non-PyTorch memory, this process has 139.70 GiB memory in use."
+    )
+
+
+def wraps_gpu_memory_error(payload: dict[str, Any], folder: Path) -> None:
+    try:
+        runs_out_of_gpu_memory(payload, folder)
+    except RuntimeError as error:
+        raise ValueError("the encoder failed") from error
+
+
+def asks_for_a_petabyte(payload: dict[str, Any], folder: Path) -> None:
+    import numpy as np
+
+    np.zeros(2**50, dtype=np.uint8)
+
+
+def calls_sys_exit(payload: dict[str, Any], folder: Path) -> None:
+    sys.exit(3)
+
+
+def calls_os_exit(payload: dict[str, Any], folder: Path) -> None:
+    print("about to leave", flush=True)
+    os._exit(0)
+
+
+def kills_itself(payload: dict[str, Any], folder: Path) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def segfaults(payload: dict[str, Any], folder: Path) -> None:
+    ctypes.string_at(0)
+
+
+def hangs(payload: dict[str, Any], folder: Path) -> None:
+    time.sleep(60)
+
+
+def hangs_and_ignores_sigterm(payload: dict[str, Any], folder: Path) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    child = subprocess.Popen(SLEEP)
+    (folder.parent / "pids").write_text(f"{os.getpid()} {child.pid}")
+    time.sleep(60)
+
+
+def allocates_without_end(payload: dict[str, Any], folder: Path) -> None:
+    hoard = []
+    while True:
+        hoard.append(bytearray(os.urandom(1)) * 2**23)
+        time.sleep(0.005)
+
+
+def allocates_in_subprocesses(payload: dict[str, Any], folder: Path) -> None:
+    code = "import time; x = bytearray(b'x') * 80_000_000; time.sleep(60)"
+    for _ in range(3):
+        subprocess.Popen([sys.executable, "-c", code])
+    time.sleep(60)
+
+
+def prints_100_mb(payload: dict[str, Any], folder: Path) -> dict[str, Any]:
+    print("the first line")
+    line = "x" * 1023 + "\n"
+    for _ in range(100):
+        sys.stdout.write(line * 1024)
+    print("the last line", file=sys.stderr)
+    return _result(1)
+
+
+def prints_endlessly(payload: dict[str, Any], folder: Path) -> None:
+    line = b"y" * 2**20 + b"\n"
+    while True:
+        os.write(1, line)
+
+
+def leaves_processes_behind(payload: dict[str, Any], folder: Path) -> dict[str, Any]:
+    same_group = subprocess.Popen(SLEEP)
+    other_session = subprocess.Popen(SLEEP, start_new_session=True)
+    # A daemon as in the book: its parent is gone at once.
+    code = f"import subprocess; print(subprocess.Popen({SLEEP!r}, start_new_session=True, stdout=-3, stderr=-3).pid)"
+    daemon = int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    (folder.parent / "pids").write_text(f"{same_group.pid} {other_session.pid} {daemon}")
+    if payload.get("then_hang"):
+        time.sleep(60)
+    return _result(1)
+
+
+def leaves_a_thread_running(payload: dict[str, Any], folder: Path) -> dict[str, Any]:
+    threading.Thread(target=time.sleep, args=(60,)).start()
+    return _result(1)
+
+
+def forks_itself(payload: dict[str, Any], folder: Path) -> dict[str, Any]:
+    copy = os.fork()
+    if copy == 0:
+        time.sleep(0.3)
+        raise RuntimeError("this is the copy speaking")
+    return _result(1)
+
+
+def returns_nothing(payload: dict[str, Any], folder: Path) -> None:
+    return None
+
+
+def returns_what_is_not_json(payload: dict[str, Any], folder: Path) -> dict[str, Any]:
+    return {"metrics": [], "info": {"best": {"model": object()}}}
+
+
+def returns_a_metric_without_name(payload: dict[str, Any], folder: Path) -> dict[str, Any]:
+    return {"metrics": [{"phase": "evaluate", "value": 1.0}], "info": {}}
+
+
+def returns_a_metric_that_is_text(payload: dict[str, Any], folder: Path) -> dict[str, Any]:
+    return {"metrics": [{"phase": "evaluate", "name": "accuracy", "value": "high"}], "info": {}}
+
+
+def returns_nan(payload: dict[str, Any], folder: Path) -> dict[str, Any]:
+    nan = float("nan")
+    metric = {"phase": "evaluate", "name": "accuracy", "value": nan, "ci_low": nan}
+    return {"metrics": [metric], "info": {"history": [1.0, nan, float("inf")]}}
+
+
+def returns_a_huge_answer(payload: dict[str, Any], folder: Path) -> dict[str, Any]:
+    return _result(1, predictions="p" * 2**25)
+
+
+def returns_nested_without_end(payload: dict[str, Any], folder: Path) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    nested["again"] = nested
+    return _result(1, nested=nested)
+
+
+def changes_the_process(payload: dict[str, Any], folder: Path) -> dict[str, Any]:
+    os.chdir("/")
+    os.environ["MMBENCH_TEST_MARKER"] = "changed"
+    os.umask(0o777)
+    sys.path.clear()
+    sys.stdout = None  # type: ignore[assignment]
+    return _result(1)
+
+
+def closes_every_file(payload: dict[str, Any], folder: Path) -> dict[str, Any]:
+    os.closerange(0, 1024)
+    return _result(1)
+
+
+def removes_its_folder(payload: dict[str, Any], folder: Path) -> dict[str, Any]:
+    for path in folder.iterdir():
+        path.unlink()
+    folder.rmdir()
+    return _result(1)
+
+
+def replaces_its_folder_by_a_link(payload: dict[str, Any], folder: Path) -> dict[str, Any]:
+    folder.rename(folder.with_name(folder.name + "-moved"))
+    folder.symlink_to(payload["target"])
+    return _result(1)
+
+
+def links_out_of_its_folder(payload: dict[str, Any], folder: Path) -> dict[str, Any]:
+    (folder / "record.json").symlink_to(payload["target"])
+    return _result(1)
+
+
+def kills_the_fork_server_once(payload: dict[str, Any], folder: Path) -> dict[str, Any]:
+    marker = Path(payload["marker"])
+    if not marker.exists():
+        marker.touch()
+        (folder / "half.txt").write_text("of the first try")
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(60)
+    return _result(1, files=sorted(path.name for path in folder.iterdir()))
+
+
+def kills_the_fork_server(payload: dict[str, Any], folder: Path) -> None:
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(60)
+
+
+def stops_the_fork_server(payload: dict[str, Any], folder: Path) -> dict[str, Any]:
+    os.kill(os.getppid(), signal.SIGSTOP)
+    return _result(1)
