@@ -3,6 +3,7 @@
 import dataclasses
 import gc
 import json
+import os
 import random
 import time
 
@@ -144,6 +145,7 @@ def test_a_module_that_takes_5_ms_is_reported_as_5_ms(clock):
     assert found["step_time_s"].value == pytest.approx(0.005, rel=0.001)
 
 
+@pytest.mark.skipif(os.getloadavg()[0] > (os.cpu_count() or 1), reason="the machine is busy: more load than cores")
 def test_a_module_that_takes_50_ms_of_real_time_is_reported_within_2_percent():
     model = build(image=Takes(spin, 0.050))
 
