@@ -343,6 +343,7 @@ def _profile(
         device,
         PROTOCOLS[payload["protocol"]],
         contended=payload["contended"],
+        autocast=torch.bfloat16 if trainer.config.precision == "bf16" else None,
     )
 
 
