@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, get_args
@@ -31,7 +32,7 @@ FAILURES: tuple[Status, ...] = ("failed", "oom_gpu", "oom_host", "timeout", "kil
 TRANSIENT: tuple[Status, ...] = ("unavailable", "killed", "interrupted")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Metric:
     """One number of a cell, in long form.
 
@@ -77,7 +78,15 @@ class Metric:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Metric:
         """Rebuild a metric from `to_json`; fields this version does not know are dropped."""
-        return cls(**{key: value for key, value in data.items() if key in cls.__dataclass_fields__})
+        known = cls.__dataclass_fields__
+        # A run has millions of numbers and a handful of words: interned, they fit in memory.
+        return cls(
+            **{
+                key: sys.intern(value) if type(value) is str and len(value) < 200 else value
+                for key, value in data.items()
+                if key in known
+            }
+        )
 
 
 _METRIC_DEFAULTS = {name: item.default for name, item in Metric.__dataclass_fields__.items()}
