@@ -80,13 +80,12 @@ class Metric:
         """Rebuild a metric from `to_json`; fields this version does not know are dropped."""
         known = cls.__dataclass_fields__
         # A run has millions of numbers and a handful of words: interned, they fit in memory.
-        return cls(
-            **{
-                key: sys.intern(value) if type(value) is str and len(value) < 200 else value
-                for key, value in data.items()
-                if key in known
-            }
-        )
+        given: dict[str, Any] = {
+            key: sys.intern(value) if type(value) is str and len(value) < 200 else value
+            for key, value in data.items()
+            if key in known
+        }
+        return cls(**given)
 
 
 _METRIC_DEFAULTS = {name: item.default for name, item in Metric.__dataclass_fields__.items()}
