@@ -44,9 +44,10 @@ class CompactBilinear(nn.Module):
     def forward(self, features: Mapping[str, Features]) -> Tensor:
         """Join; see the class."""
         vectors, _ = self.projections(features)  # (B, M, modality_dim)
-        extended = torch.cat([vectors, torch.ones_like(vectors[:, :, :1])], dim=2).float()  # half has no FFT
-        sketches = extended.new_zeros(*extended.shape[:2], self.fused_dim)
-        sketches = sketches.scatter_add(2, self.places.expand(extended.shape), extended * self.signs)
+        extended = torch.cat([vectors, torch.ones_like(vectors[:, :, :1])], dim=2)
+        signed = extended * self.signs  # float32 under autocast, too: the Fourier transform knows no bfloat16
+        sketches = signed.new_zeros(*signed.shape[:2], self.fused_dim)
+        sketches = sketches.scatter_add(2, self.places.expand(signed.shape), signed)
         spectrum = torch.fft.rfft(sketches, dim=2).prod(dim=1)
         pooled = torch.fft.irfft(spectrum, n=self.fused_dim, dim=1)  # (B, fused_dim)
         rooted = pooled.sign() * ((pooled.abs() + _EPSILON).sqrt() - _EPSILON**0.5)

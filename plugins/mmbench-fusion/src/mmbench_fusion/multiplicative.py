@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from mmbench import Features, TaskSpec
@@ -76,7 +77,8 @@ class Interaction(nn.Module):
         self.condition = nn.Linear(condition_dim, output_dim)
         self.read = nn.Linear(input_dim, output_dim, bias=False)
         if form == "matrix":
-            self.bilinear = nn.Bilinear(condition_dim, input_dim, output_dim, bias=False)
+            limit = condition_dim**-0.5
+            self.bilinear = nn.Parameter(torch.empty(output_dim, condition_dim, input_dim).uniform_(-limit, limit))
         else:
             self.gain = nn.Linear(condition_dim, output_dim if form == "vector" else 1)
 
@@ -84,5 +86,7 @@ class Interaction(nn.Module):
         """Interact; see the class."""
         shifted = self.condition(condition)
         if self.form == "matrix":
-            return self.bilinear(condition, read) + shifted + self.read(read)
+            # Not nn.Bilinear, which autocast does not know and which then meets two dtypes.
+            product = torch.einsum("bi,oij,bj->bo", condition, self.bilinear, read)
+            return product + shifted + self.read(read)
         return self.gain(condition) * self.read(read) + shifted
