@@ -18,7 +18,7 @@ from mmbench.errors import Diverged
 from mmbench.evaluate import primary_value
 from mmbench.model import Batch, MultimodalModel, Output
 from mmbench.spec import TaskSpec
-from mmbench.tasks import TargetScaler, class_weights, predictions, primary_metric, task_loss
+from mmbench.tasks import TargetScaler, class_weights, metric_specs, predictions, primary_metric, task_loss
 
 TaskLoss = Callable[[Mapping[str, Tensor]], Tensor]
 
@@ -53,7 +53,8 @@ class Epoch:
     Attributes:
         train_loss: Mean objective over the epoch's steps.
         val_loss: The task loss on val.
-        val_score: The primary metric on val, or minus the loss where that chooses.
+        val_score: What chose the epoch, more being better: the primary metric on val, minus it where less is better,
+            or minus the loss where that chooses.
         time_s: Wall time of training, without validation.
     """
 
@@ -234,7 +235,8 @@ class Trainer:
             return loss, -loss
         task = self.tasks[0]
         predicted = predictions(task, logits[task.name].float(), self.scalers[task.name])
-        return loss, primary_value(task, predicted, self.val_data.targets[task.name])
+        value = primary_value(task, predicted, self.val_data.targets[task.name])
+        return loss, -value if metric_specs(task)[primary_metric(task)].direction == "min" else value
 
     def _set_lr(self) -> None:
         factor = lr_factor(self.step_number / self.total_steps, self.config)
