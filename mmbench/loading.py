@@ -46,6 +46,7 @@ _HOOKS: Mapping[str, tuple[str, ...]] = {
     if hasattr(function, "mmbench_spec")
 }
 _HEAVY = ("torch", "pandas", "timm", "transformers")
+_LIBRARIES = frozenset((*_HEAVY, "numpy", "scipy", "sklearn", "torchaudio", "torchvision"))
 _WATCHED_SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGALRM", "SIGHUP", "SIGCHLD") if hasattr(signal, name)
 )
@@ -315,11 +316,15 @@ def _check_specs(role: Role, hook: str, answers: list[Any]) -> tuple[Spec, ...]:
 
 
 class _Watch(NamedTuple):
-    """One piece of the process's state: its name, how to read it (None: there is none) and how to put it back."""
+    """One piece of the process's state: its name, how to read it (None: there is none) and how to put it back.
+
+    Where big libraries change it too when they are first imported, a plugin that imports one is not blamed.
+    """
 
     what: str
     read: Callable[[], Any]
     restore: Callable[[Any], None]
+    libraries_change_it: bool = False
 
 
 def _working_directory() -> str | None:
@@ -376,12 +381,12 @@ def _restore_log_handlers(before: tuple[list[logging.Handler], int]) -> None:
 
 _WATCHES = (
     _Watch("the working directory", _working_directory, os.chdir),
-    _Watch("environment variables", lambda: dict(os.environ), _restore_environment),
+    _Watch("environment variables", lambda: dict(os.environ), _restore_environment, libraries_change_it=True),
     _Watch("sys.path", lambda: list(sys.path), _restore_sys_path),
     _Watch("the random module's state", random.getstate, random.setstate),
     _Watch("numpy's random state", _numpy_random_state, _restore_numpy_random_state),
     _Watch("signal handlers", _signal_handlers, _restore_signal_handlers),
-    _Watch("the root logger", _log_handlers, _restore_log_handlers),
+    _Watch("the root logger", _log_handlers, _restore_log_handlers, libraries_change_it=True),
 )
 
 
@@ -405,6 +410,7 @@ class _Sink(io.RawIOBase):
 def _isolated(notes: list[str]) -> Iterator[None]:
     """Put the process's state back afterwards and say in `notes` what was changed; keep output off the terminal."""
     before = [watch.read() for watch in _WATCHES]
+    libraries = _LIBRARIES & sys.modules.keys()
     sink = _Sink()
     stream = io.TextIOWrapper(io.BufferedWriter(sink), encoding="utf-8", errors="backslashreplace", write_through=True)
     try:
@@ -413,13 +419,14 @@ def _isolated(notes: list[str]) -> Iterator[None]:
             try:
                 yield
             finally:
-                if list(warnings.filters) != filters:
+                if list(warnings.filters) != filters and libraries == _LIBRARIES & sys.modules.keys():
                     notes.append("changed the warnings filters at import; they were put back")
     finally:
         for watch, value in zip(_WATCHES, before, strict=True):
             if value is not None and watch.read() != value:
                 watch.restore(value)
-                notes.append(f"changed {watch.what} at import; that was put back")
+                if not watch.libraries_change_it or libraries == _LIBRARIES & sys.modules.keys():
+                    notes.append(f"changed {watch.what} at import; that was put back")
         with suppress(ValueError):  # the plugin closed it
             stream.flush()
         printed = " ".join(sink.kept.decode("utf-8", "replace").split())

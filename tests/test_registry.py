@@ -496,6 +496,14 @@ def test_a_plugin_that_imports_torch_when_listed_is_told_not_to(install: Install
     assert info.warnings[0] == "imports timm when it is listed: import it in the factories' modules only"
 
 
+def test_a_local_file_that_imports_torch_is_not_blamed_for_what_torch_changes(tmp_path: Path) -> None:
+    path = tmp_path / "with_torch.py"
+    path.write_text("import torch\n" + GOOD, encoding="utf-8")
+    code = f"import mmbench.registry as r; print(r.load_registry([{str(path)!r}]).plugins[-1].warnings)"
+
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "()\n"
+
+
 def test_a_plugin_without_hooks_is_told_that_it_offers_nothing(plugin: Plugin) -> None:
     info = plugin("x = 1")
 
