@@ -2,7 +2,14 @@
 
 from mmbench import EncoderSpec, hookimpl
 
-_SPECTROGRAM = {"rate": 16_000, "num_mels": 40, "window_ms": 32.0, "hop_ms": 20.0, "max_seconds": 4.0}
+_SPECTROGRAM = {
+    "rate": 16_000,
+    "num_mels": 40,
+    "level": False,
+    "window_ms": 32.0,
+    "hop_ms": 20.0,
+    "max_seconds": 4.0,
+}
 
 
 @hookimpl
@@ -41,15 +48,18 @@ def mmbench_encoders() -> list[EncoderSpec]:
             defaults={
                 "feature_dim": 64,
                 "width": 32,
-                "depth": 3,
+                "depth": 2,
+                "num_filters": 32,
                 "dropout": 0.0,
                 "rate": 8_000,
-                "hop_ms": 5.0,
+                "level": False,
+                "window_ms": 25.0,
+                "hop_ms": 10.0,
                 "max_seconds": 4.0,
             },
             version="1",
-            summary="Strided convolutions over the raw waveform; tokens are 40 ms apart",
-            paper="Dai et al. 2016, arXiv:1610.00087",
+            summary="A learned filterbank over the raw waveform, then strided convolutions; tokens are 40 ms apart",
+            paper="Zeghidour et al. 2021, arXiv:2101.08596; Dai et al. 2016, arXiv:1610.00087",
             licence="Apache-2.0",
             requires=("torchaudio",),
         ),

@@ -1,25 +1,29 @@
-"""`conv1d`: strided convolutions over the raw waveform."""
+"""`conv1d`: convolutions over the raw waveform, the first of which starts as a filterbank."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmbench import Features, Modality
 from mmbench.blocks import Standardiser, check_range
 from mmbench.spec import Layout
-from mmbench_audio.masked import MaskedConv
+from mmbench_audio.masked import FrameNorm, MaskedConv
 from mmbench_audio.waveform import Resampled, common_rate
 
 
 class WaveformCNN(nn.Module):
-    """One wide convolution that strides by `hop_ms`, then `depth` blocks of kernel 5 and stride 2.
+    """A learned filterbank, then `depth` convolution blocks of kernel 5 and stride 2, over the raw waveform.
 
-    The first layer learns `width` filters twice as long as its stride, in the place of a spectrogram; the blocks
-    have 2 `width` channels. A vector is the mean over tokens.
+    A vector is the mean over tokens.
 
-    Source: Dai et al. 2016, arXiv:1610.00087, made small: the first stride is ten times theirs.
+    Source: the filterbank is that of Zeghidour et al. 2021, arXiv:2101.08596, with the stride in the convolution and a
+    logarithm in place of its pooling and compression; the blocks are those of Dai et al. 2016, arXiv:1610.00087, made
+    small.
 
     Shapes: (B, L), mask (B, L) -> (B, feature_dim), or (B, T, feature_dim) with its mask.
 
@@ -35,8 +39,11 @@ class WaveformCNN(nn.Module):
         feature_dim: int,
         width: int,
         depth: int,
+        num_filters: int,
         dropout: float,
         rate: int,
+        level: bool,
+        window_ms: float,
         hop_ms: float,
         max_seconds: float,
     ) -> None:
@@ -44,17 +51,24 @@ class WaveformCNN(nn.Module):
         check_range("feature_dim", feature_dim, 1)
         check_range("width", width, 1)
         check_range("depth", depth, 0)
+        check_range("num_filters", num_filters, 1)
         check_range("dropout", dropout, 0.0, 1.0)
         check_range("rate", rate, 100)
-        check_range("hop_ms", hop_ms, 0.0)
+        check_range("window_ms", window_ms, 1.0)
+        check_range("hop_ms", hop_ms, 1.0)
         check_range("max_seconds", max_seconds, 0.01)
         self.layout = layout
         self.feature_dim = feature_dim
-        self.transform = Resampled(rate=common_rate(modality, rate), max_seconds=max_seconds)
+        self.transform = Resampled(rate=common_rate(modality, rate), level=level, max_seconds=max_seconds)
         self.standardise = Standardiser(1)
-        hop = max(round(self.transform.rate * hop_ms / 1000), 1)
-        self.blocks = nn.ModuleList([MaskedConv(nn.Conv1d(1, width, kernel_size=2 * hop + 1, stride=hop, padding=hop))])
-        channels = width
+        self.filterbank = LearnedFilterbank(
+            num_filters,
+            self.transform.rate,
+            half_window=max(round(self.transform.rate * window_ms / 2000), 1),
+            hop=max(round(self.transform.rate * hop_ms / 1000), 1),
+        )
+        self.blocks = nn.ModuleList()
+        channels = num_filters
         for _ in range(depth):
             self.blocks.append(MaskedConv(nn.Conv1d(channels, 2 * width, kernel_size=5, stride=2, padding=2)))
             channels = 2 * width
@@ -66,9 +80,58 @@ class WaveformCNN(nn.Module):
         self.standardise.fit(values[..., None], mask)
 
     def forward(self, values: Tensor, mask: Tensor | None = None) -> Features:
-        maps = self.standardise(values.float().unsqueeze(-1)).transpose(1, 2)  # (B, 1, L)
+        waveform = self.standardise(values.float().unsqueeze(-1)).squeeze(-1)  # (B, L)
+        if mask is not None:
+            waveform = waveform.masked_fill(~mask, 0.0)
+        maps, mask = self.filterbank(waveform, mask)  # (B, num_filters, T)
         for block in self.blocks:
             maps, mask = block(maps, mask)
         tokens = self.project(self.dropout(maps.transpose(1, 2)))  # (B, T, feature_dim)
         features = Features(tokens, mask)
         return features if self.layout == "sequence" else Features(features.to_vector().values)
+
+
+class LearnedFilterbank(nn.Module):
+    """Log power of the waveform in learned bands, normalised frame by frame.
+
+    Each band is a pair of filters, whose squared outputs are added. They start as the cosine and the sine of one
+    frequency under a Gaussian, so that the sum does not depend on phase; the frequencies are evenly spaced in mel.
+    Plain random filters at a stride this long would see a random phase in every frame.
+
+    Source: Zeghidour et al. 2021, arXiv:2101.08596.
+
+    Shapes: waveform (B, L), zero at padded samples, mask (B, L) or None -> (B, num_filters, T), zero at padded
+    frames, mask (B, T) or None; T = ceil(L / hop).
+    """
+
+    def __init__(self, num_filters: int, rate: int, *, half_window: int, hop: int) -> None:
+        super().__init__()
+        self.half_window = half_window
+        self.hop = hop
+        cosines, sines = _gabor_filters(num_filters, rate, half_window)
+        self.cosines = nn.Parameter(cosines)
+        self.sines = nn.Parameter(sines)
+        self.norm = FrameNorm(num_filters)
+
+    def forward(self, waveform: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        # As a matrix product over frames, a strided convolution of one channel is twice as fast on a CPU.
+        frames = F.pad(waveform, (self.half_window, self.half_window)).unfold(1, 2 * self.half_window + 1, self.hop)
+        in_phase, in_quadrature = F.linear(frames, torch.cat([self.cosines, self.sines])).chunk(2, dim=-1)
+        power = in_phase.float().square() + in_quadrature.float().square()  # (B, T, num_filters)
+        maps = self.norm((power + 1e-3).log().transpose(1, 2))
+        if mask is not None:
+            mask = mask[:, :: self.hop]
+            maps = maps.masked_fill(~mask.unsqueeze(1), 0.0)
+        return maps, mask
+
+
+def _gabor_filters(num_filters: int, rate: int, half_window: int) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of mel-spaced frequencies under a Gaussian: two of (num_filters, 2 * half_window + 1)."""
+    highest = 2595.0 * math.log10(1.0 + rate / 2 / 700.0)  # in mel
+    mels = torch.linspace(0.0, highest, num_filters + 2)[1:-1]
+    frequencies = 700.0 * (10.0 ** (mels / 2595.0) - 1.0)  # in Hz
+    times = torch.arange(-half_window, half_window + 1) / rate  # in seconds
+    angles = 2.0 * math.pi * frequencies.unsqueeze(1) * times
+    window = torch.exp(-0.5 * (times * rate / (0.4 * half_window)).square())
+    window = window / window.sum()
+    return angles.cos() * window, angles.sin() * window

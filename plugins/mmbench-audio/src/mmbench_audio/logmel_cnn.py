@@ -43,7 +43,8 @@ class LogMelCNN(nn.Module):
         channels = 1
         for growth, time_stride in ((1, 2), (2, 2), (2, 1)):
             conv = nn.Conv2d(channels, width * growth, kernel_size=3, stride=(2, time_stride), padding=1)
-            self.blocks.append(MaskedConv(conv))
+            # The first block's input is standardised, and its map the largest: normalising it would cost the most.
+            self.blocks.append(MaskedConv(conv, normalise=channels > 1))
             channels, num_mels = width * growth, -(-num_mels // 2)
         self.dropout = nn.Dropout(dropout)
         self.project = nn.Linear(channels * num_mels, feature_dim)
@@ -53,7 +54,10 @@ class LogMelCNN(nn.Module):
         self.standardise.fit(values, mask)
 
     def forward(self, values: Tensor, mask: Tensor | None = None) -> Features:
-        maps = self.standardise(values.float()).transpose(1, 2).unsqueeze(1)  # (B, 1, M, T)
+        frames = self.standardise(values.float())  # (B, T, M)
+        if mask is not None:
+            frames = frames.masked_fill(~mask.unsqueeze(-1), 0.0)
+        maps = frames.transpose(1, 2).unsqueeze(1)  # (B, 1, M, T)
         for block in self.blocks:
             maps, mask = block(maps, mask)
         tokens = self.project(self.dropout(maps.flatten(1, 2).transpose(1, 2)))  # (B, T', feature_dim)

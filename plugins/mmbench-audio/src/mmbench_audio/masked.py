@@ -3,18 +3,8 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-
-
-def zero_padding(values: Tensor, mask: Tensor | None) -> Tensor:
-    """Set padded frames to zero, whatever they hold.
-
-    Shapes: values (B, C, …, T), mask (B, T) or None -> (B, C, …, T).
-    """
-    if mask is None:
-        return values
-    shape = [mask.shape[0], *[1] * (values.dim() - 2), mask.shape[1]]
-    return values.masked_fill(~mask.view(shape), 0.0)
 
 
 class FrameNorm(nn.Module):
@@ -33,10 +23,11 @@ class FrameNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, values: Tensor) -> Tensor:
-        axes = tuple(range(1, values.dim() - 1))
-        variance, mean = torch.var_mean(values, dim=axes, correction=0, keepdim=True)
-        shape = [-1, *[1] * (values.dim() - 2)]
-        return (values - mean) * (variance + 1e-5).rsqrt() * self.gain.view(shape) + self.bias.view(shape)
+        frames = values.movedim(-1, 1)  # (B, T, C, …)
+        shape = [-1, *[1] * (frames.dim() - 3)]
+        gain, bias = (weight.view(shape).expand(frames.shape[2:]) for weight in (self.gain, self.bias))
+        # Copied back into the layout that convolutions are fast in.
+        return F.layer_norm(frames, frames.shape[2:], gain, bias).movedim(1, -1).contiguous()
 
 
 class MaskedConv(nn.Module):
@@ -47,16 +38,23 @@ class MaskedConv(nn.Module):
 
     Args:
         conv: `nn.Conv1d` or `nn.Conv2d` with time as its last axis.
+        normalise: Whether to normalise frames before the ReLU.
 
-    Shapes: values (B, C, …, T), mask (B, T) or None -> values (B, C', …, T'), mask (B, T') or None.
+    Shapes: values (B, C, …, T), zero at padded frames, mask (B, T) or None -> values (B, C', …, T'), again zero at
+    padded frames, mask (B, T') or None.
     """
 
-    def __init__(self, conv: nn.Conv1d | nn.Conv2d) -> None:
+    def __init__(self, conv: nn.Conv1d | nn.Conv2d, *, normalise: bool = True) -> None:
         super().__init__()
         self.conv = conv
-        self.stride = conv.stride[-1]
-        self.norm = FrameNorm(conv.out_channels)
+        self.norm = FrameNorm(conv.out_channels) if normalise else nn.Identity()
 
     def forward(self, values: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        values = self.norm(self.conv(zero_padding(values, mask))).relu()
-        return values, None if mask is None else mask[:, :: self.stride]
+        values = self.norm(self.conv(values))
+        if mask is not None:
+            mask = mask[:, :: self.conv.stride[-1]]
+            shape = [mask.shape[0], *[1] * (values.dim() - 2), mask.shape[1]]
+            # In place, as neither convolution nor normalisation looks at its output again; finite, so zero times it is
+            # zero, at half the time of masked_fill.
+            values = values.mul_(mask.view(shape).to(values.dtype))
+        return values.relu_(), mask

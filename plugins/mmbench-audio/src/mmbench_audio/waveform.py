@@ -17,6 +17,8 @@ from mmbench.blocks import check_range
 
 # Power of a mel band that counts as silence: keeps the logarithm of digital silence near that of a quiet room.
 _SILENCE = 1e-6
+# Root mean square under which a waveform is not scaled up any further: the last bit of 16-bit audio.
+_QUIETEST = 2.0**-15
 _FLOAT16_MAX = 65_504.0
 
 
@@ -26,17 +28,21 @@ class Resampled:
 
     Attributes:
         rate: Samples per second of the result, in Hz.
+        level: Whether to keep loudness; if not, each waveform is scaled to a root mean square of 1.
         max_seconds: What comes later is cut off.
     """
 
     version: ClassVar[str] = "1"
 
     rate: int
+    level: bool
     max_seconds: float
 
     def __call__(self, sample: Waveform) -> NDArray[np.float16]:
         """Shapes: waveform of L samples -> float16 (L',), at least one sample."""
         samples = _at_rate(sample, self.rate, self.max_seconds)
+        if not self.level:
+            samples = samples / samples.square().mean().sqrt().clamp(min=_QUIETEST)
         return samples.clamp(-_FLOAT16_MAX, _FLOAT16_MAX).to(torch.float16).numpy()
 
 
@@ -52,6 +58,7 @@ class LogMel:
     Attributes:
         rate: Waveforms are resampled to this, in Hz.
         num_mels: M, number of bands.
+        level: Whether to keep loudness; if not, each sample's mean over bands and frames is subtracted.
         window_ms, hop_ms: Length of a window and distance between two, in milliseconds.
         max_seconds: What comes later is cut off.
     """
@@ -60,6 +67,7 @@ class LogMel:
 
     rate: int
     num_mels: int
+    level: bool
     window_ms: float
     hop_ms: float
     max_seconds: float
@@ -70,7 +78,10 @@ class LogMel:
         window = max(round(self.rate * self.window_ms / 1000), 1)
         hop = max(round(self.rate * self.hop_ms / 1000), 1)
         power = _mel_spectrogram(self.rate, window, hop, self.num_mels)(samples)  # (M, T)
-        return (power + _SILENCE).log().T.contiguous().to(torch.float16).numpy()
+        bands = (power + _SILENCE).log()
+        if not self.level:
+            bands = bands - bands.mean()
+        return bands.T.contiguous().to(torch.float16).numpy()
 
 
 def common_rate(modality: Modality, rate: int) -> int:
@@ -79,7 +90,7 @@ def common_rate(modality: Modality, rate: int) -> int:
 
 
 def log_mel(
-    modality: Modality, *, rate: int, num_mels: int, window_ms: float, hop_ms: float, max_seconds: float
+    modality: Modality, *, rate: int, num_mels: int, level: bool, window_ms: float, hop_ms: float, max_seconds: float
 ) -> LogMel:
     """Return the spectrogram transform for a modality.
 
@@ -94,6 +105,7 @@ def log_mel(
     return LogMel(
         rate=common_rate(modality, rate),
         num_mels=num_mels,
+        level=level,
         window_ms=window_ms,
         hop_ms=hop_ms,
         max_seconds=max_seconds,
