@@ -34,7 +34,7 @@ class Step:
         epoch: From 0.
         progress: Share of training done, 0 to 1.
         generator: For an objective's own random choices; on the CPU.
-        task_loss: Weighted sum over tasks of the core's losses, for logits by task.
+        task_loss: Weighted sum of the core's losses, for logits by task; a task left out adds nothing.
     """
 
     model: MultimodalModel
@@ -218,9 +218,11 @@ class Trainer:
         return loss.detach()
 
     def loss(self, logits: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Tensor:
-        """Weighted sum over tasks of their losses, with regression targets standardised."""
+        """Weighted sum over the tasks in `logits` of their losses, with regression targets standardised."""
         terms = []
         for task in self.tasks:
+            if task.name not in logits:
+                continue
             scaler = self.scalers[task.name]
             target = targets[task.name] if scaler is None else scaler.scale(targets[task.name])
             value = task_loss(task, logits[task.name].float(), target, class_weights=self.weights[task.name])
