@@ -1,0 +1,71 @@
+"""Modality dropout: in training, samples lose whole modalities at random, and always keep one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from mmbench import Features, TaskSpec
+from mmbench.blocks import check_range
+
+if TYPE_CHECKING:
+    from mmbench.train import Step
+
+
+class ModalityDropout(nn.Module):
+    """loss = task loss of the prediction from what is left, when each modality of each sample is dropped with `probability`.
+
+    Where the draw would leave a sample with nothing, it keeps all it had. A dropped modality reaches the fusion as a
+    missing one does: zeros, and a False mask.
+
+    Source: Neverova et al. 2016, arXiv:1501.00102 (ModDrop), which drops raw inputs; here the encoders' features are
+    dropped, so that encoders run once.
+
+    Raises:
+        UsageError: `probability` is not within 0 and 0.95.
+    """
+
+    def __init__(self, dims: Mapping[str, int], tasks: Sequence[TaskSpec], *, probability: float) -> None:
+        super().__init__()
+        check_range("probability", probability, 0.0, 0.95)
+        self.probability = probability
+
+    def forward(self, step: Step) -> Mapping[str, Tensor]:
+        """Fuse again, from what is left, and return its loss."""
+        features = step.output.features
+        names = sorted(features)
+        present = torch.stack([features[name].present for name in names], dim=1)  # (B, M)
+        draw = torch.rand(present.shape, generator=step.generator) >= self.probability
+        kept = present & draw.to(present.device)
+        kept = torch.where(kept.any(dim=1, keepdim=True), kept, present)
+        left = {name: keep(features[name], kept[:, m]) for m, name in enumerate(names)}
+        return {"task": step.task_loss(step.model.fuse(left).logits)}
+
+
+def keep(features: Features, kept: Tensor) -> Features:
+    """The same features, missing in all samples that are not `kept`.
+
+    Shapes: Features of any layout, kept (B,) -> the same layout.
+    """
+
+    def hide(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        ours = kept.view(-1, *[1] * (mask.dim() - 1))
+        return values.masked_fill(~kept.view(-1, *[1] * (values.dim() - 1)), 0.0), mask & ours
+
+    if isinstance(features.values, tuple):
+        masks = (
+            features.mask
+            if isinstance(features.mask, tuple)
+            else tuple(
+                torch.ones(values.shape[:2], dtype=torch.bool, device=values.device) for values in features.values
+            )
+        )
+        hidden = [hide(values, mask) for values, mask in zip(features.values, masks)]
+        return replace(features, values=tuple(v for v, _ in hidden), mask=tuple(m for _, m in hidden), losses={})
+    mask = features.present if features.layout == "vector" else features.token_mask
+    values, mask = hide(features.tensor, mask)
+    return replace(features, values=values, mask=mask, losses={})

@@ -1,0 +1,26 @@
+"""What objectives read of encoders: one vector per sample and modality, whatever layout the features have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from mmbench.features import Features
+
+
+def vector_dims(dims: Mapping[str, int | tuple[int, ...]]) -> dict[str, int]:
+    """Widths of what `pooled` gives: a pyramid counts by its last layer."""
+    return {name: dim if isinstance(dim, int) else dim[-1] for name, dim in sorted(dims.items())}
+
+
+def pooled(features: Features) -> Tensor:
+    """The mean over real tokens, of the last layer where there are several; zeros for samples without the modality.
+
+    Shapes: Features (B, D), (B, T, D) or a pyramid -> (B, D).
+    """
+    if isinstance(features.values, tuple):
+        mask = features.mask[-1] if isinstance(features.mask, tuple) else None
+        features = Features(features.values[-1], mask)
+    vector = features.to_vector()
+    return vector.tensor.masked_fill(~vector.present.unsqueeze(1), 0.0)
