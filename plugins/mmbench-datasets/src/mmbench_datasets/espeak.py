@@ -62,7 +62,7 @@ def synthesise(utterances: Sequence[Utterance]) -> tuple[list[NDArray[np.int16]]
     request = json.dumps([asdict(utterance) for utterance in utterances])
     with tempfile.TemporaryDirectory(prefix="mmbench-espeak-") as folder:
         out = Path(folder) / "speech.npz"
-        command = [sys.executable, "-m", "mmbench_datasets.espeak", str(out)]
+        command = [sys.executable, "-P", "-m", "mmbench_datasets.espeak", str(out)]
         try:
             done = subprocess.run(command, input=request, capture_output=True, text=True, timeout=_TIMEOUT_S)
         except subprocess.TimeoutExpired:
