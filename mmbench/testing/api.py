@@ -222,10 +222,13 @@ def describe_is_light(part: Part) -> None:
     assert isinstance(spec, DatasetSpec)
     if not spec.describe:
         raise NotChecked("it has no `describe`: its descriptor says everything")
-    if spec.target == "required":
-        raise NotChecked("it needs a target, which only its user has")
+    if spec.target == "required" and not part.target:
+        raise NotChecked(f"it needs a target: check dataset:{part.ref}:TARGET")
     module = spec.describe.partition(":")[0]
-    told = [probe(module, path=part.plugin.path, call=spec.describe, options=spec.defaults) for _ in range(2)]
+    target = [part.target] if spec.target != "none" else []
+    told = [
+        probe(module, path=part.plugin.path, call=spec.describe, arguments=target, options=part.options) for _ in range(2)
+    ]
     if told[0]["error"]:
         raise Fault(f"{spec.describe} fails: {told[0]['error']}")
     if told[0]["heavy"]:

@@ -68,11 +68,14 @@ class DatasetSubject:
         spec = self.spec
         if not spec.describe:
             return DatasetInfo(modalities=spec.modalities, tasks=spec.tasks, missing=spec.missing)
-        _ = self.target
-        told = load_attribute(spec.describe)(self.part.target, **self.part.options)
+        told = self.describe()
         if not isinstance(told, DatasetInfo):
             raise Fault(f"describe returned {type(told).__name__}", expected="a DatasetInfo")
         return told
+
+    def describe(self) -> Any:
+        """Call the descriptor's `describe` as planning does."""
+        return load_attribute(self.spec.describe)(*self.target.values(), **self.part.options)
 
     def open(self) -> Mapping[str, Sequence[Sample]]:
         """Call the factory.
@@ -319,7 +322,7 @@ def fingerprint_is_stable(subject: DatasetSubject) -> None:
     spec, first = subject.spec, subject.info
     if not spec.describe:
         return
-    second = load_attribute(spec.describe)(subject.part.target, **subject.part.options)
+    second = subject.describe()
     if second != first:
         raise Fault(f"two calls of describe gave {first} and {second}")
     if spec.target != "none" and not first.fingerprint:

@@ -12,15 +12,15 @@ from typing import Any
 TIME_LIMIT_S = 60.0
 
 
-def probe(module: str, *, path: Sequence[str] = (), call: str = "", options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def probe(module: str, *, path: Sequence[str] = (), call: str = "", arguments: Sequence[str] = (), options: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Import `module` in a fresh interpreter; return {"heavy": […], "changed": […], "error": "…", "answer": …}.
 
     Args:
         module: Its dotted name.
         path: Folders to look in first.
-        call: ``"package.module:function"`` to call afterwards, as ``function("", **options)``; its answer's repr is given.
+        call: ``"package.module:function"`` to call afterwards, as ``function(*arguments, **options)``; its answer's repr is given.
     """
-    request = json.dumps({"module": module, "path": list(path), "call": call, "options": dict(options or {})})
+    request = json.dumps({"module": module, "path": list(path), "call": call, "arguments": list(arguments), "options": dict(options or {})})
     try:
         done = subprocess.run(
             [sys.executable, "-m", "mmbench.testing.probe", request],
@@ -52,7 +52,7 @@ def _main(request: Mapping[str, Any]) -> dict[str, Any]:
         importlib.import_module(request["module"])
         if request["call"]:
             owner, _, name = request["call"].partition(":")
-            answer = repr(getattr(importlib.import_module(owner), name)("", **request["options"]))
+            answer = repr(getattr(importlib.import_module(owner), name)(*request["arguments"], **request["options"]))
     except BaseException as raised:
         error = f"{type(raised).__name__}: {raised}"
     return {

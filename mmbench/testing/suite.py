@@ -174,6 +174,7 @@ def _guarded(*, torch_too: bool) -> Iterator[None]:
             deterministic = torch.are_deterministic_algorithms_enabled()
             with torch.random.fork_rng():
                 torch.manual_seed(_SEED)
+                torch.set_num_threads(1)  # the modules are small: threads only wait for one another
                 try:
                     yield
                 finally:
