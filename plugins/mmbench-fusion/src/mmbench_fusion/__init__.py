@@ -216,7 +216,7 @@ _ZOO = (
         "mixture_of_experts:MixtureOfExperts",
         in_all=False,
         defaults={"model_dim": 64, "fused_dim": 128},
-        solves=ALL_SETS,
+        solves=ADDITIVE_SETS,
         summary="One expert per modality, and a gate that has heard all of them",
         paper="Jacobs et al. 1991, doi:10.1162/neco.1991.3.1.79",
     ),

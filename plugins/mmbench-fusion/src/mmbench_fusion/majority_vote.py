@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mmbench import Features, TaskSpec
 from mmbench.spec import TaskKind
@@ -52,7 +52,8 @@ def count_votes(kind: TaskKind, votes: Tensor, present: Tensor) -> Tensor:
         named = (votes > 0).to(votes.dtype)
         mean = pooled.sigmoid()
     else:
-        named = F.one_hot(votes.argmax(dim=2), votes.shape[2]).to(votes.dtype)
+        classes = torch.arange(votes.shape[2], device=votes.device)  # F.one_hot would make a GPU wait
+        named = (votes.argmax(dim=2, keepdim=True) == classes).to(votes.dtype)
         mean = pooled.exp()
     share = masked_mean_over_modalities(named, present)
     smoothed = (share * num_voters + mean) / (num_voters + 1)

@@ -18,7 +18,8 @@ class MixtureOfExperts(nn.Module):
     h_m = norm_m(W_m x_m + b_m), zeros for a missing modality.
 
     Source: Jacobs et al. 1991, doi:10.1162/neco.1991.3.1.79, with an expert per modality. The gate has a hidden layer:
-    with a linear gate and a linear head no parameters solve XOR.
+    with a linear gate and a linear head no parameters solve XOR. With it some do, but training seldom finds them, so
+    nothing is promised.
 
     Shapes: {modality: Features} each (B, D of that modality) -> (B, fused_dim). A missing modality has weight zero.
     """

@@ -23,12 +23,12 @@ _MAX_SCALE = 100.0
 class InfoNce(nn.Module):
     """loss = task loss + alignment_weight * mean over pairs of modalities of the symmetric InfoNCE loss.
 
-    With z_m = P_m f_m / |P_m f_m| and a learned scale s (at most 100), a pair (m, n) has the scores s z_m,i . z_n,j; the
-    loss is the mean of the cross-entropies that find j = i among all j, and i among all i.
+    With z_m = P_m f_m / |P_m f_m| and a learned scale s (at most 100), a pair (m, n) has the scores s z_m,i . z_n,j;
+    the loss is the mean of the cross-entropies that find j = i among all j, and i among all i, given j.
 
-    Source: Radford et al. 2021, arXiv:2103.00020 (CLIP), after van den Oord et al. 2018, arXiv:1807.03748. For more than
-    two modalities every pair is aligned. Samples that lack either modality of a pair are neither asked nor offered. Other
-    samples of the same class count as negatives, as in CLIP.
+    Source: Radford et al. 2021, arXiv:2103.00020 (CLIP), after van den Oord et al. 2018, arXiv:1807.03748. For more
+    than two modalities every pair is aligned. Samples that lack either modality of a pair are neither asked nor
+    offered. Other samples of the same class count as negatives, as in CLIP.
 
     Args:
         dims: Feature width by modality.

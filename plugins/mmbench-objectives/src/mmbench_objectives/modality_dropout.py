@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 class ModalityDropout(nn.Module):
-    """loss = task loss of the prediction from what is left, when each modality of each sample is dropped with `probability`.
+    """loss = task loss of the prediction from what is left.
 
-    Where the draw would leave a sample with nothing, it keeps all it had. A dropped modality reaches the fusion as a
-    missing one does: zeros, and a False mask.
+    Each modality of each sample is dropped with `probability`, independently. Where the draw would leave a sample with
+    nothing, it keeps all it had. A dropped modality reaches the fusion as a missing one does: zeros, and a False mask.
 
     Source: Neverova et al. 2016, arXiv:1501.00102 (ModDrop), which drops raw inputs; here the encoders' features are
     dropped, so that encoders run once.

@@ -22,8 +22,8 @@ class OgmGe(nn.Module):
     its ratio to the mean of the others' s: gradients of encoder m are multiplied by k_m = 1 - tanh(alpha r_m) where
     r_m > 1, else left as they are; then noise of the gradient's own standard deviation is added to weight matrices.
 
-    Source: Peng et al. 2022, arXiv:2203.15332. Differs in where s comes from: the paper splits the fused linear layer into
-    the modalities' parts, which exists for concatenation only; here a linear probe per modality reads the features
+    Source: Peng et al. 2022, arXiv:2203.15332. Differs in where s comes from: the paper splits the fused linear layer
+    into the modalities' parts, which exists for concatenation only; here a linear probe per modality reads the features
     without sending gradients back, so any fusion can be modulated. Differs also in the ratio to the mean of the others,
     where there are more than two modalities, and in treating all weight matrices like the paper's convolutions.
 
