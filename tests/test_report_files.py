@@ -92,22 +92,30 @@ def printed(folder: Path, width: int = 160) -> str:
     return out.file.getvalue()
 
 
-def test_the_report_is_two_files_that_are_replaced_whole(tmp_path: Path) -> None:
+def test_the_report_is_three_files_that_are_replaced_whole(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "r1", ["gated", "concat"])
 
     first = write_report(folder)
     before = [path.read_bytes() for path in first]
     second = write_report(folder)
 
-    assert [path.relative_to(folder).as_posix() for path in first] == ["report/report.md", "report/leaderboard.csv"]
+    assert [path.relative_to(folder).as_posix() for path in first] == [
+        "report/report.html",
+        "report/report.md",
+        "report/leaderboard.csv",
+    ]
     assert [path.read_bytes() for path in second] == before
-    assert sorted(path.name for path in (folder / "report").iterdir()) == ["leaderboard.csv", "report.md"]
+    assert sorted(path.name for path in (folder / "report").iterdir()) == [
+        "leaderboard.csv",
+        "report.html",
+        "report.md",
+    ]
 
 
 def test_markdown_holds_answer_every_row_failures_and_provenance(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "r1", ["gated", "concat", "sum"])
 
-    text = write_report(folder)[0].read_text()
+    text = write_report(folder)[1].read_text()
 
     assert text.startswith("# r1\n\nOn gated (accuracy on 50 test samples, 2 seeds), concat fusion of ")
     assert "4 of 6 cells done: 4 ok, 2 failed." in text
@@ -123,7 +131,7 @@ def test_markdown_holds_answer_every_row_failures_and_provenance(tmp_path: Path)
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_names_stay_text_in_markdown(name: str, tmp_path: Path) -> None:
-    text = write_report(write_run(tmp_path / "r1", [name, "plain"]))[0].read_text(encoding="utf-8")
+    text = write_report(write_run(tmp_path / "r1", [name, "plain"]))[1].read_text(encoding="utf-8")
 
     columns = {"leaderboard": 13, "failures": 5}
     for line in text.splitlines():
@@ -146,7 +154,7 @@ def test_hostile_names_stay_text_on_the_terminal(name: str, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_names_stay_text_in_the_leaderboard_csv(name: str, tmp_path: Path) -> None:
-    text = write_report(write_run(tmp_path / "r1", [name, "plain"]))[1].read_text(encoding="utf-8")
+    text = write_report(write_run(tmp_path / "r1", [name, "plain"]))[2].read_text(encoding="utf-8")
 
     lines = list(csv.reader(io.StringIO(text, newline="")))
 

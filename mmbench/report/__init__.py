@@ -26,7 +26,7 @@ def build_report(folder: Path) -> Report:
 
 
 def write_report(folder: Path, report: Report | None = None) -> list[Path]:
-    """Write ``report/report.md`` and ``report/leaderboard.csv``; return what was written.
+    """Write ``report.html``, ``report.md`` and ``leaderboard.csv`` under ``report/``; return what was written.
 
     A file is replaced only when its successor is complete.
 
@@ -38,6 +38,7 @@ def write_report(folder: Path, report: Report | None = None) -> list[Path]:
         UsageError: there is no run, its plan is damaged, or the folder cannot be written.
     """
     from mmbench.errors import UsageError
+    from mmbench.report.html import render_html
     from mmbench.report.leaderboard import leaderboard_csv
     from mmbench.report.markdown import render_markdown
 
@@ -46,6 +47,7 @@ def write_report(folder: Path, report: Report | None = None) -> list[Path]:
     try:
         place.mkdir(exist_ok=True)
         return [
+            _replace(place / "report.html", render_html(made, folder)),
             _replace(place / "report.md", render_markdown(made)),
             _replace(place / "leaderboard.csv", leaderboard_csv(made)),
         ]
@@ -75,6 +77,8 @@ def _plain(value: Any) -> Any:
         return {item.name: _plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, frozenset):
+        return sorted(value)
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return value

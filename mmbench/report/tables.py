@@ -77,8 +77,10 @@ class Row:
         gain: Against the best single modality; None for unimodal rows and where nothing can be compared.
         numbers: Mean over seeds of every other number, by name ("latency_p50_s", "f1_macro", …); None where it could
             not be measured.
+        conditions: Mean of the board's metric on test by condition other than "clean" ("drop:audio").
         contended: Whether a time was taken while others computed on the device.
         rank: 1 is best; equal means share a rank; None for rows that lack seeds.
+        group: 1 for the rows that cannot be told apart from the best, 2 for the next, …; None where nobody tested.
     """
 
     encoders: str
@@ -94,8 +96,10 @@ class Row:
     val: float | None = None
     gain: Gain | None = None
     numbers: Mapping[str, float | None] = field(default_factory=dict)
+    conditions: Mapping[str, float | None] = field(default_factory=dict)
     contended: bool = False
     rank: int | None = None
+    group: int | None = None
 
     @property
     def complete(self) -> bool:
@@ -131,6 +135,8 @@ class Board:
         ceilings: Best possible score by modalities ("audio+image"), where it is known.
         num_done, num_planned: Cells with a result, of those that could run.
         statuses: All cells of the dataset by status.
+        other_metrics: Names of the task's further metrics on test.
+        less_is_better: Those of all its metrics of which less is better.
         mixed: What differs between cells and should not: counts of cells by value, by what it is ("torch", "split").
         warnings: What cells warned of, with how many did.
     """
@@ -153,6 +159,8 @@ class Board:
     num_done: int
     num_planned: int
     statuses: Mapping[str, int]
+    other_metrics: frozenset[str] = frozenset()
+    less_is_better: frozenset[str] = frozenset()
     mixed: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     warnings: Mapping[str, int] = field(default_factory=dict)
 
@@ -304,6 +312,7 @@ def _board(
     rows = [_row(*key, members, seeds, name, metric) for key, members in runnable.items()]
     rows = _with_gains(rows, direction)
     statuses = _counted(cells)
+    ways = {item.name: item.direction for cell in cells for item in cell.metrics if _is_score(item, "test", name, "")}
     return Board(
         dataset=dataset,
         summary=str(about.get("summary", "")),
@@ -323,6 +332,8 @@ def _board(
         num_done=sum(statuses.get(status, 0) for status in DONE),
         num_planned=len(cells) - statuses.get("incompatible", 0),
         statuses=statuses,
+        other_metrics=frozenset(key for key in ways if key != metric),
+        less_is_better=frozenset(key for key, way in ways.items() if way == "min"),
         mixed=_mixed(cells),
         warnings=dict(Counter(text for cell in cells if cell.record for text in cell.record.info.get("warnings", ()))),
     )
@@ -363,6 +374,7 @@ def _row(
         score=_score(done, task, metric),
         val=_mean(item.value for cell in done for item in cell.metrics if _is_score(item, "val", task, metric)),
         numbers=numbers,
+        conditions=_conditions(done, task, metric),
         contended=contended,
     )
 
@@ -439,6 +451,16 @@ def _numbers(done: Sequence[Outcome], task: str, primary: str) -> tuple[dict[str
                 values["train_" + item.name.removeprefix("train_")].append(item.value)
             contended = contended or (item.phase == "profile" and "contended" in item.note)
     return {name: _mean(given) for name, given in values.items()}, contended
+
+
+def _conditions(done: Sequence[Outcome], task: str, metric: str) -> dict[str, float | None]:
+    """Means over seeds of the metric on test inputs that something was done to."""
+    values: dict[str, list[float | None]] = defaultdict(list)
+    for cell in done:
+        for item in cell.metrics:
+            if item.condition != "clean" and item.split == "test" and item.task == task and item.name == metric:
+                values[item.condition].append(item.value)
+    return {condition: _mean(given) for condition, given in values.items()}
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

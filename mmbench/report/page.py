@@ -1,0 +1,222 @@
+"""What the HTML page shows, as plain JSON: rows as lists beside the names of their fields, texts cleaned."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmbench.report.answer import answer, board_answer, cautions, metric_words
+from mmbench.report.markdown import provenance, reproduce
+from mmbench.report.outcomes import split_encoders
+from mmbench.report.reproduce import row_command
+from mmbench.report.tables import Board, Problem, Report, Row
+from mmbench.report.text import MAX_NAME, clean
+
+#: Rows whose learning curves and stage times are drawn, besides the best of each single modality.
+NUM_CURVES = 8
+MAX_PROBLEMS = 200
+MAX_LABEL = 500
+
+ROW_FIELDS = (
+    "rank", "group", "encoders", "fusion", "objective", "mean", "std", "low", "high", "val", "gain", "gainLow",
+    "gainHigh", "over", "scores", "cells", "complete", "status", "reason", "command",
+)  # fmt: skip
+
+#: What a row may cost, in the order of the axes: name, words, kind of number, direction.
+_COSTS: tuple[tuple[str, str, str, str], ...] = (
+    ("latency_p50_s", "latency, batch of 1, median", "s", "min"),
+    ("latency_p95_s", "latency, batch of 1, 95th percentile", "s", "min"),
+    ("throughput_samples_per_s", "inference throughput (samples/s)", "count", "max"),
+    ("step_time_s", "training step", "s", "min"),
+    ("train_time_s", "training time", "s", "min"),
+    ("train_throughput_samples_per_s", "training throughput (samples/s)", "count", "max"),
+    ("num_parameters_trainable", "trainable parameters", "count", "min"),
+    ("flops_per_sample", "FLOPs per sample", "count", "min"),
+    ("inference_peak_memory_allocated_bytes", "GPU memory, inference", "bytes", "min"),
+    ("training_peak_memory_allocated_bytes", "GPU memory, training", "bytes", "min"),
+    ("peak_rss_bytes", "host memory of the process", "bytes", "min"),
+    ("energy_per_sample_j", "energy per sample (J)", "number", "min"),
+)
+_STAGE = "stage_time_s:"
+
+
+def page_data(report: Report, folder: Path | None = None) -> dict[str, Any]:
+    """Return everything the page shows.
+
+    Args:
+        report: What was found.
+        folder: Of the run, for learning curves; without it there are none.
+    """
+    return {
+        "run": clean(report.run, MAX_NAME),
+        "answer": answer(report),
+        "numDone": report.num_done,
+        "numPlanned": report.num_planned,
+        "statuses": dict(report.statuses),
+        "rowFields": list(ROW_FIELDS),
+        "boards": [_board(board, report, folder) for board in report.boards],
+        "failures": [_problem(item) for item in report.failures[:MAX_PROBLEMS]],
+        "impossible": [_problem(item) for item in report.impossible[:MAX_PROBLEMS]],
+        "numFailures": len(report.failures),
+        "numImpossible": len(report.impossible),
+        "provenance": [list(line) for line in provenance(report.provenance) if line[0] != "Command"],
+        "command": clean(reproduce(report.provenance), 2000),
+    }
+
+
+def _board(board: Board, report: Report, folder: Path | None) -> dict[str, Any]:
+    names: dict[str, int] = {}
+    columns = _columns(board)
+    shown = _highlighted(board)
+    return {
+        "dataset": clean(board.dataset, MAX_NAME),
+        "task": clean(board.task, MAX_NAME),
+        "first": board.first,
+        "summary": clean(board.summary),
+        "answer": board_answer(board),
+        "cautions": cautions(board),
+        "metric": metric_words(board.metric),
+        "direction": board.direction or "max",
+        "numTest": board.num_test,
+        "seeds": list(board.seeds),
+        "floor": _rounded(board.floor.mean) if board.floor else None,
+        "ceilings": [[clean(name, MAX_NAME), _rounded(float(value))] for name, value in board.ceilings.items()],
+        "numDone": board.num_done,
+        "numPlanned": board.num_planned,
+        "statuses": dict(board.statuses),
+        "columns": [{"key": key, "words": words, "kind": kind, "direction": way} for key, words, kind, way in columns],
+        "rows": [_row(board, row, names, report, columns) for row in board.rows],
+        "names": list(names),
+        "curves": _curves(board, shown, folder) if folder is not None else [],
+        "stages": _stages(board, shown),
+        "conditions": _conditions(board, shown),
+    }
+
+
+def _row(
+    board: Board, row: Row, names: dict[str, int], report: Report, columns: Sequence[tuple[str, str, str, str]]
+) -> list[Any]:
+    def name(text: str) -> int:
+        return names.setdefault(clean(text, MAX_LABEL), len(names))
+
+    score, gain = row.score, row.gain
+    encoders = [[name(modality), name(encoder)] for modality, encoder in split_encoders(row.encoders).items()]
+    status = None if set(row.statuses) <= {"ok", "cached"} else [[key, count] for key, count in row.statuses.items()]
+    fields: list[Any] = [
+        row.rank,
+        row.group,
+        encoders,
+        name(row.fusion),
+        name(row.objective),
+        *([_rounded(value) for value in (score.mean, score.std, score.ci_low, score.ci_high)] if score else [None] * 4),
+        _rounded(row.val),
+        *([_rounded(value) for value in (gain.value, gain.ci_low, gain.ci_high)] if gain else [None] * 3),
+        [name(gain.over), gain.num_compared, gain.num_planned] if gain else None,
+        [[seed, _rounded(value)] for seed, value in score.by_seed.items()] if score else [],
+        list(row.cell_ids.values()),
+        row.complete,
+        status,
+        clean(row.reason) if row.reason else None,
+        row_command(row, board, report),
+    ]
+    assert len(fields) == len(ROW_FIELDS)
+    return [*fields, *(_rounded(row.numbers.get(key)) for key, *_ in columns)]
+
+
+def _columns(board: Board) -> list[tuple[str, str, str, str]]:
+    """What some row knows: costs, then the other metrics."""
+    known: dict[str, None] = {}
+    for row in board.rows:
+        known.update(dict.fromkeys(key for key, value in row.numbers.items() if value is not None))
+    costs = [column for column in _COSTS if column[0] in known]
+    skipped = {column[0] for column in _COSTS}
+    others = [
+        (key, metric_words(key), "number", "min" if key in board.less_is_better else "max")
+        for key in known
+        if key in board.other_metrics and key not in skipped
+    ]
+    return [*costs, *others]
+
+
+def _highlighted(board: Board) -> list[int]:
+    """Positions of the first rows and of the best row of each single modality."""
+    chosen = [place for place, row in enumerate(board.rows[:NUM_CURVES]) if row.score is not None]
+    seen = {board.rows[place].modalities for place in chosen if board.rows[place].unimodal}
+    for place, row in enumerate(board.rows):
+        if row.unimodal and row.rank is not None and row.modalities not in seen:
+            seen.add(row.modalities)
+            if place not in chosen:
+                chosen.append(place)
+    return chosen
+
+
+def _curves(board: Board, shown: Sequence[int], folder: Path) -> list[dict[str, Any]]:
+    """Learning curves of chosen rows: what chose the epoch on val, by epoch, for each seed."""
+    found = []
+    for place in shown:
+        for seed, cell_id in board.rows[place].cell_ids.items():
+            info = _info(folder, cell_id)
+            history, by = info.get("history"), info.get("selected_by")
+            if not isinstance(history, list) or not history or not all(isinstance(item, Mapping) for item in history):
+                continue
+            key = "val_loss" if by == "loss" else "val_score"
+            sign = -1.0 if key == "val_score" and by in board.less_is_better else 1.0
+            values = [_rounded(sign * float(item.get(key) or 0.0)) for item in history]
+            train = [_rounded(float(item.get("train_loss") or 0.0)) for item in history]
+            what = "loss on val" if by == "loss" else f"{metric_words(str(by))} on val"
+            found.append({"row": place, "seed": seed, "what": what, "values": values, "train": train})
+    return found
+
+
+def _info(folder: Path, cell_id: str) -> Mapping[str, Any]:
+    """The info of a cell's record, or nothing where it cannot be read."""
+    try:
+        data = json.loads((folder / "cells" / cell_id / "record.json").read_text(encoding="utf-8"))
+        info = data["info"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return info if isinstance(info, Mapping) else {}
+
+
+def _stages(board: Board, shown: Sequence[int]) -> dict[str, Any]:
+    """Where the time of a training step goes, for chosen rows, in seconds."""
+    names: dict[str, None] = {}
+    for place in shown:
+        names.update(dict.fromkeys(key for key in board.rows[place].numbers if key.startswith(_STAGE)))
+    rows = [
+        {"row": place, "values": [_rounded(board.rows[place].numbers.get(name)) for name in names]}
+        for place in shown
+        if any(board.rows[place].numbers.get(name) for name in names)
+    ]
+    return {"names": [clean(name.removeprefix(_STAGE), MAX_NAME) for name in names], "rows": rows}
+
+
+def _conditions(board: Board, shown: Sequence[int]) -> dict[str, Any]:
+    """Scores on inputs that something was done to, for chosen rows."""
+    names = list(dict.fromkeys(name for place in shown for name in board.rows[place].conditions))
+    rows = [
+        {"row": place, "values": [_rounded(board.rows[place].conditions.get(name)) for name in names]}
+        for place in shown
+        if board.rows[place].conditions
+    ]
+    return {"names": [clean(name, MAX_NAME) for name in names], "rows": rows}
+
+
+def _problem(problem: Problem) -> dict[str, Any]:
+    return {
+        "status": problem.status,
+        "reason": clean(problem.reason),
+        "dataset": clean(problem.dataset, MAX_NAME) or "several",
+        "count": problem.count,
+        "examples": [clean(example, 300) for example in problem.examples],
+    }
+
+
+def _rounded(value: float | None) -> float | None:
+    """Six significant digits: what a page can show, at half the size."""
+    if value is None or not math.isfinite(value):
+        return None
+    return float(f"{value:.6g}")

@@ -1,0 +1,52 @@
+"""The command that makes one row of a leaderboard again."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from mmbench.report.outcomes import split_encoders
+from mmbench.report.tables import Board, Report, Row
+
+#: What `--grid smoke` sets; the command of a single row has no grid.
+_SMOKE = {"epochs": 1, "limit": 64}
+
+
+def row_command(row: Row, board: Board, report: Report) -> str:
+    """Return the shell command that plans this row's cells alone, in a run of the same name.
+
+    "" where a name cannot be typed: it holds a line end or a control character.
+    """
+    config = report.provenance.get("config")
+    config = config if isinstance(config, Mapping) else {}
+    words = ["mmbench", "run", "--run", report.run, "-d", board.dataset]
+    encoders = split_encoders(row.encoders)
+    if row.unimodal:
+        words += ["-m", row.modalities[0]]
+    for modality, encoder in encoders.items():
+        words += ["-e", f"{modality}={encoder}"]
+    words += ["-f", row.fusion]
+    if row.objective not in ("", "supervised"):
+        words += ["-o", row.objective]
+    words += ["--seeds", _seeds(board.seeds)]
+    if config.get("master_seed"):
+        words += ["--master-seed", str(config["master_seed"])]
+    for file in _listed(config.get("plugin")):
+        words += ["--plugin", str(file)]
+    train = config.get("train")
+    settings = {**(_SMOKE if config.get("grid") == "smoke" else {}), **(train if isinstance(train, Mapping) else {})}
+    for key, value in settings.items():
+        words += ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
+    command = " ".join(shlex.quote(word) for word in words)
+    return command if command.isprintable() else ""
+
+
+def _seeds(seeds: tuple[int, ...]) -> str:
+    counted = seeds == tuple(range(len(seeds))) and seeds
+    return str(len(seeds)) if counted else ",".join(map(str, seeds)) + ("," if len(seeds) == 1 else "")
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
