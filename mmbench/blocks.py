@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mmbench.errors import UsageError
 
-_FIT_ROWS = 1024
+_FIT_VALUES = 1 << 22  # read at once by Standardiser.fit: 32 MiB as float64
 
 
 def check_range(option: str, value: float, low: float, high: float = math.inf) -> None:
@@ -86,11 +86,12 @@ class Standardiser(nn.Module):
         """Count real values and sum them (or, with a centre, their squared distances) by feature: (F,), (F,)."""
         count = torch.zeros(len(self.mean), dtype=torch.float64, device=values.device)
         total = torch.zeros_like(count)
-        for start in range(0, len(values), _FIT_ROWS):
-            rows = values[start : start + _FIT_ROWS].to(torch.float64)
+        step = max(_FIT_VALUES // max(values[:1].numel(), 1), 1)
+        for start in range(0, len(values), step):
+            rows = values[start : start + step].to(torch.float64)
             real = rows.isfinite()
             if mask is not None:
-                here = mask[start : start + _FIT_ROWS]
+                here = mask[start : start + step]
                 real &= here.reshape(*here.shape, *[1] * (rows.dim() - 2))
             rows = rows.movedim(self.axis, -1).reshape(-1, len(count))
             real = real.movedim(self.axis, -1).reshape(-1, len(count))

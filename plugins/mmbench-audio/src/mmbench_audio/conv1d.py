@@ -53,7 +53,6 @@ class WaveformCNN(nn.Module):
         check_range("depth", depth, 0)
         check_range("num_filters", num_filters, 1)
         check_range("dropout", dropout, 0.0, 1.0)
-        check_range("rate", rate, 100)
         check_range("window_ms", window_ms, 1.0)
         check_range("hop_ms", hop_ms, 1.0)
         check_range("max_seconds", max_seconds, 0.01)

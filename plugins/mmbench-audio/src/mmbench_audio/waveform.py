@@ -85,7 +85,12 @@ class LogMel:
 
 
 def common_rate(modality: Modality, rate: int) -> int:
-    """Return the rate that all samples are brought to: `rate`, but not above that of the first sample, in Hz."""
+    """Return the rate that all samples are brought to: `rate`, but not above that of the first sample, in Hz.
+
+    Raises:
+        UsageError: `rate` is less than 100.
+    """
+    check_range("rate", rate, 100)
     return min(rate, modality.facts["rate"])
 
 
@@ -97,7 +102,6 @@ def log_mel(
     Raises:
         UsageError: an option is out of range.
     """
-    check_range("rate", rate, 100)
     check_range("num_mels", num_mels, 1)
     check_range("window_ms", window_ms, 1.0)
     check_range("hop_ms", hop_ms, 1.0)
