@@ -127,9 +127,9 @@ class TransformerBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        tokens = tokens + self.dropout(self._attend(self.attention_norm(tokens), mask))
-        tokens = tokens + self.dropout(self.mlp(tokens))
-        return tokens
+        attended: Tensor = tokens + self.dropout(self._attend(self.attention_norm(tokens), mask))
+        transformed: Tensor = attended + self.dropout(self.mlp(attended))
+        return transformed
 
     def _attend(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
         split = self.query_key_value(tokens).unflatten(-1, (3, self.num_heads, -1))  # (B, T, 3, H, D / H)
