@@ -10,6 +10,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from threadpoolctl import threadpool_limits
 
 from mmbench.report import statistics
 from mmbench.report.statistics import (
@@ -28,6 +29,13 @@ from mmbench.report.statistics import (
     significant_ranks,
     student_interval,
 )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Small matrix products on several threads take several times as long, on a busy machine ten times."""
+    with threadpool_limits(1):
+        yield
 
 
 def test_the_examples_in_the_docstrings_hold():
