@@ -113,7 +113,7 @@ def nested_interval(
     Owen 2007, "The pigeonhole bootstrap"). Seeds are too few to resample: three of them would give an interval that
     holds the truth three times in four. Their part is Student's t distribution with the spread that the seeds show;
     what of that spread is samples and seeds together is taken out of the samples' part, so that it counts once.
-    Simulated coverage at 3 to 5 seeds and 100 to 500 samples: 93 to 98 %. With one seed it is the percentile bootstrap
+    Simulated coverage at 3 to 10 seeds and 100 to 500 samples: 95 to 97 %; at two seeds 98 %. With one seed it is the percentile bootstrap
     over samples.
 
     Args:
