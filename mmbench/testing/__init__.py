@@ -72,7 +72,9 @@ def assert_conforms(target: str | os.PathLike[str], level: Level = "smoke", devi
         raise AssertionError("\n\n".join(map(str, failed)))
 
 
-def conformance_tests(target: str | os.PathLike[str], level: Level = "smoke", device: str = "cpu") -> Callable[..., Any]:
+def conformance_tests(
+    target: str | os.PathLike[str], level: Level = "smoke", device: str = "cpu"
+) -> Callable[..., Any]:
     """Return a pytest test that is one test for each check of each part of a target.
 
     ``test_conformance = conformance_tests("mmbench-gated")`` is the whole test file.

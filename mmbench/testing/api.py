@@ -16,7 +16,10 @@ from mmbench.testing.target import Part, PluginTarget
 
 _COMBO = {
     "dataset": {"ref": "mmbench-datasets/digits", "options": {}},
-    "encoders": {"image": {"ref": "mmbench-vision/cnn", "options": {}}, "text": {"ref": "mmbench-text/x", "options": {}}},
+    "encoders": {
+        "image": {"ref": "mmbench-vision/cnn", "options": {}},
+        "text": {"ref": "mmbench-text/x", "options": {}},
+    },
     "fusion": {"ref": "mmbench-fusion/concat", "options": {}},
     "objective": {"ref": "mmbench-objectives/supervised", "options": {}},
 }
@@ -227,7 +230,8 @@ def describe_is_light(part: Part) -> None:
     module = spec.describe.partition(":")[0]
     target = [part.target] if spec.target != "none" else []
     told = [
-        probe(module, path=part.plugin.path, call=spec.describe, arguments=target, options=part.options) for _ in range(2)
+        probe(module, path=part.plugin.path, call=spec.describe, arguments=target, options=part.options)
+        for _ in range(2)
     ]
     if told[0]["error"]:
         raise Fault(f"{spec.describe} fails: {told[0]['error']}")

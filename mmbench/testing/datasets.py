@@ -136,7 +136,9 @@ def opens(subject: DatasetSubject) -> None:
             raise Fault(f"{split} is empty")
         for position in (0, len(splits[split]) - 1):
             if not isinstance(splits[split][position], Sample):
-                raise Fault(f"{split}[{position}] is a {type(splits[split][position]).__name__}", expected="an mmbench.Sample")
+                raise Fault(
+                    f"{split}[{position}] is a {type(splits[split][position]).__name__}", expected="an mmbench.Sample"
+                )
 
 
 @check(
@@ -214,7 +216,9 @@ def facts_hold(subject: DatasetSubject) -> None:
             true = _facts(modality.kind, value)
             for name, fact in modality.facts.items():
                 if name in true and true[name] != fact:
-                    raise Fault(f"{modality.name!r} of {sample.sample_id!r} has {name} {true[name]}", expected=f"{name} {fact}")
+                    raise Fault(
+                        f"{modality.name!r} of {sample.sample_id!r} has {name} {true[name]}", expected=f"{name} {fact}"
+                    )
 
 
 @check(
@@ -257,14 +261,19 @@ def missing_is_declared(subject: DatasetSubject) -> None:
     for split, sample, inputs in subject.decoded:
         extra = sorted(set(sample.inputs) - names)
         if extra:
-            raise Fault(f"{sample.sample_id!r} of {split} brings {', '.join(extra)}", expected=f"only {', '.join(sorted(names))}")
+            raise Fault(
+                f"{sample.sample_id!r} of {split} brings {', '.join(extra)}",
+                expected=f"only {', '.join(sorted(names))}",
+            )
         gone = [name for name, value in inputs.items() if value is None]
         if len(gone) == len(names):
             raise Fault(f"{sample.sample_id!r} of {split} has no modality at all")
         lacking.update(gone)
     undeclared = sorted(set(lacking) - set(subject.info.missing))
     if undeclared:
-        raise Fault(f"{undeclared[0]!r} is missing from {lacking[undeclared[0]]} samples, but `missing` does not name it")
+        raise Fault(
+            f"{undeclared[0]!r} is missing from {lacking[undeclared[0]]} samples, but `missing` does not name it"
+        )
     idle = sorted(set(subject.info.missing) - set(lacking))
     if idle:
         raise Remark(f"`missing` names {', '.join(idle)}, which every sample read has")
@@ -300,7 +309,9 @@ def ids_are_stable(subject: DatasetSubject) -> None:
 def opened_twice_is_the_same(subject: DatasetSubject) -> None:
     _seed_everything(4242)
     again = subject.open()
-    positions = {(split, sample.sample_id): i for split, samples in subject.samples.items() for i, sample in enumerate(samples)}
+    positions = {
+        (split, sample.sample_id): i for split, samples in subject.samples.items() for i, sample in enumerate(samples)
+    }
     for split, sample_id, digest in list(reversed(subject.hashes))[:400]:
         position = positions[split, sample_id]
         other = again[split][position]

@@ -124,7 +124,9 @@ def cannot_solve_what_it_says(subject: ModuleSubject) -> None:
             raise Fault(f"cannot_solve[{name!r}] gives no reason")
         score = best_score(subject, name, num_tries=1)
         if score is not None and score >= SHARE_OF_CEILING * SETS[name].ceiling:
-            raise Fault(f"on {name!r} it reached {score:.3f}, though it is said to be unable: {spec.cannot_solve[name]}")
+            raise Fault(
+                f"on {name!r} it reached {score:.3f}, though it is said to be unable: {spec.cannot_solve[name]}"
+            )
 
 
 def best_score(subject: ModuleSubject, name: str, *, num_tries: int = NUM_TRIES) -> float | None:

@@ -30,7 +30,9 @@ _WIDTH, _BATCH = 12, 16
 class ObjectiveCase:
     """An objective beside a small model: one level of fusion, so many modalities, these tasks."""
 
-    def __init__(self, part: Part, device: str, level: FusionLevel, num_modalities: int, tasks: tuple[TaskSpec, ...]) -> None:
+    def __init__(
+        self, part: Part, device: str, level: FusionLevel, num_modalities: int, tasks: tuple[TaskSpec, ...]
+    ) -> None:
         self.part, self.device, self.level = part, device, level
         self.names = MODALITIES[:num_modalities]
         self.tasks = tasks
@@ -55,7 +57,9 @@ class ObjectiveCase:
     def make(self) -> nn.Module:
         """Call the factory."""
         try:
-            made = load_attribute(self.part.spec.factory)(dict.fromkeys(self.names, _WIDTH), self.tasks, **self.part.options)
+            made = load_attribute(self.part.spec.factory)(
+                dict.fromkeys(self.names, _WIDTH), self.tasks, **self.part.options
+            )
         except Unavailable as error:
             raise NotChecked(f"unavailable here: {error}") from None
         if not isinstance(made, nn.Module):
@@ -84,11 +88,19 @@ class ObjectiveCase:
                     targets[task.name] = signal[:, : task.num_outputs].clone()
         return Batch(size=size, inputs=inputs, targets={name: value.to(self.device) for name, value in targets.items()})
 
-    def losses(self, objective: nn.Module, model: MultimodalModel, batch: Batch, *, progress: float = 0.5) -> tuple[Any, Step]:
+    def losses(
+        self, objective: nn.Module, model: MultimodalModel, batch: Batch, *, progress: float = 0.5
+    ) -> tuple[Any, Step]:
         """Call the objective as the training loop does; return what it gave, and the step."""
 
         def loss_of(logits: Mapping[str, Tensor]) -> Tensor:
-            return torch.stack([task_loss(task, logits[task.name].float(), batch.targets[task.name]) for task in self.tasks if task.name in logits]).sum()
+            return torch.stack(
+                [
+                    task_loss(task, logits[task.name].float(), batch.targets[task.name])
+                    for task in self.tasks
+                    if task.name in logits
+                ]
+            ).sum()
 
         generator = torch.Generator().manual_seed(3)
         step = Step(
@@ -97,7 +109,9 @@ class ObjectiveCase:
         )  # fmt: skip
         return objective(step), step
 
-    def total(self, objective: nn.Module, model: MultimodalModel, batch: Batch, *, progress: float = 0.5) -> tuple[Tensor, Step]:
+    def total(
+        self, objective: nn.Module, model: MultimodalModel, batch: Batch, *, progress: float = 0.5
+    ) -> tuple[Tensor, Step]:
         """Return the sum that is minimised, checked."""
         losses, step = self.losses(objective, model, batch, progress=progress)
         if not isinstance(losses, Mapping) or not losses:
@@ -144,7 +158,9 @@ def _per_case(function: Callable[[ObjectiveCase], None]) -> Callable[[ObjectiveS
             try:
                 function(case)
             except Finding as finding:
-                raise type(finding)(f"{finding.found} [{case.label}]", expected=finding.expected, mend=finding.mend) from None
+                raise type(finding)(
+                    f"{finding.found} [{case.label}]", expected=finding.expected, mend=finding.mend
+                ) from None
 
     return run
 
@@ -186,7 +202,9 @@ def gradient_reaches_the_model(case: ObjectiveCase) -> None:
                 if not torch.isfinite(parameter.grad).all():
                     raise Fault(f"the gradient of {name} holds NaN or infinity")
                 if parameter.grad.any():
-                    reached.add(name.split(".")[0] if not name.startswith("encoders.") else ".".join(name.split(".")[:2]))
+                    reached.add(
+                        name.split(".")[0] if not name.startswith("encoders.") else ".".join(name.split(".")[:2])
+                    )
     parts = {f"encoders.{position}": f"the encoder of {name!r}" for position, name in enumerate(case.names)}
     parts["unimodal_heads" if case.level == "decision" else "heads"] = "the heads"
     blocked = [words for prefix, words in parts.items() if prefix not in reached]
@@ -231,7 +249,9 @@ def weights_are_registered(case: ObjectiveCase) -> None:
         objective.zero_grad(set_to_none=True)
         total, _ = case.total(objective.train(), model.train(), batch)
         total.backward()
-        reached |= {name for name, item in objective.named_parameters() if item.grad is not None and bool(item.grad.any())}
+        reached |= {
+            name for name, item in objective.named_parameters() if item.grad is not None and bool(item.grad.any())
+        }
     idle = [name for name, item in objective.named_parameters() if item.requires_grad and name not in reached]
     if idle:
         raise Fault(f"{', '.join(idle[:5])} never gets gradient")

@@ -12,7 +12,14 @@ from typing import Any
 TIME_LIMIT_S = 60.0
 
 
-def probe(module: str, *, path: Sequence[str] = (), call: str = "", arguments: Sequence[str] = (), options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def probe(
+    module: str,
+    *,
+    path: Sequence[str] = (),
+    call: str = "",
+    arguments: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Import `module` in a fresh interpreter; return {"heavy": […], "changed": […], "error": "…", "answer": …}.
 
     Args:
@@ -20,7 +27,15 @@ def probe(module: str, *, path: Sequence[str] = (), call: str = "", arguments: S
         path: Folders to look in first.
         call: ``"package.module:function"`` to call afterwards, as ``function(*arguments, **options)``; its answer's repr is given.
     """
-    request = json.dumps({"module": module, "path": list(path), "call": call, "arguments": list(arguments), "options": dict(options or {})})
+    request = json.dumps(
+        {
+            "module": module,
+            "path": list(path),
+            "call": call,
+            "arguments": list(arguments),
+            "options": dict(options or {}),
+        }
+    )
     try:
         done = subprocess.run(
             [sys.executable, "-m", "mmbench.testing.probe", request],
@@ -36,7 +51,12 @@ def probe(module: str, *, path: Sequence[str] = (), call: str = "", arguments: S
         answer: dict[str, Any] = json.loads(lines[-1])
     except (IndexError, ValueError):
         said = done.stderr.strip().splitlines()
-        return {"heavy": [], "changed": [], "error": f"it ended the process: {said[-1] if said else 'silently'}", "answer": ""}
+        return {
+            "heavy": [],
+            "changed": [],
+            "error": f"it ended the process: {said[-1] if said else 'silently'}",
+            "answer": "",
+        }
     return answer
 
 

@@ -61,4 +61,7 @@ class Checker:
 
 
 def _parameters(suite: Suite) -> list[Any]:
-    return [pytest.param(Checker(suite, item), id=f"{item.name.rpartition('/')[2]}-{item.check.name}") for item in suite.items]
+    return [
+        pytest.param(Checker(suite, item), id=f"{item.name.rpartition('/')[2]}-{item.check.name}")
+        for item in suite.items
+    ]

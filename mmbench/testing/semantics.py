@@ -36,7 +36,7 @@ _BOTH = ("encoder", "fusion")
     *_BOTH,
     promise="In evaluation, the same batch gives the same output each time.",
     mend="Use nn.Dropout, or pass training=self.training to functional dropout; sample noise in training only.",
-    needs=("runs",),
+    needs=("inputs-stay-as-they-are",),
 )
 @per_case
 def eval_is_deterministic(case: Case) -> None:
@@ -121,7 +121,7 @@ def padding_amount(case: Case) -> None:
     "fusion",
     promise="A sample that lacks a modality, or all of them, gives finite outputs and gradients.",
     mend="A softmax over nothing is NaN: let absent samples attend to a learned token, or torch.where them out before it.",
-    needs=("runs",),
+    needs=("inputs-stay-as-they-are",),
 )
 @per_case
 def missing_is_finite(case: FusionCase) -> None:
@@ -360,7 +360,10 @@ def bf16_is_finite(case: Case) -> None:
     module = case.build().train()
     inputs = case.inputs(8, seed=13)
     if isinstance(case, FusionCase):  # encoders under autocast give bfloat16, absent modalities float32 zeros
-        inputs = {name: convert({name: given}, torch.bfloat16)[name] if i % 2 == 0 else given for i, (name, given) in enumerate(inputs.items())}
+        inputs = {
+            name: convert({name: given}, torch.bfloat16)[name] if i % 2 == 0 else given
+            for i, (name, given) in enumerate(inputs.items())
+        }
     with torch.autocast(torch.device(case.device).type, torch.bfloat16):
         try:
             out = case.run(module, inputs)
@@ -368,7 +371,9 @@ def bf16_is_finite(case: Case) -> None:
             raise Fault(f"under bfloat16 autocast: {str(error).splitlines()[0]}") from None
     if not torch.isfinite(out.real().float()).all():
         raise Fault("under bfloat16 autocast, the output holds NaN or infinity")
-    total = sum((value.float().square().mean() for value in out.values), sum(loss.float() for loss in out.losses.values()))
+    total = sum(
+        (value.float().square().mean() for value in out.values), sum(loss.float() for loss in out.losses.values())
+    )
     if isinstance(total, Tensor) and total.requires_grad:
         total.backward()
     for name, parameter in module.named_parameters():
@@ -462,7 +467,9 @@ def _with_strange_mates(inputs: Inputs, num_kept: int) -> Inputs:
 
 
 def _has_padding(inputs: Inputs) -> bool:
-    return any(mask is not None and mask.dim() == 2 and not mask.all() for given in inputs.values() for mask in given.masks)
+    return any(
+        mask is not None and mask.dim() == 2 and not mask.all() for given in inputs.values() for mask in given.masks
+    )
 
 
 def _fill_padding(inputs: Inputs, fill: float) -> Inputs:

@@ -125,7 +125,9 @@ def transform_is_regular(case: EncoderCase) -> None:
         raise Fault(f"it gave dtypes {', '.join(sorted({str(row.dtype) for row in rows}))}", expected="one dtype")
     shapes = sorted({row.shape for row in rows})
     if len(shapes) > 1 and (len({len(shape) for shape in shapes}) > 1 or len({shape[1:] for shape in shapes}) > 1):
-        raise Fault(f"it gave shapes {shapes[0]} and {shapes[-1]}", expected="shapes that differ in the first axis only")
+        raise Fault(
+            f"it gave shapes {shapes[0]} and {shapes[-1]}", expected="shapes that differ in the first axis only"
+        )
     if transform_key(case.reader, "") == "":
         raise Remark("it is no dataclass, so its cached columns cannot be shared with other encoders")
     if rows[0].dtype == np.float64:
@@ -137,7 +139,7 @@ def transform_is_regular(case: EncoderCase) -> None:
     "fusion",
     promise="Modalities may be called 'type', 'front.camera' or '2': any name that a dataset may use.",
     mend="nn.ModuleDict refuses such keys: keep an nn.ModuleList in the order of sorted(dims), and the names beside it.",
-    needs=("runs",),
+    needs=("declared-width",),
 )
 @per_case
 def any_modality_name(case: FusionCase) -> None:
@@ -157,7 +159,7 @@ def any_modality_name(case: FusionCase) -> None:
     "fusion",
     promise="A mask that is all True means the same as no mask.",
     mend="Treat mask=None as all True; Features.present and Features.token_mask do.",
-    needs=("runs",),
+    needs=("eval-is-deterministic",),
 )
 @per_case
 def mask_of_ones(case: FusionCase) -> None:

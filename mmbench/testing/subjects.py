@@ -41,7 +41,9 @@ class Given:
 
     def map(self, values: Callable[[Tensor], Tensor], masks: Callable[[Tensor], Tensor] = lambda mask: mask) -> Given:
         """Return a copy with functions applied to the tensors and to the masks that are there."""
-        return Given(tuple(map(values, self.values)), tuple(mask if mask is None else masks(mask) for mask in self.masks))
+        return Given(
+            tuple(map(values, self.values)), tuple(mask if mask is None else masks(mask) for mask in self.masks)
+        )
 
 
 Inputs: TypeAlias = dict[str, Given]
@@ -60,7 +62,9 @@ def convert(inputs: Inputs, target: torch.device | torch.dtype | str) -> Inputs:
             name: given.map(lambda value: value.to(target) if value.is_floating_point() else value)
             for name, given in inputs.items()
         }
-    return {name: given.map(lambda value: value.to(target), lambda mask: mask.to(target)) for name, given in inputs.items()}
+    return {
+        name: given.map(lambda value: value.to(target), lambda mask: mask.to(target)) for name, given in inputs.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -251,7 +255,9 @@ class EncoderCase(Case):
     def make(self) -> nn.Module:
         module = self.call_factory(self.modality, self.layout)
         if not callable(getattr(module, "transform", None)):
-            raise Fault("it has no `transform`", expected="transform(sample) -> array", mend="Set self.transform in __init__.")
+            raise Fault(
+                "it has no `transform`", expected="transform(sample) -> array", mend="Set self.transform in __init__."
+            )
         return module
 
     def build(self, seed: int = 0, *, fitted: bool = True) -> nn.Module:
@@ -266,7 +272,9 @@ class EncoderCase(Case):
         key = (size, seed, lengths)
         if key not in self._batches:
             rng = np.random.default_rng(3000 + seed)
-            spread = {"mixed": rng.uniform(0.1, 1.0, size), "same": np.full(size, 0.6), "short": np.zeros(size)}[lengths]
+            spread = {"mixed": rng.uniform(0.1, 1.0, size), "same": np.full(size, 0.6), "short": np.zeros(size)}[
+                lengths
+            ]
             samples = [sample(self.modality, rng, float(length)) for length in spread]
             values, mask = batch_of(self.reader, samples)
             self._batches[key] = convert({"input": Given((values,), (mask,))}, self.device)
@@ -287,13 +295,15 @@ class EncoderCase(Case):
             if value.dim() != dims or got[0] != size or got[-1] != one or len(out.values) != len(widths):
                 shape = f"({size}, {one})" if dims == 2 else f"({size}, T, {one})"
                 raise Fault(
-                    f"forward gave {got} for a batch of {size}", expected=f"layout {self.layout!r}, feature_dim {width}: {shape}"
+                    f"forward gave {got} for a batch of {size}",
+                    expected=f"layout {self.layout!r}, feature_dim {width}: {shape}",
                 )
             if not value.is_floating_point():
                 raise Fault(f"forward gave {value.dtype}", expected="floating point")
             if mask is not None and (mask.dtype != torch.bool or tuple(mask.shape) != got[: dims - 1]):
                 raise Fault(
-                    f"the mask is {mask.dtype} {tuple(mask.shape)}", expected=f"torch.bool {got[: dims - 1]}, True = real"
+                    f"the mask is {mask.dtype} {tuple(mask.shape)}",
+                    expected=f"torch.bool {got[: dims - 1]}, True = real",
                 )
 
 

@@ -59,7 +59,9 @@ class Suite:
         only: tuple[Role, ...] = (),
     ) -> None:
         if level not in LEVELS:
-            raise UsageError(f"there is no level {level!r}; levels are {', '.join(LEVELS)}.{did_you_mean(level, LEVELS)}")
+            raise UsageError(
+                f"there is no level {level!r}; levels are {', '.join(LEVELS)}.{did_you_mean(level, LEVELS)}"
+            )
         self.target = target if isinstance(target, Target) else find_target(target)
         self.level, self.device = level, device
         if covers(level, "smoke"):
@@ -103,7 +105,9 @@ class Suite:
 
     def _blocked(self, item: Item, cause: str) -> CheckResult:
         found = f"not run: first mend {cause}"
-        return CheckResult(check=item.check.name, subject=item.name, status="skip", promise=item.check.promise, found=found)
+        return CheckResult(
+            check=item.check.name, subject=item.name, status="skip", promise=item.check.promise, found=found
+        )
 
     def _run(self, item: Item) -> CheckResult:
         check = item.check

@@ -17,7 +17,19 @@ from torch.utils._pytree import tree_iter
 _MAX_OBJECTS = 50_000
 _REGISTERED = {"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"}
 _NOT_STATE = ("_hooks", "_pre_hooks", "_hooks_with_kwargs", "_always_called", "_flat_weight_refs")
-_LEAVES = (str, bytes, int, float, complex, bool, type(None), types.ModuleType, torch.dtype, torch.device, torch.Generator)
+_LEAVES = (
+    str,
+    bytes,
+    int,
+    float,
+    complex,
+    bool,
+    type(None),
+    types.ModuleType,
+    torch.dtype,
+    torch.device,
+    torch.Generator,
+)
 
 
 @dataclass(frozen=True)
@@ -97,31 +109,42 @@ class Recorder(TorchDispatchMode):
     """Records what the ops of a forward read that nobody in it made, and where the device would have to be waited for.
 
     Attributes:
-        foreign: Tensors that ops read and that no op had made before; kept alive.
+        foreign: Tensors that ops read and that no op had made before, by address; kept alive.
+        made: Tensors that ops made, by address; kept alive.
         waits: Names of ops that need a number on the host.
     """
 
-    _WAITS = ("aten::_local_scalar_dense", "aten::item", "aten::nonzero", "aten::is_nonzero", "aten::equal", "aten::masked_select", "aten::unique")
+    _WAITS = (
+        "aten::_local_scalar_dense",
+        "aten::item",
+        "aten::nonzero",
+        "aten::is_nonzero",
+        "aten::equal",
+        "aten::masked_select",
+        "aten::unique",
+    )
 
     def __init__(self) -> None:
         super().__init__()
         self.foreign: dict[int, Tensor] = {}
         self.waits: list[str] = []
-        self._made: dict[int, Tensor] = {}
+        self.made: dict[int, Tensor] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:
         name = func.name().partition(".")[0]
         given = [item for item in tree_iter((args, kwargs or {})) if isinstance(item, Tensor)]
-        if name.startswith(self._WAITS) or (name == "aten::index" and any(item.dtype == torch.bool for item in given[1:])):
+        if name.startswith(self._WAITS) or (
+            name == "aten::index" and any(item.dtype == torch.bool for item in given[1:])
+        ):
             self.waits.append(name.removeprefix("aten::"))
         if name != "aten::lift_fresh":  # torch.tensor([...]) in a forward: made here and now
             for item in given:
-                if _storage(item) not in self._made:
+                if _storage(item) not in self.made:
                     self.foreign.setdefault(_storage(item), item)
         result = func(*args, **(kwargs or {}))
         for item in tree_iter(result):
             if isinstance(item, Tensor) and _storage(item) not in self.foreign:
-                self._made[_storage(item)] = item
+                self.made[_storage(item)] = item
         return result
 
 
@@ -146,8 +169,9 @@ def used_in_forward(module: nn.Module, forward: Callable[[], Any], inputs: Itera
             forward()
         with Recorder() as second:
             forward()
-    # Still alive from the first run, so an equal address means the same tensor.
-    again = [item for address, item in second.foreign.items() if address in first.foreign and address not in known]
+    # What the first run read or made is still alive, so an equal address means the same tensor.
+    before = {*first.foreign, *first.made}
+    again = [item for address, item in second.foreign.items() if address in before and address not in known]
     return Used([item for item in again if item.dim() > 0], sorted(set(first.waits)))
 
 
