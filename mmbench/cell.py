@@ -56,8 +56,9 @@ def run_cell(payload: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     device = pick_device(payload["device"])
     warnings: list[str] = []
     modalities = {name: source.modality(name) for name in payload["encoders"]}
-    with _guarded_globals(warnings):
-        encoders = {name: build_encoder(modalities[name], part, payload) for name, part in payload["encoders"].items()}
+    encoders = {
+        name: build_encoder(modalities[name], part, payload, warnings) for name, part in payload["encoders"].items()
+    }
     columns = {name: _columns(source, name, encoder, payload) for name, encoder in encoders.items()}
     data = {split: _split_data(source, split, columns, device, train) for split in SPLITS}
     with _guarded_globals(warnings):
@@ -66,8 +67,8 @@ def run_cell(payload: Mapping[str, Any], folder: Path) -> dict[str, Any]:
             fit = getattr(encoder, "fit", None)
             if callable(fit):
                 fit(*data["train"].fit_inputs(name))
-        objective = build_objective(payload, encoders, info.tasks)
-        model = build_model(payload, encoders, objective, info.tasks, train.dropout)
+    objective = build_objective(payload, encoders, info.tasks, warnings)
+    model = build_model(payload, encoders, objective, info.tasks, train.dropout, warnings)
     model.to(device)
     objective.to(device)
 
@@ -165,7 +166,7 @@ def open_dataset(payload: Mapping[str, Any], info: DatasetInfo) -> DatasetSource
     def open_splits() -> Mapping[str, Any]:
         root = dataset_root(Path(payload["data_dir"]), part["ref"])
         root.mkdir(parents=True, exist_ok=True)
-        opened = _call_factory(part, root)
+        opened = _call_factory(part, [], root)
         if not isinstance(opened, Mapping):
             raise ContractError(f"dataset {part['ref']} must return a mapping of splits, got {type(opened).__name__}")
         return opened
@@ -173,11 +174,13 @@ def open_dataset(payload: Mapping[str, Any], info: DatasetInfo) -> DatasetSource
     return DatasetSource(info, part["key"], open_splits, ArrayCache(Path(payload["cache_dir"])))
 
 
-def build_encoder(modality: Modality, part: Mapping[str, Any], payload: Mapping[str, Any]) -> nn.Module:
+def build_encoder(
+    modality: Modality, part: Mapping[str, Any], payload: Mapping[str, Any], warnings: list[str]
+) -> nn.Module:
     """Build one encoder; its initial weights depend on the cell and the modality alone."""
     torch.manual_seed(derive_seed("encoder", payload["cell_id"], modality.name))
     layout: Layout = part["layout"]
-    encoder = _call_factory(part, modality, layout)
+    encoder = _call_factory(part, warnings, modality, layout)
     if not isinstance(encoder, nn.Module):
         raise ContractError(f"encoder {part['ref']} must return an nn.Module, got {type(encoder).__name__}")
     if not callable(getattr(encoder, "transform", None)):
@@ -186,12 +189,12 @@ def build_encoder(modality: Modality, part: Mapping[str, Any], payload: Mapping[
 
 
 def build_objective(
-    payload: Mapping[str, Any], encoders: Mapping[str, nn.Module], tasks: tuple[TaskSpec, ...]
+    payload: Mapping[str, Any], encoders: Mapping[str, nn.Module], tasks: tuple[TaskSpec, ...], warnings: list[str]
 ) -> nn.Module:
     """Build the objective of a cell."""
     part = payload["objective"]
     torch.manual_seed(derive_seed("objective", payload["cell_id"]))
-    objective = _call_factory(part, _dims(encoders), tasks)
+    objective = _call_factory(part, warnings, _dims(encoders), tasks)
     if not isinstance(objective, nn.Module):
         raise ContractError(f"objective {part['ref']} must return an nn.Module, got {type(objective).__name__}")
     return objective
@@ -203,11 +206,12 @@ def build_model(
     objective: nn.Module,
     tasks: tuple[TaskSpec, ...],
     dropout: float,
+    warnings: list[str],
 ) -> MultimodalModel:
     """Build the fusion and join everything to one model."""
     part = payload["fusion"]
     torch.manual_seed(derive_seed("fusion", payload["cell_id"]))
-    fusion = _call_factory(part, _dims(encoders), tasks)
+    fusion = _call_factory(part, warnings, _dims(encoders), tasks)
     if not isinstance(fusion, nn.Module):
         raise ContractError(f"fusion {part['ref']} must return an nn.Module, got {type(fusion).__name__}")
     return MultimodalModel(
@@ -239,10 +243,11 @@ def _dims(encoders: Mapping[str, nn.Module]) -> dict[str, Any]:
     return {name: encoder_dim(name, encoder) for name, encoder in encoders.items()}
 
 
-def _call_factory(part: Mapping[str, Any], *arguments: Any) -> Any:
-    factory = load_attribute(part["factory"])
+def _call_factory(part: Mapping[str, Any], warnings: list[str], *arguments: Any) -> Any:
+    """Call a plugin's factory so that the parts built after it do not feel what it did to global settings."""
     target = {} if part["target"] is None else {"target": part["target"]}
-    return factory(*arguments, **target, **part["options"])
+    with _guarded_globals(warnings):
+        return load_attribute(part["factory"])(*arguments, **target, **part["options"])
 
 
 def _columns(source: DatasetSource, name: str, encoder: nn.Module, payload: Mapping[str, Any]) -> dict[Split, Column]:

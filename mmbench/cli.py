@@ -381,10 +381,6 @@ def main() -> None:
     except MmbenchError as error:
         sys.stderr.write(f"mmbench: {error}\n")
         raise SystemExit(error.exit_code) from None
-    except BrokenPipeError:
-        # The reader of a pipe (head, less) has seen enough; keep the interpreter from complaining at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(0) from None
 
 
 _NOT_CONFIG = ("config", "set_", "dry_run", "as_json", "rows", "strict_plugins", "isolate", "no_baselines")

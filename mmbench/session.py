@@ -20,7 +20,7 @@ from mmbench.errors import EmptySelection, UsageError
 from mmbench.plan import Plan
 from mmbench.record import FAILURES
 from mmbench.runner import Event, Summary, default_memory_bytes, run
-from mmbench.store import RunStore
+from mmbench.store import RunStore, check_run_name
 from mmbench.views import console, counted, duration, plan_headline, table
 
 if TYPE_CHECKING:
@@ -41,7 +41,9 @@ def run_plan(plan: Plan, *, argv: Sequence[str], as_json: bool = False) -> int:
     if not counts["run"] + counts["baselines"]:
         raise EmptySelection(_nothing_to_run(plan))
     config = plan.config
-    folder = Path(config.results).expanduser() / (config.run or default_name(plan))
+    name = config.run or default_name(plan)
+    check_run_name(name)
+    folder = Path(config.results).expanduser() / name
     with RunStore.create(folder) as store, _executor(plan) as executor:
         _settle(store, plan, argv)
         out = console(stderr=as_json)

@@ -15,9 +15,7 @@ from collections import Counter
 
 import pytest
 
-COLUMNS = (
-    "run,cell_id,dataset,encoders,fusion,objective,seed,status,reason,phase,split,condition,task,metric,value,unit,direction"
-)
+COLUMNS = "run,cell_id,dataset,encoders,fusion,objective,seed,status,reason,phase,split,condition,task,metric,value,unit,direction"
 HOSTILE = '''
 """Fusions that misbehave, one way each."""
 import torch
@@ -185,9 +183,7 @@ def test_the_export_has_the_columns_that_others_program_against(finished, home):
     assert done.stdout.splitlines()[0] == COLUMNS
     rows = list(csv.DictReader(io.StringIO(done.stdout)))
     [accuracy] = [
-        row
-        for row in rows
-        if row["fusion"] == "concat" and row["metric"] == "accuracy" and row["split"] == "test"
+        row for row in rows if row["fusion"] == "concat" and row["metric"] == "accuracy" and row["split"] == "test"
     ]
     assert (accuracy["run"], accuracy["dataset"], accuracy["encoders"]) == ("first", "xor", "a:mlp+b:mlp")
     assert (accuracy["objective"], accuracy["seed"], accuracy["status"]) == ("supervised", "0", "ok")
@@ -255,7 +251,9 @@ def test_a_mistake_gets_one_message_an_exit_code_and_no_traceback(arguments, cod
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("command", [["--help"], ["list"], ["plan", "-d", "xor"], ["plugins"], ["env"], ["show", "mlp"]])
+@pytest.mark.parametrize(
+    "command", [["--help"], ["list"], ["plan", "-d", "xor"], ["plugins"], ["env"], ["show", "mlp"]]
+)
 def test_light_commands_import_nothing_heavy(command, home):
     script = (
         f"import sys, runpy; sys.argv = ['mmbench', *{command!r}]\n"
@@ -282,14 +280,14 @@ def test_the_plan_gives_counts_and_reasons(home):
     assert "cross-attention needs token sequences (B, T, D), but mlp gives one vector (B, D) for 'a'" in done.stdout
 
 
-def test_a_closed_pipe_is_not_an_error(home):
+def test_a_closed_pipe_gives_no_traceback(home):
     done = subprocess.run(
-        f"{sys.executable} -m mmbench.cli plan --grid all --rows 0 | head -1; echo ${{PIPESTATUS[0]}}",
-        shell=True, executable="/bin/bash", cwd=home, capture_output=True, text=True, timeout=60,
+        f"{sys.executable} -m mmbench.cli plan -d xor --rows 0 | head -1",
+        shell=True, cwd=home, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
 
-    assert "Traceback" not in done.stderr
-    assert done.stdout.splitlines()[-1] == "0"
+    assert done.stderr == ""
+    assert done.stdout.count("\n") == 1
 
 
 @pytest.fixture(scope="module")
