@@ -5,28 +5,20 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import inspect
-import io
 import keyword
-import logging
-import os
-import random
-import signal
 import sys
-import threading
-import time
 import traceback
 import types
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import pluggy
 
 from mmbench import hookspecs
 from mmbench.errors import PluginError, SpecError, UsageError, did_you_mean
+from mmbench.isolation import TooSlow, isolated, shortened, time_limit
 from mmbench.spec import API_VERSION, SPEC_OF_ROLE, Role, Spec
 
 Skip: TypeAlias = Callable[[Mapping[str, Any]], Any]
@@ -46,13 +38,7 @@ _HOOKS: Mapping[str, tuple[str, ...]] = {
     if hasattr(function, "mmbench_spec")
 }
 _HEAVY = ("torch", "pandas", "timm", "transformers")
-_LIBRARIES = frozenset((*_HEAVY, "numpy", "scipy", "sklearn", "torchaudio", "torchvision"))
-_WATCHED_SIGNALS = tuple(
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGALRM", "SIGHUP", "SIGCHLD") if hasattr(signal, name)
-)
-_MAX_CAPTURED_BYTES = 4096
 _MAX_REASON_CHARACTERS = 500
-_MAX_NOTE_CHARACTERS = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +91,7 @@ def load_plugin(name: str, dist: str, dist_version: str, origin: str, import_plu
     notes: list[str] = []
     heavy_before = {module for module in _HEAVY if module in sys.modules}
     try:
-        with _isolated(notes), _time_limit(IMPORT_LIMIT_S):
+        with isolated(notes), time_limit(IMPORT_LIMIT_S):
             plugin = import_plugin()
             origin = str(getattr(plugin, "__file__", None) or origin)
             specs, skip = _read_plugin(name, plugin)
@@ -304,7 +290,7 @@ def _check_specs(role: Role, hook: str, answers: list[Any]) -> tuple[Spec, ...]:
     names = set()
     for spec in found:
         if not isinstance(spec, SPEC_OF_ROLE[role]):
-            got = f"{type(spec).__name__} {spec.name!r}" if isinstance(spec, Spec) else _shortened(repr(spec), 80)
+            got = f"{type(spec).__name__} {spec.name!r}" if isinstance(spec, Spec) else shortened(repr(spec), 80)
             raise PluginError(f"{hook} must return a list of {expected}, but one item is {got}")
         if spec.name in names:
             raise PluginError(f"{hook} returns two {role}s named {spec.name!r}")
@@ -312,161 +298,11 @@ def _check_specs(role: Role, hook: str, answers: list[Any]) -> tuple[Spec, ...]:
     return tuple(found)
 
 
-# What a plugin may change at import, and what is put back.
-
-
-class _Watch(NamedTuple):
-    """One piece of the process's state: its name, how to read it (None: there is none) and how to put it back.
-
-    Where big libraries change it too when they are first imported, a plugin that imports one is not blamed.
-    """
-
-    what: str
-    read: Callable[[], Any]
-    restore: Callable[[Any], None]
-    libraries_change_it: bool = False
-
-
-def _working_directory() -> str | None:
-    try:
-        return os.getcwd()  # noqa: PTH109  (called twice per plugin; Path is slower)
-    except FileNotFoundError:
-        return None
-
-
-def _restore_environment(before: dict[str, str]) -> None:
-    for name in os.environ.keys() - before.keys():
-        del os.environ[name]
-    os.environ.update(before)
-
-
-def _restore_sys_path(before: list[str]) -> None:
-    sys.path[:] = before
-
-
-def _numpy_random_state() -> Any:
-    """Return numpy's global state where numpy is loaded; reading it must not import numpy."""
-    numpy_random = sys.modules.get("numpy.random")
-    if numpy_random is None:
-        return None
-    kind, keys, *rest = numpy_random.get_state()
-    return kind, keys.tobytes(), rest
-
-
-def _restore_numpy_random_state(before: Any) -> None:
-    import numpy as np
-
-    kind, keys, rest = before
-    np.random.set_state((kind, np.frombuffer(keys, dtype=np.uint32), *rest))
-
-
-def _signal_handlers() -> dict[signal.Signals, Any]:
-    return {number: signal.getsignal(number) for number in _WATCHED_SIGNALS}
-
-
-def _restore_signal_handlers(before: dict[signal.Signals, Any]) -> None:
-    if threading.current_thread() is threading.main_thread():
-        for number, handler in before.items():
-            if handler is not None:  # None: installed by other means than Python's
-                signal.signal(number, handler)
-
-
-def _log_handlers() -> tuple[list[logging.Handler], int]:
-    return list(logging.root.handlers), logging.root.level
-
-
-def _restore_log_handlers(before: tuple[list[logging.Handler], int]) -> None:
-    logging.root.handlers[:], logging.root.level = before
-
-
-_WATCHES = (
-    _Watch("the working directory", _working_directory, os.chdir),
-    _Watch("environment variables", lambda: dict(os.environ), _restore_environment, libraries_change_it=True),
-    _Watch("sys.path", lambda: list(sys.path), _restore_sys_path),
-    _Watch("the random module's state", random.getstate, random.setstate),
-    _Watch("numpy's random state", _numpy_random_state, _restore_numpy_random_state),
-    _Watch("signal handlers", _signal_handlers, _restore_signal_handlers),
-    _Watch("the root logger", _log_handlers, _restore_log_handlers, libraries_change_it=True),
-)
-
-
-class _Sink(io.RawIOBase):
-    """Keeps the beginning of what is written to it."""
-
-    def __init__(self) -> None:
-        self.kept = b""
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
-        room = _MAX_CAPTURED_BYTES - len(self.kept)
-        if room > 0:
-            self.kept += bytes(data[:room])
-        return len(data)
-
-
-@contextmanager
-def _isolated(notes: list[str]) -> Iterator[None]:
-    """Put the process's state back afterwards and say in `notes` what was changed; keep output off the terminal."""
-    before = [watch.read() for watch in _WATCHES]
-    libraries = _LIBRARIES & sys.modules.keys()
-    sink = _Sink()
-    stream = io.TextIOWrapper(io.BufferedWriter(sink), encoding="utf-8", errors="backslashreplace", write_through=True)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(stream), redirect_stderr(stream):
-            filters = list(warnings.filters)
-            try:
-                yield
-            finally:
-                if list(warnings.filters) != filters and libraries == _LIBRARIES & sys.modules.keys():
-                    notes.append("changed the warnings filters at import; they were put back")
-    finally:
-        for watch, value in zip(_WATCHES, before, strict=True):
-            if value is not None and watch.read() != value:
-                watch.restore(value)
-                if not watch.libraries_change_it or libraries == _LIBRARIES & sys.modules.keys():
-                    notes.append(f"changed {watch.what} at import; that was put back")
-        with suppress(ValueError):  # the plugin closed it
-            stream.flush()
-        printed = " ".join(sink.kept.decode("utf-8", "replace").split())
-        if printed:
-            notes.append(f"printed at import: {_shortened(printed, _MAX_NOTE_CHARACTERS)}")
-
-
-class _TooSlow(BaseException):
-    """Raised inside a plugin that takes too long; no `except Exception` of the plugin's catches it."""
-
-
-@contextmanager
-def _time_limit(limit_s: float) -> Iterator[None]:
-    """Interrupt the body after `limit_s`, where signals allow that: in the main thread of a POSIX system."""
-    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
-        yield
-        return
-
-    def interrupt(number: int, frame: types.FrameType | None) -> None:
-        raise _TooSlow(f"it took more than {limit_s:g} s to import")
-
-    handler = signal.getsignal(signal.SIGALRM)
-    started = time.monotonic()
-    signal.signal(signal.SIGALRM, interrupt)
-    delay_before, interval = signal.setitimer(signal.ITIMER_REAL, limit_s)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0.0)
-        signal.signal(signal.SIGALRM, signal.SIG_DFL if handler is None else handler)
-        if delay_before:  # somebody else's alarm, as pytest-timeout's, goes on where it stood
-            left = max(delay_before - (time.monotonic() - started), 0.001)
-            signal.setitimer(signal.ITIMER_REAL, left, interval)
-
-
 # What went wrong, in one line.
 
 
 def _reason(error: BaseException) -> str:
-    if isinstance(error, _TooSlow):
+    if isinstance(error, TooSlow):
         return str(error)
     if isinstance(error, PluginError | UsageError) and not isinstance(error, SpecError):
         return " ".join(str(error).split())
@@ -478,13 +314,13 @@ def _reason(error: BaseException) -> str:
 def in_words(error: BaseException) -> str:
     """Return "Kind: message" on one line, whatever the exception's own `__str__` does."""
     if isinstance(error, SystemExit):
-        return "it ended the process (SystemExit) instead of being loaded"
+        return "it tried to end the process (SystemExit)"
     if isinstance(error, SpecError):
         return str(error)
     if isinstance(error, SyntaxError):
         return f"{type(error).__name__}: {error}"  # names file and line; the usual form quotes the code as well
     words = " ".join("".join(traceback.format_exception_only(error)).split()).removeprefix("mmbench.errors.")
-    return _shortened(words, _MAX_REASON_CHARACTERS)
+    return shortened(words, _MAX_REASON_CHARACTERS)
 
 
 def _line_in(path: Path, error: BaseException) -> str:
@@ -493,7 +329,3 @@ def _line_in(path: Path, error: BaseException) -> str:
         return f", line {error.lineno}"
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     return f", line {lines[-1]}" if lines else ""
-
-
-def _shortened(text: str, limit: int) -> str:
-    return text if len(text) <= limit else f"{text[: limit - 1]}…"

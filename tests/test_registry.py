@@ -212,7 +212,7 @@ def test_discovery_imports_neither_torch_nor_pandas_nor_numpy() -> None:
     [
         pytest.param("import no_such_package", "ModuleNotFoundError: No module named 'no_such_package'", id="import"),
         pytest.param("1 / 0", "ZeroDivisionError: division by zero", id="raises"),
-        pytest.param("raise SystemExit(3)", "it ended the process (SystemExit) instead of being loaded", id="exits"),
+        pytest.param("raise SystemExit(3)", "it tried to end the process (SystemExit)", id="exits"),
         pytest.param("class Odd(BaseException): pass\nraise Odd('no')", "subject_module.Odd: no", id="base exception"),
         pytest.param("raise GeneratorExit", "GeneratorExit", id="generator exit"),
         pytest.param(
@@ -815,7 +815,7 @@ def test_every_plugin_is_asked_whether_to_skip_and_a_failing_answer_is_a_reason(
     assert registry.has_skip
     assert registry.skip_reasons({"fusion": {"ref": "a/b", "options": {}}}) == [
         "no audio here",
-        "mmbench_skip of plugin 'f' failed: it ended the process (SystemExit) instead of being loaded",
+        "mmbench_skip of plugin 'f' failed: it tried to end the process (SystemExit)",
         "mmbench_skip of plugin 't' must return text or None, got 3",
     ]
 
@@ -904,7 +904,7 @@ def test_loading_the_same_file_again_gives_the_same_module_and_a_changed_file_a_
             "my_fusion.py",
             "raise SystemExit\n",
             PluginError,
-            "plugin file {path}, line 1: it ended the process (SystemExit) instead of being loaded",
+            "plugin file {path}, line 1: it tried to end the process (SystemExit)",
         ),
         (
             "my_fusion.py",
