@@ -105,10 +105,11 @@ def default_name(plan: Plan) -> str:
 
 
 def _report(store: RunStore, out: Console) -> None:
-    from mmbench.report import print_report, write_report
+    from mmbench.report import build_report, print_report, write_report
 
-    files = write_report(store.folder)
-    print_report(store.folder, out)
+    made = build_report(store.folder)
+    files = write_report(store.folder, made)
+    print_report(store.folder, out, made)
     out.print(f"report: {' '.join(str(file) for file in files)}")
 
 

@@ -120,9 +120,9 @@ def test_markdown_holds_answer_every_row_failures_and_provenance(tmp_path: Path)
     assert text.startswith("# r1\n\nOn gated (accuracy on 50 test samples, 2 seeds), concat fusion of ")
     assert "4 of 6 cells done: 4 ok, 2 failed." in text
     table = [line for line in text.splitlines() if line.startswith("| ")]
-    assert table[0].startswith("| # | encoders | fusion | objective | test accuracy ↑ |")
-    assert table[2].startswith("| 1 | image:concat + text:lstm | concat | concat | 0.510 ± 0.000 |")
-    assert table[3].startswith("|  | image:sum + text:lstm | sum | sum | 0.520 | – |")
+    assert table[0].startswith("| # | group | encoders | fusion | objective | test accuracy ↑ |")
+    assert table[2].startswith("| 1 |  | image:concat + text:lstm | concat | concat | 0.510 ± 0.000 |")
+    assert table[3].startswith("|  |  | image:sum + text:lstm | sum | sum | 0.520 | – |")
     assert "1/2 incomplete" in table[3]
     assert "| 1 | failed | gated | gated | image:gated+text:lstm, gated, gated, seed 1 |" in table
     assert "- Command: mmbench run -d gated" in text
@@ -133,7 +133,7 @@ def test_markdown_holds_answer_every_row_failures_and_provenance(tmp_path: Path)
 def test_hostile_names_stay_text_in_markdown(name: str, tmp_path: Path) -> None:
     text = write_report(write_run(tmp_path / "r1", [name, "plain"]))[1].read_text(encoding="utf-8")
 
-    columns = {"leaderboard": 13, "failures": 5}
+    columns = {"leaderboard": 14, "failures": 5}
     for line in text.splitlines():
         if line.startswith("|"):
             assert len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) - 1 in columns.values(), line

@@ -20,9 +20,10 @@ def build_report(folder: Path) -> Report:
     Raises:
         UsageError: there is no run, or its plan is damaged.
     """
+    from mmbench.report.evidence import with_evidence
     from mmbench.report.tables import build_report
 
-    return build_report(folder)
+    return with_evidence(build_report(folder), folder)
 
 
 def write_report(folder: Path, report: Report | None = None) -> list[Path]:

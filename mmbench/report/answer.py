@@ -6,7 +6,7 @@ import math
 
 from mmbench.report.outcomes import PENDING, split_encoders
 from mmbench.report.tables import Board, Report, Row, Score
-from mmbench.report.text import MAX_NAME, clean, counted, number, signed
+from mmbench.report.text import MAX_NAME, clean, counted, number, seconds, signed
 
 #: What metrics are called in a sentence, where the name alone is not it.
 _METRIC_WORDS = {
@@ -39,12 +39,18 @@ def board_answer(board: Board) -> str:
     if not ranked:
         lead += "; there is no other row to compare it with"
     elif not tied:
-        lead += "; the 95 % interval of no other row overlaps its own"
+        lead += (
+            "; the 95 % interval of no other row overlaps its own"
+            if best.group is None
+            else "; paired tests on the same samples find every other row worse"
+        )
     else:
-        which = "the only other row" if len(ranked) == 1 else f"{len(tied)} of the {len(ranked)} other rows"
-        lead += f"; {which} cannot be told apart from it by 95 % intervals, such as {combo(tied[0])}"
-        lead += f" ({spread(tied[0].score)})"
-    sentences = [lead, *_single_modality(board)]
+        others = len(ranked) if best.group is None else board.num_tested - 1
+        which = "the only other row" if others == 1 else f"{len(tied)} of the {others} other rows"
+        which += " tested" if others < len(ranked) else ""
+        how = "by 95 % intervals" if best.group is None else "by paired tests on the same samples"
+        lead += f"; {which} cannot be told apart from it {how}, such as {combo(tied[0])} ({spread(tied[0].score)})"
+    sentences = [lead, *_cheapest(board), *_single_modality(board)]
     if board.floor is not None:
         sentences.append(f"Predicting without looking at the sample gives {number(board.floor.mean)}")
     if board.num_done < board.num_planned:
@@ -53,9 +59,14 @@ def board_answer(board: Board) -> str:
 
 
 def indistinguishable(board: Board) -> list[Row]:
-    """Ranked rows, in their order, whose interval overlaps the best row's, or that have none."""
+    """Ranked rows, in their order, that nothing tells apart from the best one.
+
+    Those of its group, where paired tests were made; else those whose interval overlaps its own, or that have none.
+    """
     best = board.best
     others = [row for row in board.rows if row.rank is not None and row is not best]
+    if best is not None and best.group is not None:
+        return [row for row in others if row.group == best.group]
     return [row for row in others if best is not None and overlap(best.score, row.score)]
 
 
@@ -104,6 +115,8 @@ def cautions(board: Board) -> list[str]:
             f"{counted(partial, 'row')} {'lacks' if partial == 1 else 'lack'} seeds and "
             f"{'is' if partial == 1 else 'are'} not ranked: a mean over fewer seeds is not the same measurement."
         )
+    if board.untested and board.best is not None and len(board.rows) > 1:
+        found.append(f"not every row could be compared sample by sample: {clean(board.untested, 200)}.")
     found += [*_small_test(board), *_imbalance(board), *_no_gain(board), *_mixture(board)]
     found += [f"{counted(count, 'cell')} warned: {clean(text, 200)}" for text, count in board.warnings.items()][:5]
     if any(row.gain is not None and row.gain.num_compared < row.gain.num_planned for row in board.rows):
@@ -137,6 +150,32 @@ def _single_modality(board: Board) -> list[str]:
     return found
 
 
+def _cheapest(board: Board) -> list[str]:
+    """Whether a row within 1 % of the best answers faster."""
+    best = board.best
+    if best is None or best.score is None:
+        return []
+    latency = "latency_p50_s"
+    own = best.numbers.get(latency)
+    near = [
+        (taken, row)
+        for row in board.rows
+        if row.rank is not None and row.score is not None and (taken := row.numbers.get(latency)) is not None
+        if board.better(best.score.mean, row.score.mean) <= 0.01 * abs(best.score.mean)
+    ]
+    if own is None or not near:
+        return []
+    taken, row = min(near, key=lambda pair: pair[0])
+    # Timings of single samples scatter; a tenth is nothing to choose by.
+    if row is best or taken > 0.9 * own:
+        return []
+    assert row.score is not None
+    return [
+        f"The fastest within 1 % of it is {combo(row)}: {number(row.score.mean)} at {seconds(taken)} a sample instead "
+        f"of {seconds(own)}"
+    ]
+
+
 def _between(low: float, high: float) -> str:
     return f"{signed(low)} to {signed(high)}"
 
@@ -149,7 +188,9 @@ def _small_test(board: Board) -> list[str]:
     first, second = ranked[0].score, ranked[1].score
     assert first is not None and second is not None
     gap = board.better(first.mean, second.mean)
-    least = least_visible_gap(first.mean, board.num_test, board.metric)
+    least = board.least_gap
+    if least is None:
+        least = least_visible_gap(first.mean, board.num_test, board.metric)
     if least is None or gap <= 0 or gap >= least:
         return []
     return [

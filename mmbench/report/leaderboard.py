@@ -20,7 +20,7 @@ _COSTS = (
     "train_time_s",
 )
 COLUMNS = (
-    "run", "dataset", "task", "metric", "direction", "rank", "encoders", "fusion", "objective", "seeds_done",
+    "run", "dataset", "task", "metric", "direction", "rank", "group", "encoders", "fusion", "objective", "seeds_done",
     "seeds_planned", "mean", "std", "ci_low", "ci_high", "ci_over", "val", "gain", "gain_ci_low", "gain_ci_high",
     "gain_over", "floor", *_COSTS, "contended", "statuses", "reason",
 )  # fmt: skip
@@ -39,7 +39,7 @@ def leaderboard_csv(report: Report) -> str:
 
 def _values(run: str, board: Board, row: Row) -> Iterator[str | float | int | None]:
     score, gain = row.score, row.gain
-    yield from (run, board.dataset, board.task, board.metric, board.direction, row.rank)
+    yield from (run, board.dataset, board.task, board.metric, board.direction, row.rank, row.group)
     yield from (row.encoders, row.fusion, row.objective, len(score.by_seed) if score else 0, len(row.seeds))
     yield from (score.mean, score.std, score.ci_low, score.ci_high, score.ci_over) if score else (None,) * 5
     yield row.val

@@ -45,8 +45,9 @@ def _board(board: Board, *, answered_here: bool) -> Iterator[str]:
     yield ""
     yield (
         f"{board.num_done} of {counted(board.num_planned, 'cell')} done: {_statuses(board.statuses)}. "
-        "± is the standard deviation over seeds; the interval is at 95 %, over seeds (Student's t) where there are at "
-        "least two, else over the test samples. Gain is against the best single modality on the same seeds."
+        "± is the standard deviation over seeds. Intervals are at 95 %, over seeds and test samples where predictions "
+        "were kept. Rows of one group cannot be told apart from its first (paired tests on the same samples, Holm). "
+        "Gain is against the best single modality on the same seeds."
     )
     yield ""
     yield from _table(_heads(board), [_cells(row) for row in board.rows])
@@ -60,7 +61,7 @@ def _board(board: Board, *, answered_here: bool) -> Iterator[str]:
 def _heads(board: Board) -> list[str]:
     title = metric_words(board.metric) + (" ↓" if board.direction == "min" else " ↑")
     return [
-        "#", "encoders", "fusion", "objective", f"test {title}", "95 % CI", "val", "gain", "seeds",
+        "#", "group", "encoders", "fusion", "objective", f"test {title}", "95 % CI", "val", "gain", "seeds",
         "inference /s", "latency p50", "parameters", "training",
     ]  # fmt: skip
 
@@ -70,6 +71,7 @@ def _cells(row: Row) -> list[str]:
     mark = "\\*" if row.contended else ""
     return [
         "" if row.rank is None else str(row.rank),
+        "" if row.group is None else str(row.group),
         markdown(row.encoders.replace("+", " + ") if len(row.encoders) < 400 else row.encoders, 240),
         markdown(row.fusion, MAX_NAME),
         markdown(row.objective, MAX_NAME),

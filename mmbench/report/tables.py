@@ -29,7 +29,7 @@ class Score:
         mean: Over those seeds.
         std: Sample standard deviation over seeds, or None for fewer than two.
         ci_low, ci_high: 95 % interval, or None where there is nothing to base one on.
-        ci_over: What the interval is over: "seeds" (Student's t) or "samples" (one seed: the test samples), or "".
+        ci_over: What the interval is over: "seeds and samples", "seeds" (Student's t), "samples" (one seed), or "".
     """
 
     by_seed: Mapping[int, float]
@@ -137,6 +137,9 @@ class Board:
         statuses: All cells of the dataset by status.
         other_metrics: Names of the task's further metrics on test.
         less_is_better: Those of all its metrics of which less is better.
+        num_tested: How many ranked rows were compared in pairs on the same test samples.
+        untested: Why some or all rows were not, or "".
+        least_gap: Difference of the first two rows that a paired test would probably find, or None.
         mixed: What differs between cells and should not: counts of cells by value, by what it is ("torch", "split").
         warnings: What cells warned of, with how many did.
     """
@@ -161,6 +164,9 @@ class Board:
     statuses: Mapping[str, int]
     other_metrics: frozenset[str] = frozenset()
     less_is_better: frozenset[str] = frozenset()
+    num_tested: int = 0
+    untested: str = ""
+    least_gap: float | None = None
     mixed: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     warnings: Mapping[str, int] = field(default_factory=dict)
 

@@ -75,6 +75,9 @@ def _table(board: Board, rows: list[Row]) -> Table:
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     title = metric_words(board.metric) + (" ↓" if board.direction == "min" else " ↑")
     made.add_column("#", justify="right")
+    grouped = any(row.group is not None for row in rows)
+    if grouped:
+        made.add_column("group", justify="right")
     made.add_column("encoders", overflow="fold")
     made.add_column("fusion", overflow="fold")
     objectives = {row.objective for row in rows} != {"supervised"}
@@ -86,6 +89,7 @@ def _table(board: Board, rows: list[Row]) -> Table:
         encoders = clean(row.encoders, 160).replace("+", " + ")
         cells = [
             Text("" if row.rank is None else str(row.rank)),
+            *([Text("" if row.group is None else str(row.group))] if grouped else []),
             Text(encoders),
             Text("" if row.unimodal and row.fusion == "single" else clean(row.fusion, 48)),
             *([Text(clean(row.objective, 48))] if objectives else []),
@@ -102,5 +106,6 @@ def _table(board: Board, rows: list[Row]) -> Table:
         made.add_row(*cells, style=style)
     if board.floor is not None:
         blanks = [Text("")] * (2 if objectives else 1)
-        made.add_row(Text(""), Text("majority floor"), *blanks, Text(number(board.floor.mean)), style="dim")
+        first = [Text("")] * (2 if grouped else 1)
+        made.add_row(*first, Text("majority floor"), *blanks, Text(number(board.floor.mean)), style="dim")
     return made

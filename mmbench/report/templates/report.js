@@ -397,7 +397,9 @@
       const made = el("tr", { class: ["row", row.rank === 1 && "first", row.rank === null && "unranked", row.single && "single", split && "split"].filter(Boolean).join(" "), tabindex: 0, "aria-expanded": "false" });
       for (const column of columns) {
         const cell = column.node ? column.node(row) : column.text(row);
-        made.append(el("td", { class: column.words ? column.key : "n", "data-label": column.label }, ...[cell].flat()));
+        const empty = cell === "" || cell === null;
+        // One child, so that a card on a phone sets label and content side by side.
+        made.append(el("td", { class: column.words ? column.key : "n", "data-label": column.label }, empty ? null : el("span", null, cell)));
       }
       const toggle = () => {
         if (made.getAttribute("aria-expanded") === "true") made.nextSibling.remove();

@@ -1,0 +1,241 @@
+"""What predictions prove, on predictions made by hand: intervals, gains and groups against independent computations."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+from sklearn.metrics import log_loss, mean_absolute_error
+
+from mmbench.record import Metric, Record
+from mmbench.report import build_report
+from mmbench.report.answer import board_answer, cautions
+from mmbench.report.evidence import sample_scores
+from mmbench.report.statistics import Interval, mcnemar, mean_interval
+from mmbench.report.tables import Board, Row
+from mmbench.store import RunStore
+
+DUO = "image:cnn+text:lstm"
+
+
+class Folder:
+    """A run with predictions: right or wrong answers of made-up rows on the same 200 test samples."""
+
+    def __init__(self, path: Path, *, num_samples: int = 200) -> None:
+        self.path, self.num_samples = path, num_samples
+        self.ids = [f"s{at}" for at in range(num_samples)]
+        self.target = np.arange(num_samples) % 4
+        self.rows: list[dict[str, Any]] = []
+        self.records: list[Record] = []
+
+    def add(
+        self,
+        encoders: str,
+        fusion: str,
+        right: NDArray[np.bool_],
+        *,
+        seed: int = 0,
+        ids: list[str] | None = None,
+        recorded: float | None = None,
+        keep: bool = True,
+        raw: bytes | None = None,
+    ) -> None:
+        cell_id = f"{len(self.rows):016x}"
+        self.rows.append(
+            {
+                "cell_id": cell_id,
+                "dataset": "digits",
+                "encoders": encoders,
+                "fusion": fusion,
+                "objective": "supervised",
+                "seed": seed,
+                "role": "cell",
+                "status": "run",
+                "reason": "",
+            }
+        )
+        score = float(np.mean(right)) if recorded is None else recorded
+        metric = Metric(
+            phase="evaluate", split="test", task="digit", name="accuracy", value=score, n=len(right), direction="max"
+        )
+        self.records.append(Record(cell_id=cell_id, status="ok", metrics=(metric,)))
+        folder = self.path / "cells" / cell_id
+        folder.mkdir(parents=True)
+        target = self.target
+        if ids is not None:
+            order = [self.ids.index(name) if name in self.ids else at for at, name in enumerate(ids)]
+            right, target = right[order], target[order]
+        chosen = np.where(right, target, (target + 1) % 4)
+        prediction = np.full((len(target), 4), 0.1, dtype=np.float32)
+        prediction[np.arange(len(target)), chosen] = 0.7
+        if raw is not None:
+            (folder / "predictions.safetensors").write_bytes(raw)
+        elif keep:
+            names = np.frombuffer(json.dumps(ids or self.ids).encode(), dtype=np.uint8)
+            save_file(
+                {"test.digit.prediction": prediction, "test.digit.target": target, "test.sample_ids": names},
+                folder / "predictions.safetensors",
+            )
+
+    def board(self) -> Board:
+        task = {"name": "digit", "kind": "multiclass", "num_outputs": 4, "class_names": [], "primary": ""}
+        with RunStore.create(self.path) as store:
+            store.write_plan(self.rows, {"digits": {"tasks": [task]}})
+            for record in self.records:
+                store.journal.append(record)
+        return build_report(self.path).boards[0]
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Folder:
+    return Folder(tmp_path / "r1")
+
+
+def right(num_right: int, *, num: int = 200, start: int = 0) -> NDArray[np.bool_]:
+    """Right on `num_right` samples from `start` on, around the end."""
+    return (np.arange(num) - start) % num < num_right
+
+
+def row(board: Board, fusion: str) -> Row:
+    return next(item for item in board.rows if item.fusion == fusion)
+
+
+def test_one_seed_is_judged_by_mcnemar(made: Folder) -> None:
+    # concat and gated disagree on 8 + 1 samples: p = 0.039; sum differs from gated on 2 + 1.
+    best = right(180)
+    worse = best.copy()
+    worse[:8] = False
+    worse[190] = True
+    close = best.copy()
+    close[:2] = False
+    close[191] = True
+    made.add(DUO, "gated", best)
+    made.add(DUO, "concat", worse)
+    made.add(DUO, "sum", close)
+
+    board = made.board()
+
+    assert mcnemar(best, worse).p_value == pytest.approx(0.0390625)
+    # Holm doubles the smaller of two p-values: 0.078 tells nothing apart.
+    assert {item.fusion: item.group for item in board.rows} == {"gated": 1, "concat": 1, "sum": 1}
+    assert board.num_tested == 3
+
+
+def test_rows_that_are_significantly_worse_form_the_next_group(made: Folder) -> None:
+    best = right(180)
+    worse = best.copy()
+    worse[:12] = False
+    also = best.copy()
+    also[3:15] = False
+    made.add(DUO, "gated", best)
+    made.add(DUO, "concat", worse)
+    made.add(DUO, "sum", also)
+    made.add("image:cnn", "single", right(100))
+
+    board = made.board()
+
+    assert mcnemar(best, worse).p_value < 0.001
+    assert {item.fusion: item.group for item in board.rows} == {"gated": 1, "concat": 2, "sum": 2, "single": 3}
+    assert "paired tests on the same samples find every other row worse" in board_answer(board)
+
+
+def test_intervals_cover_seeds_and_samples(made: Folder) -> None:
+    scores = np.stack([right(count, start=start) for count, start in ((180, 0), (170, 5), (176, 9))])
+    for seed, values in enumerate(scores):
+        made.add(DUO, "gated", values, seed=seed)
+
+    score = row(made.board(), "gated").score
+
+    expected = mean_interval(scores.astype(float))
+    assert isinstance(expected, Interval)
+    assert score is not None
+    assert (score.ci_low, score.ci_high, score.ci_over) == (
+        pytest.approx(expected.low),
+        pytest.approx(expected.high),
+        "seeds and samples",
+    )
+
+
+def test_the_interval_of_a_gain_is_paired(made: Folder) -> None:
+    fusion = np.stack([right(180), right(178), right(182)])
+    single = np.stack([right(150), right(152), right(149)])
+    for seed in range(3):
+        made.add(DUO, "gated", fusion[seed], seed=seed)
+        made.add("image:cnn", "single", single[seed], seed=seed)
+
+    gain = row(made.board(), "gated").gain
+
+    expected = mean_interval(fusion.astype(float) - single)
+    assert isinstance(expected, Interval)
+    assert gain is not None
+    assert gain.value == pytest.approx(expected.value)
+    assert (gain.ci_low, gain.ci_high) == (pytest.approx(expected.low), pytest.approx(expected.high))
+
+
+def test_a_lucky_seed_is_no_discovery(made: Folder) -> None:
+    for seed, (one, other) in enumerate([(190, 150), (150, 160), (160, 150)]):
+        made.add(DUO, "gated", right(one), seed=seed)
+        made.add(DUO, "concat", right(other), seed=seed)
+
+    assert {item.fusion: item.group for item in made.board().rows} == {"gated": 1, "concat": 1}
+
+
+def test_samples_in_another_order_are_matched_by_their_ids(made: Folder) -> None:
+    best, worse = right(180), right(120, start=100)
+    made.add(DUO, "gated", best)
+    made.add(DUO, "concat", worse, ids=made.ids[::-1])
+    board = made.board()
+
+    # In file order the rows would agree on other samples than they do.
+    expected = mcnemar(best, worse)
+    assert (expected.only_a, expected.only_b) == (80, 20)
+    assert row(board, "concat").group == 2
+    assert board.untested == ""
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ({"keep": False}, "are not there or cannot be read"),
+        ({"raw": b"not safetensors"}, "are not there or cannot be read"),
+        ({"raw": b"\xff" * 64}, "are not there or cannot be read"),
+        ({"recorded": 0.6}, "do not give its recorded accuracy"),
+        ({"ids": [f"other{at}" for at in range(200)]}, "tested on different samples"),
+    ],
+)
+def test_a_row_whose_predictions_cannot_be_trusted_is_left_out_of_the_tests_with_the_reason(
+    fault: dict[str, Any], reason: str, made: Folder
+) -> None:
+    made.add(DUO, "gated", right(180))
+    made.add(DUO, "concat", right(100), **fault)
+
+    board = made.board()
+
+    assert (row(board, "gated").group, row(board, "concat").group) == (1, None)
+    assert any("not every row could be compared" in text for text in cautions(board))
+    assert reason in board.untested
+    assert row(board, "concat").rank == 2
+
+
+def test_a_metric_that_is_no_mean_over_samples_keeps_its_interval_over_seeds() -> None:
+    assert sample_scores(np.zeros((2, 3)), np.zeros((2, 3)), "multilabel", "map") is None
+
+
+def test_sample_scores_average_to_the_metric() -> None:
+    rng = np.random.default_rng(0)
+    probabilities = rng.dirichlet(np.ones(3), 50)
+    target = rng.integers(0, 3, 50)
+    values, truth = rng.normal(size=(50, 2)), rng.normal(size=(50, 2))
+
+    found = sample_scores(probabilities, target.astype(float), "multiclass", "log_loss")
+    errors = sample_scores(values, truth, "regression", "mae")
+
+    assert found is not None
+    assert errors is not None
+    assert found.mean() == pytest.approx(log_loss(target, probabilities))
+    assert errors.mean() == pytest.approx(mean_absolute_error(truth, values))
