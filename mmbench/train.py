@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -204,9 +205,9 @@ class Trainer:
                 task_loss=lambda logits: self.loss(logits, batch.targets),
             )
             losses = {**self.objective(step), **output.losses}
-            loss = torch.stack([value.float() for value in losses.values()]).sum()
+            loss = functools.reduce(torch.add, [value.float() for value in losses.values()])
         if config.l1:
-            loss = loss + config.l1 * torch.stack([parameter.abs().sum() for parameter in self.parameters]).sum()
+            loss = loss + config.l1 * functools.reduce(torch.add, [item.abs().sum() for item in self.parameters])
         loss.backward()  # type: ignore[no-untyped-call]
         if self._after_backward is not None:
             self._after_backward(step)
@@ -227,7 +228,7 @@ class Trainer:
             target = targets[task.name] if scaler is None else scaler.scale(targets[task.name])
             value = task_loss(task, logits[task.name].float(), target, class_weights=self.weights[task.name])
             terms.append(task.weight * value)
-        return torch.stack(terms).sum()
+        return functools.reduce(torch.add, terms)
 
     def validate(self) -> tuple[float, float]:
         """Return the task loss on val and the score that chooses the epoch, more being better."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from mmbench import DatasetSpec, Modality, TaskSpec, hookimpl
 
@@ -42,6 +43,8 @@ def _ceiling_set(
     tasks: tuple[TaskSpec, ...] = (),
     missing: tuple[str, ...] = (),
     cell_time_s: float = 2.0,
+    train: Mapping[str, object] = MappingProxyType({}),
+    in_all: bool = True,
 ) -> DatasetSpec:
     return DatasetSpec(
         name=name,
@@ -55,6 +58,9 @@ def _ceiling_set(
         missing=missing,
         ceilings=ceilings,
         cell_time_s=cell_time_s,
+        train=train,
+        # The grid `all` holds one set of each sort, so that it ends over a cup of coffee.
+        in_all=in_all,
     )
 
 
@@ -106,6 +112,7 @@ def mmbench_datasets() -> list[DatasetSpec]:
             ceilings={"audio": 0.5, "image": 0.5, "audio+image": 1.0},
             num_classes=10,
             cell_time_s=5.0,
+            train={"epochs": 8},
         ),
         _ceiling_set(
             "redundant",
@@ -113,6 +120,7 @@ def mmbench_datasets() -> list[DatasetSpec]:
             modalities=(_kind("tabular"), _kind("text")),
             ceilings={"tabular": 0.9, "text": 0.9, "tabular+text": 0.9},
             num_classes=4,
+            in_all=False,
         ),
         _ceiling_set(
             "redundant-3",
@@ -121,6 +129,7 @@ def mmbench_datasets() -> list[DatasetSpec]:
             ceilings=_REDUNDANT_3,
             num_classes=4,
             cell_time_s=4.0,
+            in_all=False,
         ),
         _ceiling_set(
             "redundant-missing",
@@ -136,6 +145,7 @@ def mmbench_datasets() -> list[DatasetSpec]:
             modalities=(_kind("image"), _kind("sequence")),
             ceilings={"image": 0.5, "sequence": 0.5, "image+sequence": 1.0},
             num_classes=4,
+            in_all=False,
         ),
         _ceiling_set(
             "unique-3",
@@ -144,6 +154,7 @@ def mmbench_datasets() -> list[DatasetSpec]:
             ceilings=_UNIQUE_3,
             num_classes=8,
             cell_time_s=3.0,
+            in_all=False,
         ),
         _ceiling_set(
             "synergy",
@@ -158,6 +169,7 @@ def mmbench_datasets() -> list[DatasetSpec]:
             modalities=(_kind("image"), _kind("tabular"), _kind("text")),
             ceilings=_SYNERGY_3,
             num_classes=2,
+            in_all=False,
         ),
         _ceiling_set(
             "tasks",
