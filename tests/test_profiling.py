@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from mmbench.features import Features
 from mmbench.model import Batch, Input, MultimodalModel
 from mmbench.profiling import PROTOCOLS, profile
+from mmbench.profiling.flops import _cudnn_recurrent
 from mmbench.spec import TaskSpec
 
 CPU = torch.device("cpu")
@@ -65,7 +66,7 @@ class Clock:
 def clock(monkeypatch):
     """The profiler's clock on the CPU, in the test's hands: a busy machine changes nothing."""
     clock = Clock()
-    monkeypatch.setattr("mmbench.profiling.perf_counter", clock)
+    monkeypatch.setattr("mmbench.profiling.meter.perf_counter", clock)
     return clock
 
 
@@ -203,7 +204,7 @@ def test_stages_add_up_to_the_whole_step():
     _, raw = measure(model, watched, protocol=dataclasses.replace(QUICK, stage_iterations=10))
 
     together = np.sum(list(raw["stages"].values()), axis=0)
-    assert np.median(together / np.array(taken[-10:])) == pytest.approx(1.0, abs=0.05)
+    assert np.median(together / np.array(taken[1:11])) == pytest.approx(1.0, abs=0.05)
 
 
 def test_an_encoder_that_the_objective_calls_again_is_still_an_encoder(clock):
@@ -259,6 +260,17 @@ def test_a_slow_model_is_measured_three_times_and_no_more(clock):
     _, raw = measure(model, None, protocol=QUICK)
 
     assert len(raw["inference"]["samples_s"]) == len(raw["latency"]["samples_s"]) == 3
+
+
+def test_a_step_too_slow_for_the_protocol_is_taken_apart_once(clock):
+    model = build(image=Takes(clock.advance, 0.3))
+
+    found, raw = measure(model, protocol=QUICK)
+
+    assert raw["stages"]["encode.image"] == [pytest.approx(0.3, rel=0.001)]
+    assert found["stage_time_s:encode.image"].n == 1
+    # One to take apart, one to warm up, three to measure; nothing more is asked of a slow cell.
+    assert model.encoders[0].network.calls == 1 + 1 + 3 + 2 * (1 + 3) + 1
 
 
 def test_a_99th_percentile_needs_1000_samples():
@@ -446,13 +458,41 @@ def test_an_operation_that_is_not_counted_makes_a_lower_bound_and_is_named():
     assert note.startswith("lower bound: aten._fft_r2c not counted")
 
 
-def test_counting_flops_leaves_the_kernels_enabled():
-    before = torch.backends.mkldnn.enabled, torch.backends.cudnn.enabled, torch.backends.mha.get_fastpath_enabled()
+def test_counting_flops_leaves_the_fast_path_on():
+    before = torch.backends.mha.get_fastpath_enabled()
 
     flops(nn.Linear(8, 8))
 
-    after = torch.backends.mkldnn.enabled, torch.backends.cudnn.enabled, torch.backends.mha.get_fastpath_enabled()
-    assert after == before
+    assert torch.backends.mha.get_fastpath_enabled() is before is True
+
+
+def test_two_bidirectional_layers_are_counted():
+    counted, _ = flops(Pooled(nn.LSTM(6, 4, num_layers=2, bidirectional=True, batch_first=True)), (5, 6))
+
+    first, second = 2 * 4 * (6 * 4 + 4 * 4), 2 * 4 * (8 * 4 + 4 * 4)
+    assert counted == 5 * 2 * (first + second)
+
+
+def test_cudnns_recurrent_kernel_is_counted_by_the_same_formula():
+    layer = nn.LSTM(6, 4, num_layers=2, bidirectional=True)
+    shapes = [tuple(weight.shape) for weight in layer.parameters()]
+
+    counted = _cudnn_recurrent((5, 3, 6), shapes, 4)
+
+    first, second = 2 * 4 * (6 * 4 + 4 * 4), 2 * 4 * (8 * 4 + 4 * 4)
+    assert counted == 3 * 5 * 2 * (first + second)
+
+
+def test_attention_over_several_heads_is_counted_once_per_pair_of_tokens():
+    class Attention(nn.Module):
+        def forward(self, values):
+            tokens = values.view(-1, 4, 5, 2)  # (B, heads, T, D)
+            return F.scaled_dot_product_attention(tokens, tokens, tokens).reshape(len(values), -1)[:, :8]
+
+    counted, note = flops(Attention(), (40,))
+
+    assert counted == 2 * 2 * 4 * 5 * 5 * 2
+    assert "lower bound" not in note
 
 
 # Leaving no trace

@@ -113,8 +113,8 @@ def nested_interval(
     Owen 2007, "The pigeonhole bootstrap"). Seeds are too few to resample: three of them would give an interval that
     holds the truth three times in four. Their part is Student's t distribution with the spread that the seeds show;
     what of that spread is samples and seeds together is taken out of the samples' part, so that it counts once.
-    Simulated coverage at 3 to 10 seeds and 100 to 500 samples: 95 to 97 %; at two seeds 98 %. With one seed it is the percentile bootstrap
-    over samples.
+    Simulated coverage at 3 to 10 seeds and 100 to 500 samples: 95 to 97 %; at two seeds 98 %. With one seed it is the
+    percentile bootstrap over samples.
 
     Args:
         statistic: For weights (R, N), how often each sample was drawn, gives (R, S): the statistic under each seed.

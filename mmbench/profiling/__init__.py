@@ -1,0 +1,244 @@
+"""What a model costs: throughput, latency, step and stage times, memory, energy, parameters and FLOPs, by protocol."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmbench.model import Batch, MultimodalModel
+from mmbench.profiling.findings import Findings
+from mmbench.profiling.flops import count_flops
+from mmbench.profiling.memory import peak_memory, peak_rss_bytes
+from mmbench.profiling.meter import Meter, Timing
+from mmbench.profiling.protocol import MIN_SAMPLES_P99, PROTOCOLS, Protocol
+from mmbench.profiling.restore import gc_paused, restored
+from mmbench.profiling.stages import StageClock, staged
+from mmbench.record import Metric
+
+__all__ = ["PROTOCOLS", "Protocol", "profile"]
+
+TrainStep: TypeAlias = Callable[[Batch], Any]
+Raw: TypeAlias = dict[str, Any]
+
+#: NVML's energy counter moves every 20 to 100 ms.
+MIN_ENERGY_SECONDS = 1.0
+
+
+def profile(
+    model: MultimodalModel,
+    batches: Mapping[Literal["train", "single"], Batch],
+    step: TrainStep | None,
+    device: torch.device,
+    protocol: Protocol,
+    *,
+    contended: bool,
+    autocast: torch.dtype | None = None,
+) -> tuple[list[Metric], Raw]:
+    """Measure one trained model; leave its parameters, buffers, gradients, modes and the random state as they were.
+
+    Of a step that uses a torch optimiser, that optimiser's state and parameters are put back too. What else a step
+    keeps (a counter, a generator of its own) is the caller's.
+
+    Args:
+        model: On `device`.
+        batches: "train", of the training batch size, and "single", one sample; on `device`.
+        step: One full training step with this model; None leaves training unmeasured.
+        device: Where to measure.
+        protocol: How long.
+        contended: Whether others compute on the device meanwhile; every time then says so.
+        autocast: Precision of inference; None for the model's own. `step` decides for itself.
+
+    Returns:
+        Metrics of phase "profile", and the raw samples as plain JSON data.
+    """
+    meter, found = Meter(device, protocol), Findings(contended)
+    raw: Raw = {"protocol": protocol.name}
+
+    def forward(batch: Batch) -> Any:
+        with torch.autocast(device.type, autocast, enabled=autocast is not None):
+            return model(batch)
+
+    def infer(batch: Batch) -> Any:
+        with torch.inference_mode():
+            return forward(batch)
+
+    with restored(model, device), gc_paused():
+        model.eval()
+        _measure_inference(infer, batches, meter, found, raw)
+        _count_flops(forward, batches["train"], found)
+        _count_parameters(model, found)
+        if step is None:
+            _measure_stages(model, batches["train"], infer, "inference", meter, found, raw)
+            _leave_out_training("no training step was given", batches["train"], meter, found)
+        else:
+            model.train()
+            _measure_stages(model, batches["train"], step, "training", meter, found, raw)
+            _measure_training(batches["train"], step, meter, found, raw)
+    found.add("peak_rss_bytes", peak_rss_bytes(), "bytes", "min", note="of the whole process, its libraries included")
+    return found.metrics, raw
+
+
+def _measure_inference(
+    infer: Callable[[Batch], Any],
+    batches: Mapping[Literal["train", "single"], Batch],
+    meter: Meter,
+    found: Findings,
+    raw: Raw,
+) -> None:
+    batch, single = batches["train"], batches["single"]
+    with peak_memory(meter) as peak:
+        timing = meter.time(lambda: infer(batch), min_iterations=meter.protocol.min_iterations)
+    raw["inference"] = {"batch_size": batch.size, **timing.to_json()}
+    count = len(timing.samples_s)
+    found.add(
+        "throughput_samples_per_s",
+        batch.size * count / timing.window_s,
+        "samples/s",
+        "max",
+        n=count,
+        note=f"inference at batch size {batch.size}",
+        timed=True,
+    )
+    _add_memory("inference", peak, found)
+    _add_energy("inference", timing, batch.size, meter, found)
+
+    timing = meter.time(lambda: infer(single), min_iterations=meter.protocol.min_latency_iterations, each_alone=True)
+    raw["latency"] = {"batch_size": single.size, **timing.to_json()}
+    count = len(timing.samples_s)
+    absent = [name for name, given in single.inputs.items() if given.values.shape[0] == 0]
+    note = f"inference at batch size {single.size}"
+    note += f", of a sample without {', '.join(absent)}" if absent else ""
+    for percent in (50, 95):
+        value = float(np.percentile(timing.samples_s, percent))
+        found.add(f"latency_p{percent}_s", value, "s", "min", n=count, note=note, timed=True)
+    if count >= MIN_SAMPLES_P99:
+        found.add(
+            "latency_p99_s", float(np.percentile(timing.samples_s, 99)), "s", "min", n=count, note=note, timed=True
+        )
+    else:
+        reason = f"needs {MIN_SAMPLES_P99} samples; protocol {meter.protocol.name!r} took {count}"
+        found.add("latency_p99_s", None, "s", "min", n=count, note=reason)
+
+
+def _measure_training(batch: Batch, step: TrainStep, meter: Meter, found: Findings, raw: Raw) -> None:
+    with peak_memory(meter) as peak:
+        timing = meter.time(lambda: step(batch), min_iterations=meter.protocol.min_iterations)
+    raw["step"] = {"batch_size": batch.size, **timing.to_json()}
+    found.add(
+        "step_time_s",
+        statistics.median(timing.samples_s),
+        "s",
+        "min",
+        n=len(timing.samples_s),
+        note=f"training at batch size {batch.size}",
+        timed=True,
+    )
+    _add_memory("training", peak, found)
+    _add_energy("training", timing, batch.size, meter, found)
+
+
+def _leave_out_training(reason: str, batch: Batch, meter: Meter, found: Findings) -> None:
+    found.add("num_parameters_with_gradient", None, "1", note=reason)
+    found.add("step_time_s", None, "s", "min", note=reason)
+    _add_memory("training", reason, found)
+    _add_energy("training", reason, batch.size, meter, found)
+
+
+def _measure_stages(
+    model: MultimodalModel,
+    batch: Batch,
+    run: Callable[[Batch], Any],
+    what: Literal["training", "inference"],
+    meter: Meter,
+    found: Findings,
+    raw: Raw,
+) -> None:
+    """Median time of each stage; in training also which parameters a gradient reaches."""
+    clock = StageClock(meter)
+    with staged(model, clock):
+        clock.reset()
+        if what == "training":
+            _count_reached_parameters(model, lambda: run(batch), found)
+        else:
+            run(batch)
+        steps = [clock.times()]
+        affordable = int(meter.protocol.max_seconds / max(sum(steps[0].values()), 1e-9))
+        for _ in range(min(meter.protocol.stage_iterations, affordable)):
+            clock.reset()
+            run(batch)
+            steps.append(clock.times())
+    measured = steps[1:] or steps  # the first one warms up, unless it is so slow that it has to do
+    stages = sorted({stage for step in measured for stage in step})
+    # A stage that some steps skip took no time in those.
+    raw["stages"] = {stage: [float(f"{step.get(stage, 0.0):.6g}") for step in measured] for stage in stages}
+    note = f"{what} at batch size {batch.size}"
+    for stage in stages:
+        middle = statistics.median(step.get(stage, 0.0) for step in measured)
+        found.add(f"stage_time_s:{stage}", middle, "s", "min", n=len(measured), note=note, timed=True)
+
+
+def _count_parameters(model: MultimodalModel, found: Findings) -> None:
+    parameters = list(model.parameters())
+    trainable = sum(item.numel() for item in parameters if item.requires_grad)
+    found.add("num_parameters_registered", float(sum(item.numel() for item in parameters)), "1", "min")
+    found.add("num_parameters_trainable", float(trainable), "1", "min")
+
+
+def _count_reached_parameters(model: MultimodalModel, run: Callable[[], Any], found: Findings) -> None:
+    """Take one step and see where gradients arrive: steps usually drop them before anyone can look."""
+    reached: dict[int, int] = {}
+
+    def note(parameter: Tensor) -> None:
+        reached[id(parameter)] = parameter.numel()
+
+    with ExitStack() as stack:
+        for item in model.parameters():
+            if item.requires_grad:
+                handle = item.register_post_accumulate_grad_hook(note)  # type: ignore[no-untyped-call]
+                stack.callback(handle.remove)
+        run()
+    found.add("num_parameters_with_gradient", float(sum(reached.values())), "1")
+
+
+def _count_flops(run: Callable[[Batch], Any], batch: Batch, found: Findings) -> None:
+    counted = count_flops(lambda: run(batch))
+    note = f"of one forward pass at batch size {batch.size}, a multiply-add counted as two"
+    if counted.uncounted:
+        note = f"lower bound: {', '.join(counted.uncounted)} not counted; {note}"
+    found.add("flops_per_sample", counted.total / batch.size, "flop", "min", note=note)
+
+
+def _add_memory(phase: str, peak: dict[str, float] | str, found: Findings) -> None:
+    for kind in ("allocated", "reserved"):
+        name = f"{phase}_peak_memory_{kind}_bytes"
+        if isinstance(peak, str):
+            found.add(name, None, "bytes", "min", note=peak)
+        else:
+            found.add(name, peak[kind], "bytes", "min")
+
+
+def _add_energy(phase: str, timing: Timing | str, batch_size: int, meter: Meter, found: Findings) -> None:
+    """Energy per sample, where the counter is there, the device is ours and the window spans many of its updates."""
+    name = f"{phase}_energy_per_sample_j"
+    if isinstance(timing, str):
+        reason = timing
+    elif timing.energy_j is None:
+        reason = meter.energy.reason
+    elif found.contended:
+        reason = "others computed on the device, and the counter cannot tell them apart"
+    elif timing.window_s < MIN_ENERGY_SECONDS:
+        reason = (
+            f"needs a window of {MIN_ENERGY_SECONDS:g} s; protocol {meter.protocol.name!r} took {timing.window_s:.2g} s"
+        )
+    else:
+        count = len(timing.samples_s)
+        note = "of the whole device, idle power included"
+        found.add(name, timing.energy_j / (batch_size * count), "J", "min", n=count, note=note)
+        return
+    found.add(name, None, "J", "min", note=reason)

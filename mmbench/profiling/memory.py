@@ -1,0 +1,34 @@
+"""The most memory that something held: on the device as torch counts it, and of the whole process."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from mmbench.profiling.meter import Meter
+
+
+@contextmanager
+def peak_memory(meter: Meter) -> Iterator[dict[str, float] | str]:
+    """Fill in the most that torch had allocated and reserved meanwhile; a reason where that is not counted."""
+    if not meter.on_cuda:
+        yield f"torch counts memory on CUDA devices only, this ran on {meter.device.type}; see peak_rss_bytes"
+        return
+    # What ran before must not show: neither in the peaks nor in cached blocks that count as reserved.
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(meter.device)
+    peak: dict[str, float] = {}
+    yield peak
+    meter.synchronise()
+    peak["allocated"] = float(torch.cuda.max_memory_allocated(meter.device))
+    peak["reserved"] = float(torch.cuda.max_memory_reserved(meter.device))
+
+
+def peak_rss_bytes() -> float:
+    """Return the largest resident set of this process so far, its libraries included."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return float(peak if sys.platform == "darwin" else peak * 1024)
