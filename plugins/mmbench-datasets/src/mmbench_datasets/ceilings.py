@@ -15,7 +15,7 @@ itself too, not only on average. The tables, and why each ceiling is what it is:
   leave 2^(m-k) equally likely labels, 2^(k-m).
 - `synergy`: each of two modalities shows one of three symbols and the label is their sum modulo 3: uniform given
   either one: 1/3. Both: 1.
-- `synergy-3`: the label is the parity of three bits: a fair coin given any two: 1/2. All: 1.
+- `synergy-3`: the label is the parity of three bits in three tables: a fair coin given any two: 1/2. All: 1.
 - `redundant-missing`: both modalities show the label, one of four; 3 of 10 samples lack the first, 3 of 10 others lack
   the second, none lacks both, whatever the label. One modality: 7/10 + 3/10 * 1/4 = 0.775. Both: 1.
 - `tasks`: text shows t and a table shows r, each one of four. `code` (multiclass) = (t + r) % 4: 1/4 from either, 1
@@ -196,8 +196,8 @@ SYNERGY = Recipe(
     repeats=_repeats(110, 25, 45),
 )
 SYNERGY_3 = Recipe(
-    renderers=_of_kinds("image", "tabular", "text"),
-    rows=_table(("image", "tabular", "text"), 2, _parity),
+    renderers=dict.fromkeys(("a", "b", "c"), RENDERERS["tabular"]),
+    rows=_table(("a", "b", "c"), 2, _parity),
     repeats=_repeats(150, 30, 50),
 )
 TASKS = Recipe(renderers=_of_kinds("tabular", "text"), rows=_tasks(), repeats=_repeats(75, 15, 25))

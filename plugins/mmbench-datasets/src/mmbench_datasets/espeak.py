@@ -32,6 +32,9 @@ _INITIALIZE_DONT_EXIT = 0x8000
 _CHARS_UTF8 = 1
 _RATE, _PITCH = 1, 3
 
+#: The library cuts off longer paths (its buffer is 160 bytes) and then finds nothing.
+_LONGEST_DATA_PATH = 120
+
 
 @dataclass(frozen=True, kw_only=True)
 class Utterance:
@@ -78,15 +81,23 @@ def synthesise(utterances: Sequence[Utterance]) -> tuple[list[NDArray[np.int16]]
 
 
 class _Speaker:
-    """The eSpeak NG library of the package espeakng-loader, through ctypes."""
+    """The eSpeak NG library of the package espeakng-loader, through ctypes.
 
-    def __init__(self) -> None:
+    Args:
+        folder: Scratch space.
+    """
+
+    def __init__(self, folder: Path) -> None:
         import espeakng_loader
 
         self._library: Any = ctypes.CDLL(str(espeakng_loader.get_library_path()))
         data = Path(espeakng_loader.get_data_path())
         if not (data / "phondata").is_file():
             raise FileNotFoundError(f"the folder {data} lacks eSpeak NG's data")
+        if len(str(data)) > _LONGEST_DATA_PATH:
+            short = folder / "espeak-ng-data"
+            short.symlink_to(data)
+            data = short
         self._library.espeak_Synth.argtypes = [
             ctypes.c_char_p, ctypes.c_size_t, ctypes.c_uint, ctypes.c_int, ctypes.c_uint, ctypes.c_uint,
             ctypes.c_void_p, ctypes.c_void_p,
@@ -121,7 +132,7 @@ class _Speaker:
 
 
 def _main() -> None:
-    speaker = _Speaker()
+    speaker = _Speaker(Path(sys.argv[1]).parent)
     spoken = [speaker.say(Utterance(**item)) for item in json.load(sys.stdin)]
     offsets = np.cumsum([0, *(len(samples) for samples in spoken)])
     joined = np.concatenate(spoken) if spoken else np.zeros(0, dtype=np.int16)

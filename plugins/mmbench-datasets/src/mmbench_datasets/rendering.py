@@ -30,13 +30,13 @@ _IMAGE_CYCLES = 3.0
 _TONE_AMPLITUDE, _TONE_NOISE = 0.3, 0.1
 _ROW_NOISE = 0.4
 _WORDS = (
-    ("copper", "bronze", "brass"),
-    ("river", "lake", "pond"),
-    ("maple", "birch", "willow"),
-    ("falcon", "heron", "swift"),
-    ("violin", "cello", "harp"),
+    ("copper", "bronze"),
+    ("river", "lake"),
+    ("maple", "birch"),
+    ("falcon", "heron"),
+    ("violin", "cello"),
 )
-_FILLERS = ("the", "old", "was", "near", "a", "quiet", "and", "then", "we", "saw", "it", "again")
+_FILLERS = ("the", "old", "was", "near", "a", "and", "we", "saw", "it")
 
 
 def stripes(symbol: int, size: int, phase: float) -> NDArray[np.float64]:
@@ -66,9 +66,9 @@ def audio(symbol: int, rng: np.random.Generator) -> Waveform:
 
 
 def text(symbol: int, rng: np.random.Generator) -> str:
-    """Return four to eight filler words with one of the symbol's three words among them."""
-    words = [_FILLERS[position] for position in rng.integers(len(_FILLERS), size=rng.integers(4, 9))]
-    words.insert(int(rng.integers(len(words) + 1)), _WORDS[symbol][rng.integers(3)])
+    """Return three to five filler words with one of the symbol's two words among them."""
+    words = [_FILLERS[position] for position in rng.integers(len(_FILLERS), size=rng.integers(3, 6))]
+    words.insert(int(rng.integers(len(words) + 1)), _WORDS[symbol][rng.integers(2)])
     return " ".join(words)
 
 
