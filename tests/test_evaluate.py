@@ -469,8 +469,8 @@ def test_all_metrics_of_500_samples_take_less_than_60_ms():
 
     times = []
     for _ in range(5):
-        began = time.perf_counter()
+        began = time.process_time()  # on a busy machine wall time says more about the others
         values(kind, preds, target, confidence=True)
-        times.append(time.perf_counter() - began)
+        times.append(time.process_time() - began)
 
     assert min(times) < 0.06
