@@ -201,7 +201,7 @@ def test_stages_add_up_to_the_whole_step():
         step(batch)
         taken.append(time.perf_counter() - began)
 
-    _, raw = measure(model, watched, protocol=dataclasses.replace(QUICK, stage_iterations=10))
+    _, raw = measure(model, watched, protocol=dataclasses.replace(QUICK, stage_iterations=10, max_seconds=10.0))
 
     together = np.sum(list(raw["stages"].values()), axis=0)
     assert np.median(together / np.array(taken[1:11])) == pytest.approx(1.0, abs=0.05)
