@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,7 +36,9 @@ class Role(StrEnum):
     objectives = "objectives"
 
 
-_SELECTION, _TRAINING, _RUNNING = "Selection", "Training", "Running"
+_selection = partial(typer.Option, rich_help_panel="Selection")
+_training = partial(typer.Option, rich_help_panel="Training")
+_running = partial(typer.Option, rich_help_panel="Running")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Plugin = Annotated[
@@ -43,112 +46,63 @@ Plugin = Annotated[
 ]
 Grid = Annotated[
     str | None,
-    typer.Option(
-        "--grid",
-        metavar="all|smoke|NAME",
-        help="Everything installed, a quick look, or a named grid.",
-        rich_help_panel=_SELECTION,
-    ),
+    _selection("--grid", metavar="all|smoke|NAME", help="Everything installed, a quick look, or a named grid."),
 ]
 Dataset = Annotated[
     list[str] | None,
-    typer.Option(
-        "-d",
-        "--dataset",
-        metavar="DATASET",
-        help="For example digits, 'red*', manifest:PATH.csv[text=text].",
-        rich_help_panel=_SELECTION,
-    ),
+    _selection("-d", "--dataset", metavar="DATASET", help="For example digits, 'red*', manifest:PATH.csv\\[text=text]."),
 ]
 Encoder = Annotated[
     list[str] | None,
-    typer.Option(
-        "-e",
-        "--encoder",
-        metavar="[MODALITY=]ENCODER",
-        help="For example image=cnn[width=32].",
-        rich_help_panel=_SELECTION,
-    ),
+    _selection("-e", "--encoder", metavar="[MODALITY=]ENCODER", help="For example image=cnn\\[width=32]."),
 ]
-Fusion = Annotated[
-    list[str] | None, typer.Option("-f", "--fusion", metavar="FUSION", help="Name or glob.", rich_help_panel=_SELECTION)
-]
+Fusion = Annotated[list[str] | None, _selection("-f", "--fusion", metavar="FUSION", help="Name or glob.")]
 Objective = Annotated[
     list[str] | None,
-    typer.Option(
-        "-o",
-        "--objective",
-        metavar="OBJECTIVE",
-        help="Name or glob; supervised by default.",
-        rich_help_panel=_SELECTION,
-    ),
+    _selection("-o", "--objective", metavar="OBJECTIVE", help="Name or glob; supervised by default."),
 ]
 ModalityName = Annotated[
     list[str] | None,
-    typer.Option("-m", "--modality", metavar="NAME", help="Use these modalities only.", rich_help_panel=_SELECTION),
+    _selection("-m", "--modality", metavar="NAME", help="Use these modalities only."),
 ]
 Exclude = Annotated[
     list[str] | None,
-    typer.Option(
-        "--exclude",
-        metavar="NAME",
-        help="Leave out a dataset, a fusion, an objective or MODALITY=ENCODER.",
-        rich_help_panel=_SELECTION,
-    ),
+    _selection("--exclude", metavar="NAME", help="Leave out a dataset, a fusion, an objective or MODALITY=ENCODER."),
 ]
 Seeds = Annotated[
     str | None,
-    typer.Option("--seeds", metavar="3|0,1,2", help="How many repeats, or which.", rich_help_panel=_SELECTION),
+    _selection("--seeds", metavar="3|0,1,2", help="How many repeats, or which."),
 ]
-MasterSeed = Annotated[
-    int | None, typer.Option("--master-seed", help="Changes every seed.", rich_help_panel=_SELECTION)
-]
-MaxCells = Annotated[
-    int | None, typer.Option("--max-cells", help="Stop planning after N cells.", rich_help_panel=_SELECTION)
-]
+MasterSeed = Annotated[int | None, _selection("--master-seed", help="Changes every seed.")]
+MaxCells = Annotated[int | None, _selection("--max-cells", help="Stop planning after N cells.")]
 NoBaselines = Annotated[
     bool,
-    typer.Option("--no-baselines", help="Plan no unimodal rows and no majority floor.", rich_help_panel=_SELECTION),
+    _selection("--no-baselines", help="Plan no unimodal rows and no majority floor."),
 ]
 Config = Annotated[
     Path | None,
-    typer.Option(
-        "-c", "--config", metavar="FILE", help="TOML run file with the same keys.", rich_help_panel=_SELECTION
-    ),
+    _selection("-c", "--config", metavar="FILE", help="TOML run file with the same keys."),
 ]
 Set = Annotated[
     list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="Any training setting, such as class_weights=balanced.",
-        rich_help_panel=_TRAINING,
-    ),
+    _training("--set", metavar="KEY=VALUE", help="Any training setting, such as class_weights=balanced."),
 ]
-Epochs = Annotated[int | None, typer.Option("--epochs", rich_help_panel=_TRAINING)]
-BatchSize = Annotated[int | None, typer.Option("--batch-size", rich_help_panel=_TRAINING)]
-Lr = Annotated[float | None, typer.Option("--lr", help="Peak learning rate.", rich_help_panel=_TRAINING)]
-Precision = Annotated[str | None, typer.Option("--precision", metavar="fp32|bf16", rich_help_panel=_TRAINING)]
-Limit = Annotated[
-    int | None, typer.Option("--limit", help="Use at most N samples of each split.", rich_help_panel=_TRAINING)
-]
-Jobs = Annotated[
-    int | None, typer.Option("-j", "--jobs", help="Cells at a time; 0 is one per core.", rich_help_panel=_RUNNING)
-]
-Device = Annotated[str | None, typer.Option("--device", metavar="auto|cpu|cuda", rich_help_panel=_RUNNING)]
+Epochs = Annotated[int | None, _training("--epochs")]
+BatchSize = Annotated[int | None, _training("--batch-size")]
+Lr = Annotated[float | None, _training("--lr", help="Peak learning rate.")]
+Precision = Annotated[str | None, _training("--precision", metavar="fp32|bf16")]
+Limit = Annotated[int | None, _training("--limit", help="Use at most N samples of each split.")]
+Jobs = Annotated[int | None, _running("-j", "--jobs", help="Cells at a time; 0 is one per core.")]
+Device = Annotated[str | None, _running("--device", metavar="auto|cpu|cuda")]
 Cache = Annotated[
     str | None,
-    typer.Option("--cache", metavar="DIR", help="Where transformed data are kept.", rich_help_panel=_RUNNING),
+    _running("--cache", metavar="DIR", help="Where transformed data are kept."),
 ]
 Run = Annotated[
     str | None,
-    typer.Option(
-        "--run", metavar="NAME", help="Name of the run; the same name continues it.", rich_help_panel=_RUNNING
-    ),
+    _running("--run", metavar="NAME", help="Name of the run; the same name continues it."),
 ]
-Results = Annotated[
-    str | None, typer.Option("--results", metavar="DIR", help="Folder of all runs.", rich_help_panel=_RUNNING)
-]
+Results = Annotated[str | None, _running("--results", metavar="DIR", help="Folder of all runs.")]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="Name of a run, or its folder.")]
 
 
@@ -189,6 +143,17 @@ def plugins(context: typer.Context, plugin: Plugin = None, as_json: Json = False
 
     registry = _registry(plugin)
     _emit(as_json, lambda: views.plugins_json(registry), lambda: views.print_plugins(registry))
+
+
+@plugins_app.command()
+def doctor(plugin: Plugin = None, as_json: Json = False) -> None:
+    """Say what is wrong with the installed plugins and what each needs; exit 4 when one is broken."""
+    from mmbench import doctor as clinic
+
+    registry = _registry(plugin)
+    findings = clinic.examine(registry)
+    _emit(as_json, lambda: clinic.findings_json(findings), lambda: clinic.print_findings(findings))
+    raise typer.Exit(4 if any(finding.severity == "error" for finding in findings) else 0)
 
 
 @app.command()
@@ -246,56 +211,33 @@ def run(
     run: Run = None,
     results: Results = None,
     jobs: Jobs = None,
-    threads: Annotated[
-        int | None, typer.Option("--threads", help="CPU threads of each cell.", rich_help_panel=_RUNNING)
-    ] = None,
+    threads: Annotated[int | None, _running("--threads", help="CPU threads of each cell.")] = None,
     device: Device = None,
     isolate: Annotated[
         str | None,
-        typer.Option(
-            "--isolate",
-            metavar="process|none",
-            help="none runs cells in this process, for debuggers.",
-            rich_help_panel=_RUNNING,
-        ),
+        _running("--isolate", metavar="process|none", help="none runs cells in this process, for debuggers."),
     ] = None,
     protocol: Annotated[
         str | None,
-        typer.Option(
-            "--protocol",
-            metavar="none|quick|standard|rigorous",
-            help="How carefully to profile.",
-            rich_help_panel=_RUNNING,
-        ),
+        _running("--protocol", metavar="none|quick|standard|rigorous", help="How carefully to profile."),
     ] = None,
-    timeout: Annotated[
-        str | None, typer.Option("--timeout", metavar="30m", help="Limit for one cell.", rich_help_panel=_RUNNING)
-    ] = None,
-    memory: Annotated[
-        float | None, typer.Option("--memory", metavar="GIB", help="Limit for one cell.", rich_help_panel=_RUNNING)
-    ] = None,
-    max_failures: Annotated[
-        str | None, typer.Option("--max-failures", metavar="N|10%", rich_help_panel=_RUNNING)
-    ] = None,
+    timeout: Annotated[str | None, _running("--timeout", metavar="30m", help="Limit for one cell.")] = None,
+    memory: Annotated[float | None, _running("--memory", metavar="GIB", help="Limit for one cell.")] = None,
+    max_failures: Annotated[str | None, _running("--max-failures", metavar="N|10%")] = None,
     budget: Annotated[
         str | None,
-        typer.Option("--budget", metavar="2h", help="Start no cell after this long.", rich_help_panel=_RUNNING),
+        _running("--budget", metavar="2h", help="Start no cell after this long."),
     ] = None,
     retry: Annotated[
         list[str] | None,
-        typer.Option(
-            "--retry",
-            metavar="STATUS",
-            help="Run finished cells of this status again, such as failed.",
-            rich_help_panel=_RUNNING,
-        ),
+        _running("--retry", metavar="STATUS", help="Run finished cells of this status again, such as failed."),
     ] = None,
     cache: Cache = None,
     plugin: Plugin = None,
     strict_plugins: Annotated[
-        bool, typer.Option("--strict-plugins", help="Exit 4 when any plugin failed to load.", rich_help_panel=_RUNNING)
+        bool, _running("--strict-plugins", help="Exit 4 when any plugin failed to load.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Plan only.", rich_help_panel=_RUNNING)] = False,
+    dry_run: Annotated[bool, _running("--dry-run", help="Plan only.")] = False,
     as_json: Json = False,
 ) -> None:
     """Run every cell of a selection; the same command again runs only what is missing."""
@@ -341,6 +283,35 @@ def report(run: RunName, results: Results = None, as_json: Json = False) -> None
     from mmbench.session import show_report
 
     show_report(_store(run, results), as_json=as_json)
+
+
+@app.command()
+def check(
+    target: Annotated[
+        str, typer.Argument(help="A reference, an installed distribution, a package's folder or a .py file.")
+    ],
+    level: Annotated[str, typer.Option("--level", metavar="api|smoke|full", help="How much to check.")] = "smoke",
+    gpu: Annotated[bool, typer.Option("--gpu", help="Check on the GPU too.")] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show what passed as well.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Check that a plugin keeps its promises; exit 4 when it does not."""
+    from mmbench.testing.command import run_check
+
+    raise typer.Exit(run_check(target, level, "cuda" if gpu else "cpu", as_json=as_json, verbose=verbose))
+
+
+@app.command()
+def new(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="plugin, encoder, fusion, dataset or objective.")],
+    name: Annotated[str, typer.Argument(help="Name of the new part, such as my-fusion.")],
+    folder: Annotated[Path | None, typer.Option("--into", metavar="DIR", help="Where; the current folder.")] = None,
+) -> None:
+    """Write a small, complete, installable plugin package."""
+    from mmbench.scaffold import new as scaffold
+
+    for file in scaffold(kind, name, folder or Path.cwd()):
+        typer.echo(str(file))
 
 
 @app.command()

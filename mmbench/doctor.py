@@ -1,0 +1,142 @@
+"""What is wrong with the installed plugins, and what each of them needs."""
+
+from __future__ import annotations
+
+import importlib
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from typing import Any, Literal
+
+from rich.text import Text
+
+from mmbench.registry import Registry, load_attribute, missing_packages
+from mmbench.spec import SPEC_OF_ROLE
+from mmbench.views import console, counted
+
+#: Compiled against one release of torch; with any other they fail in ways that do not name the cause.
+_COMPANIONS = ("torchvision", "torchaudio")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that a person may want to mend.
+
+    Attributes:
+        severity: "error" where something cannot be used, "warning" where it can.
+        subject: The plugin, part or package.
+        problem: What is wrong.
+        mend: What to do.
+        traceback: Of what failed, or "".
+    """
+
+    severity: Literal["error", "warning"]
+    subject: str
+    problem: str
+    mend: str = ""
+    traceback: str = ""
+
+
+def examine(registry: Registry) -> list[Finding]:
+    """Look at versions, name clashes, plugins that failed, parts whose code or packages are not there."""
+    return [
+        *_failed(registry),
+        *_clashes(registry),
+        *_unusable(registry),
+        *_companions(),
+        *_warned(registry),
+    ]
+
+
+def findings_json(findings: Sequence[Finding]) -> list[dict[str, Any]]:
+    """Return findings as plain JSON."""
+    return [asdict(finding) for finding in findings]
+
+
+def print_findings(findings: Sequence[Finding]) -> None:
+    """Print every finding with what to do, errors first."""
+    out = console()
+    for finding in sorted(findings, key=lambda item: item.severity):
+        style = "red" if finding.severity == "error" else "yellow"
+        out.print(Text(f"{finding.severity}: {finding.subject}: {finding.problem}", style))
+        if finding.mend:
+            out.print(Text(f"  {finding.mend}"))
+        if finding.traceback:
+            out.print(Text("  " + finding.traceback.rstrip().replace("\n", "\n  "), "dim"))
+    errors = sum(finding.severity == "error" for finding in findings)
+    out.print(f"{counted(errors, 'error')}, {counted(len(findings) - errors, 'warning')}")
+
+
+def _failed(registry: Registry) -> Iterable[Finding]:
+    for plugin in registry.failed:
+        yield Finding(
+            severity="error",
+            subject=f"{plugin.name} ({plugin.dist} {plugin.dist_version})",
+            problem=plugin.reason,
+            mend=f"it is left out; mend it, or pip uninstall {plugin.dist}",
+            traceback=plugin.traceback,
+        )
+
+
+def _clashes(registry: Registry) -> Iterable[Finding]:
+    for role in SPEC_OF_ROLE:
+        by_name = defaultdict(list)
+        for entry in registry.entries(role):
+            if not registry.is_unique(entry):
+                by_name[entry.spec.name].append(entry.ref)
+        for name, refs in by_name.items():
+            yield Finding(
+                severity="warning",
+                subject=f"{role} {name!r}",
+                problem=f"{len(refs)} packages offer it",
+                mend=f"write {' or '.join(refs)}",
+            )
+
+
+def _unusable(registry: Registry) -> Iterable[Finding]:
+    for role in SPEC_OF_ROLE:
+        for entry in registry.entries(role):
+            absent = missing_packages(entry.spec)
+            if absent:
+                yield Finding(
+                    severity="warning",
+                    subject=f"{role} {entry.ref}",
+                    problem=f"needs {', '.join(absent)}, which cannot be imported here",
+                    mend=f"pip install {' '.join(absent)}",
+                )
+                continue
+            try:
+                load_attribute(entry.spec.factory)
+            except Exception as error:
+                yield Finding(
+                    severity="error",
+                    subject=f"{role} {entry.ref}",
+                    problem=f"its code cannot be loaded: {error}",
+                    mend=f"reinstall {entry.dist}, or tell its author",
+                )
+
+
+def _companions() -> Iterable[Finding]:
+    """A torchvision or torchaudio that was built for another torch fails in ways that do not name the cause."""
+    for name in _COMPANIONS:
+        try:
+            installed = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+        try:
+            importlib.import_module(name)
+        except Exception as error:
+            torch = metadata.version("torch")
+            yield Finding(
+                severity="error",
+                subject=f"{name} {installed}",
+                problem=f"does not fit torch {torch}: {error}",
+                mend="pip install 'torch>=2.11,<2.12' torchvision==0.26.* torchaudio==2.11.*",
+            )
+
+
+def _warned(registry: Registry) -> Iterable[Finding]:
+    for plugin in registry.plugins:
+        for warning in plugin.warnings:
+            yield Finding(severity="warning", subject=f"{plugin.name} ({plugin.dist})", problem=warning)
