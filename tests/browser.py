@@ -8,12 +8,22 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+#: Chromium reads commands from descriptor 3 and writes answers to 4; the detour keeps the two from overwriting each other.
+_EXEC = """
+import os, sys
+ends = [os.dup(int(end)) for end in sys.argv[1:3]]
+high = [os.dup2(end, 100 + at) for at, end in enumerate(ends)]
+for at, end in enumerate(high):
+    os.dup2(end, 3 + at)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 
@@ -45,8 +55,7 @@ class Browser:
             "--hide-scrollbars", "--disable-background-networking", "--remote-debugging-pipe",
             f"--user-data-dir={self._profile.name}", "about:blank",
         ]  # fmt: skip
-        # Chromium reads commands from descriptor 3 and writes to 4.
-        command = ["sh", "-c", f'exec "$@" 3<&{to_browser} 4>&{from_browser}', "sh", executable, *flags]
+        command = [sys.executable, "-c", _EXEC, str(to_browser), str(from_browser), executable, *flags]
         self._process = subprocess.Popen(
             command,
             pass_fds=(to_browser, from_browser),
@@ -100,7 +109,9 @@ class Browser:
 
     def click(self, selector: str) -> None:
         """Click in the middle of the first element that matches."""
-        self.run(f"document.querySelector({json.dumps(selector)}).scrollIntoView({{block: 'center', behavior: 'instant'}})")
+        self.run(
+            f"document.querySelector({json.dumps(selector)}).scrollIntoView({{block: 'center', behavior: 'instant'}})"
+        )
         box = self.run(
             f"(() => {{ const b = document.querySelector({json.dumps(selector)}).getBoundingClientRect();"
             " return [b.left + b.width / 2, b.top + b.height / 2] })()"

@@ -269,7 +269,7 @@
           if (distance <= least) [nearest, least] = [dot, distance];
         }
         if (nearest === null) unmark();
-        else if (nearest !== marked) mark(nearest, drawn);
+        else if (nearest !== marked || tip.hidden) mark(nearest, drawn);
       });
       drawn.addEventListener("pointerleave", unmark);
       holder.replaceChildren(drawn, legend(board));
