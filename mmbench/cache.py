@@ -9,7 +9,7 @@ import tempfile
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from filelock import FileLock
@@ -41,7 +41,7 @@ class ArrayCache:
             arrays: dict[str, NDArray[Any]] = {}
             for name, entry in manifest["arrays"].items():
                 # An empty file cannot be mapped.
-                mode = "r" if 0 not in entry["shape"] else None
+                mode: Literal["r"] | None = "r" if 0 not in entry["shape"] else None
                 array = np.load(folder / entry["file"], mmap_mode=mode, allow_pickle=False)
                 if [list(array.shape), str(array.dtype), _checksum(array)] != [
                     entry["shape"],
@@ -106,4 +106,4 @@ class ArrayCache:
 
 
 def _checksum(array: NDArray[Any]) -> int:
-    return zlib.crc32(memoryview(np.ascontiguousarray(array)).cast("B")) if array.size else 0
+    return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data) if array.size else 0

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -25,6 +25,14 @@ app = typer.Typer(
 )
 plugins_app = typer.Typer(no_args_is_help=False, help="What is loaded, from where, and what failed.")
 app.add_typer(plugins_app, name="plugins", invoke_without_command=True)
+
+
+class Level(StrEnum):
+    """How much `check` checks."""
+
+    api = "api"
+    smoke = "smoke"
+    full = "full"
 
 
 class Role(StrEnum):
@@ -50,7 +58,9 @@ Grid = Annotated[
 ]
 Dataset = Annotated[
     list[str] | None,
-    _selection("-d", "--dataset", metavar="DATASET", help="For example digits, 'red*', manifest:PATH.csv\\[text=text]."),
+    _selection(
+        "-d", "--dataset", metavar="DATASET", help="For example digits, 'red*', manifest:PATH.csv\\[text=text]."
+    ),
 ]
 Encoder = Annotated[
     list[str] | None,
@@ -290,7 +300,7 @@ def check(
     target: Annotated[
         str, typer.Argument(help="A reference, an installed distribution, a package's folder or a .py file.")
     ],
-    level: Annotated[str, typer.Option("--level", metavar="api|smoke|full", help="How much to check.")] = "smoke",
+    level: Annotated[Level, typer.Option("--level", help="How much to check.")] = Level.smoke,
     gpu: Annotated[bool, typer.Option("--gpu", help="Check on the GPU too.")] = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show what passed as well.")] = False,
     as_json: Json = False,
@@ -298,7 +308,9 @@ def check(
     """Check that a plugin keeps its promises; exit 4 when it does not."""
     from mmbench.testing.command import run_check
 
-    raise typer.Exit(run_check(target, level, "cuda" if gpu else "cpu", as_json=as_json, verbose=verbose))
+    raise typer.Exit(
+        run_check(target, cast(Any, level.value), "cuda" if gpu else "cpu", as_json=as_json, verbose=verbose)
+    )
 
 
 @app.command()

@@ -208,7 +208,7 @@ class Trainer:
             loss = functools.reduce(torch.add, [value.float() for value in losses.values()])
         if config.l1:
             loss = loss + config.l1 * functools.reduce(torch.add, [item.abs().sum() for item in self.parameters])
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         if self._after_backward is not None:
             self._after_backward(step)
         if config.clip_norm:
