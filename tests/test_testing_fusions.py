@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from seeded import failures, fusion_package  # noqa: E402
+from seeded import failures, fusion_package
 
 SOUND = """
 class Fusion(nn.Module):

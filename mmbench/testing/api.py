@@ -120,7 +120,7 @@ def says_its_version(plugin: PluginTarget) -> None:
     "plugin",
     level="api",
     promise="The distribution, or else every part of it, declares a licence.",
-    mend='Write `license = "Apache-2.0"` (an SPDX name) under [project] in pyproject.toml, or licence= in each descriptor.',
+    mend='Write `license = "Apache-2.0"` (an SPDX name) under [project] in pyproject.toml, or licence= in descriptors.',
 )
 def says_its_licence(plugin: PluginTarget) -> None:
     specs = [spec for loaded in plugin.loaded for found in loaded.specs.values() for spec in found]
@@ -199,7 +199,7 @@ def descriptor_is_json(part: Part) -> None:
     "dataset",
     level="api",
     promise="The descriptor has a one-line summary, and weights have a licence and a source.",
-    mend="Fill `summary`, and `licence` and `url` of each WeightsSpec: people read them in `mmbench show` and the report.",
+    mend="Fill `summary`, and `licence` and `url` of each WeightsSpec: people read them in `mmbench show`.",
 )
 def says_what_it_is(part: Part) -> None:
     if isinstance(part.spec, EncoderSpec):

@@ -127,21 +127,13 @@ def check(
     level: Level = "smoke",
     needs: tuple[str, ...] = (),
 ) -> Callable[[Callable[[Any], None]], Callable[[Any], None]]:
-    """Enter a function into the list of checks, once for each owner; "{role}" in texts becomes the owner."""
+    """Enter a function into the list of checks, once for each owner."""
 
     def enter(function: Callable[[Any], None]) -> Callable[[Any], None]:
-        for owner in owners:
-            CHECKS.append(
-                Check(
-                    owner=owner,
-                    slug=slug,
-                    level=level,
-                    promise=promise.replace("{role}", owner),
-                    mend=mend.replace("{role}", owner),
-                    needs=needs,
-                    run=function,
-                )
-            )
+        CHECKS.extend(
+            Check(owner=owner, slug=slug, level=level, promise=promise, mend=mend, needs=needs, run=function)
+            for owner in owners
+        )
         return function
 
     return enter

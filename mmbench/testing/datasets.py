@@ -184,7 +184,7 @@ def splits_share_no_content(subject: DatasetSubject) -> None:
 @check(
     "samples-are-canonical",
     "dataset",
-    promise="Inputs are in canonical form: uint8 images (C, H, W), Waveform, str, uint8 video (T, C, H, W), float32 tables and sequences.",
+    promise="Inputs are in canonical form: uint8 images and video, Waveform, str, float32 tables and sequences.",
     mend="Convert in __getitem__; the forms are in the docstring of mmbench.data.Sample.",
     needs=("opens",),
 )

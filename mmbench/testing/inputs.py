@@ -12,10 +12,11 @@ from torch import Tensor
 from mmbench.data import Waveform
 from mmbench.spec import Kind, Modality
 
-_WORDS = (
+_TEXT = (
     "seven red boats drift past an old harbour wall while gulls argue over bread and nobody hears the bell of "
     "the ferry that brought them here zwölf drei 七 δύο пять"
-).split()
+)
+_WORDS = _TEXT.split()
 _RATE = 8000
 
 #: What a modality may be, by kind: the facts of each variant that is tried, the common one first.

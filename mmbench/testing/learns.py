@@ -130,7 +130,7 @@ def cannot_solve_what_it_says(subject: ModuleSubject) -> None:
 
 
 def best_score(subject: ModuleSubject, name: str, *, num_tries: int = NUM_TRIES) -> float | None:
-    """Train on a set and return the best test accuracy of some tries; None where the fusion cannot take so many modalities."""
+    """Return the best test accuracy of some tries; None where the fusion cannot take so many modalities."""
     tiny, spec = SETS[name], subject.spec
     assert isinstance(spec, FusionSpec)
     if tiny.num_modalities > (spec.max_modalities or len(MODALITIES)) or tiny.num_modalities < spec.min_modalities:

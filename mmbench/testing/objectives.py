@@ -132,7 +132,7 @@ class ObjectiveSubject:
 
     @functools.cached_property
     def cases(self) -> list[ObjectiveCase]:
-        """Every declared level of fusion with the fewest and one more modality; every kind of task, alone and together."""
+        """Every declared level, the fewest modalities and one more; every kind of task, alone and together."""
         spec = self.part.spec
         assert isinstance(spec, ObjectiveSpec)
         most = min(spec.max_modalities or spec.min_modalities + 1, spec.min_modalities + 1)
@@ -168,7 +168,7 @@ def _per_case(function: Callable[[ObjectiveCase], None]) -> Callable[[ObjectiveS
 @check(
     "losses-are-finite",
     "objective",
-    promise="forward(step) gives named scalar losses, finite from the first step to the last, on a batch of two as well.",
+    promise="forward(step) gives named scalar losses, finite at every stage of training, on a batch of two as well.",
     mend='Return {"name": scalar}; guard logarithms and divisions; a contrastive loss must bear a batch of two.',
     needs=("options-fit-the-factory",),
 )
@@ -283,7 +283,7 @@ def keeps_nothing(case: ObjectiveCase) -> None:
 @check(
     "draws-by-the-generator",
     "objective",
-    promise="Its random choices come from step.generator alone: the same step gives the same losses, and no seed is set.",
+    promise="Its random choices come from step.generator alone: the same step, the same losses; no seed is set.",
     mend="Pass generator=step.generator to torch's random functions (they draw on the CPU; move the result).",
     needs=("losses-are-finite",),
 )
@@ -308,7 +308,7 @@ def draws_by_the_generator(case: ObjectiveCase) -> None:
 @check(
     "leaves-settings-alone",
     "objective",
-    promise="Building and running it changes no default dtype, TF32 flag, thread count, grad mode, folder, filter or variable.",
+    promise="Building and running it changes no default dtype, TF32 flag, thread count, grad mode, folder or variable.",
     mend="Use context managers around your own code, never global switches.",
     needs=("losses-are-finite",),
 )

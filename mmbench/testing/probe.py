@@ -20,12 +20,12 @@ def probe(
     arguments: Sequence[str] = (),
     options: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Import `module` in a fresh interpreter; return {"heavy": […], "changed": […], "error": "…", "answer": …}.
+    """Import `module` in a fresh interpreter; return {"heavy": […], "changed": […], "error": "…", "answer": "…"}.
 
     Args:
         module: Its dotted name.
         path: Folders to look in first.
-        call: ``"package.module:function"`` to call afterwards, as ``function(*arguments, **options)``; its answer's repr is given.
+        call: ``"package.module:function"`` to call afterwards with `arguments` and `options`.
     """
     request = json.dumps(
         {
@@ -61,9 +61,8 @@ def probe(
 
 
 def _main(request: Mapping[str, Any]) -> dict[str, Any]:
-    from mmbench.testing.state import changes, heavy_modules, read_state
-
     import mmbench  # noqa: F401  (its own imports are not the plugin's doing)
+    from mmbench.testing.state import changes, heavy_modules, read_state
 
     sys.path[:0] = request["path"]
     before, heavy_before = read_state(), set(heavy_modules())

@@ -34,7 +34,7 @@ _DEVICE_WORDS = ("not on the expected device", "two different devices", "same de
     "builds",
     *_BOTH,
     promise="The factory builds an nn.Module with the default options for everything that the descriptor accepts.",
-    mend="The factory is called as the docstring of its descriptor says (mmbench.spec), with the options in `defaults`.",
+    mend="The factory is called as its descriptor's docstring in mmbench.spec says, with the options in `defaults`.",
     needs=("options-fit-the-factory",),
 )
 @per_case
@@ -63,7 +63,7 @@ def runs(case: Case) -> None:
     "weights-are-registered",
     *_BOTH,
     promise="Every tensor with a gradient is a registered parameter, so that optimisers, .to() and state_dict find it.",
-    mend="Keep weights in nn.Parameter, nn.ParameterList, nn.ModuleList or nn.ModuleDict, never in a plain list, dict or closure.",
+    mend="Keep weights in nn.Parameter, nn.ParameterList or nn.ModuleList, never in a plain list, dict or closure.",
     needs=("runs",),
 )
 @per_case
@@ -76,9 +76,8 @@ def weights_are_registered(case: Case) -> None:
         item for item in hidden_tensors(module) if item.tensor.requires_grad or isinstance(item.tensor, nn.Parameter)
     ]
     named = storages(item.tensor for item in hidden)
-    for leaf in autograd_leaves([*out.values, *out.losses.values()]):
-        if not storages([leaf]) & (known | named):
-            hidden.append(Hidden(leaf, ""))
+    leaves = autograd_leaves([*out.values, *out.losses.values()])
+    hidden += [Hidden(leaf, "") for leaf in leaves if not storages([leaf]) & (known | named)]
     if hidden:
         lost, kept = sum(item.tensor.numel() for item in hidden), sum(item.numel() for item in module.parameters())
         raise Fault(
@@ -113,7 +112,7 @@ def constants_are_registered(case: Case) -> None:
     "every-parameter-trains",
     *_BOTH,
     promise="Every parameter gets gradient and changes within a few optimiser steps on varied data.",
-    mend="Use it in forward, remove it, or set requires_grad=False where it is meant to stay; look for a detach on its way.",
+    mend="Use it in forward, remove it, or set requires_grad=False where it is meant to stay; look for a detach.",
     needs=("runs",),
 )
 @per_case
@@ -143,9 +142,8 @@ def every_parameter_trains(case: Case) -> None:
     if idle:
         never = [name for name in idle if trainable[name].grad is None]
         words = "no gradient" if never else "a gradient of exactly zero"
-        raise Fault(
-            f"{', '.join(idle[:5])}{' …' if len(idle) > 5 else ''} had {words} in five steps ({len(idle)} of {len(trainable)})"
-        )
+        names = ", ".join(idle[:5]) + (" …" if len(idle) > 5 else "")
+        raise Fault(f"{names} had {words} in any step ({len(idle)} of {len(trainable)} parameters)")
     stuck = [name for name, parameter in trainable.items() if torch.equal(parameter.detach(), before[name])]
     if stuck:
         raise Fault(f"{', '.join(stuck[:5])} had gradient, but did not change after optimiser steps")
@@ -244,9 +242,8 @@ def follows_device(case: Case) -> None:
             out = functional_call(Call(), {f"inner.{name}": state for name, state in states.items()}, (there,))
     except Exception as error:
         if any(words in str(error) for words in _DEVICE_WORDS):
-            raise Fault(
-                f"with weights and inputs on another device, forward met tensors of its own: {str(error).splitlines()[0]}"
-            ) from None
+            met = str(error).splitlines()[0]
+            raise Fault(f"with weights and inputs on another device, forward met tensors of its own: {met}") from None
         return  # an op that the pretended device cannot do says nothing about the module
     if any(value.device.type != "meta" for value in out.values):
         raise Fault(f"forward moved its output to {out.values[0].device}")

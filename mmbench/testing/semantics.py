@@ -54,7 +54,7 @@ def eval_is_deterministic(case: Case) -> None:
     "batch-mates-do-not-matter",
     *_BOTH,
     promise="In evaluation, a sample's output does not depend on the other samples of its batch.",
-    mend="BatchNorm must use its running statistics in eval (no training=True, no track_running_stats=False); normalise within samples.",
+    mend="BatchNorm must use running statistics in eval: no training=True, no track_running_stats=False.",
     needs=("eval-is-deterministic", "batch-of-one"),
 )
 @per_case
@@ -76,7 +76,7 @@ def batch_mates_do_not_matter(case: Case) -> None:
     "padding-content",
     *_BOTH,
     promise="What stands in padding has no influence.",
-    mend="Apply the mask before anything sums, normalises or convolves over tokens: values.masked_fill(~mask[..., None], 0).",
+    mend="Apply the mask before anything sums or convolves over tokens: values.masked_fill(~mask[..., None], 0).",
     needs=("eval-is-deterministic",),
 )
 @per_case
@@ -120,7 +120,7 @@ def padding_amount(case: Case) -> None:
     "missing-is-finite",
     "fusion",
     promise="A sample that lacks a modality, or all of them, gives finite outputs and gradients.",
-    mend="A softmax over nothing is NaN: let absent samples attend to a learned token, or torch.where them out before it.",
+    mend="A softmax over nothing is NaN: give absent samples a learned token to attend to, or a finite score.",
     needs=("inputs-stay-as-they-are",),
 )
 @per_case
@@ -155,7 +155,7 @@ def _check_finite_without(case: FusionCase, gone: list[str]) -> None:
 @check(
     "missing-is-told-apart",
     "fusion",
-    promise="A present modality that happens to be all zero is not taken for an absent one, and a mask alone is heeded.",
+    promise="A present modality that happens to be all zero is not taken for an absent one.",
     mend="Read presence from Features.present, never from the values.",
     needs=("missing-is-finite", "mask-of-ones"),
     level="full",
@@ -310,7 +310,7 @@ def leaves_seeds_alone(case: Case) -> None:
 @check(
     "leaves-settings-alone",
     *_BOTH,
-    promise="Building and running it changes no default dtype, TF32 flag, thread count, grad mode, folder, filter or variable.",
+    promise="Building and running it changes no default dtype, TF32 flag, thread count, grad mode, folder or variable.",
     mend="Use context managers around your own code (torch.autocast, warnings.catch_warnings), never global switches.",
     needs=("builds",),
 )
@@ -352,7 +352,7 @@ def inputs_stay_as_they_are(case: Case) -> None:
     "bf16-is-finite",
     *_BOTH,
     promise="Under bfloat16 autocast, outputs and gradients are finite.",
-    mend="Compute exponentials, variances and logarithms in float32: with torch.autocast(x.device.type, enabled=False).",
+    mend="Compute exponentials, variances and logarithms in float32, under torch.autocast(..., enabled=False).",
     needs=("runs",),
 )
 @per_case

@@ -78,7 +78,7 @@ def many_sizes(case: Case) -> None:
     "empty-input",
     "encoder",
     promise="A sample with no token at all, such as empty text, gives finite features.",
-    mend="Give a sample whose mask is all False zeros, or a learned vector, by torch.where; mmbench.features.masked_mean does.",
+    mend="Give a sample whose mask is all False zeros or a learned vector, as mmbench.features.masked_mean does.",
     needs=("runs",),
 )
 @per_case
@@ -102,7 +102,7 @@ def empty_input(case: EncoderCase) -> None:
 @check(
     "transform-is-regular",
     "encoder",
-    promise="The transform gives numbers, the same twice, in one dtype, and only its first axis varies between samples.",
+    promise="The transform gives numbers, the same twice, in one dtype; only its first axis varies between samples.",
     mend="Make it a frozen dataclass with __call__(sample) -> numpy array; random augmentation belongs in forward.",
     needs=("builds",),
 )
@@ -138,7 +138,7 @@ def transform_is_regular(case: EncoderCase) -> None:
     "any-modality-name",
     "fusion",
     promise="Modalities may be called 'type', 'front.camera' or '2': any name that a dataset may use.",
-    mend="nn.ModuleDict refuses such keys: keep an nn.ModuleList in the order of sorted(dims), and the names beside it.",
+    mend="nn.ModuleDict refuses such keys: keep an nn.ModuleList in the order of sorted(dims).",
     needs=("declared-width",),
 )
 @per_case

@@ -85,7 +85,8 @@ def _torch_state() -> dict[str, Any]:
         "torch's default device": str(torch.get_default_device()),
         "torch's number of threads": torch.get_num_threads(),
         "torch's TF32 settings": [
-            torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision(),
+            torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32,
+            torch.get_float32_matmul_precision(),
         ],
         "cuDNN's settings": [
             torch.backends.cudnn.enabled, torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic,

@@ -15,7 +15,7 @@ from typing import Any
 
 from mmbench.errors import Unavailable, UsageError, did_you_mean
 from mmbench.spec import Role
-from mmbench.testing import api  # noqa: F401  (enters its checks)
+from mmbench.testing import api
 from mmbench.testing.checks import CHECKS, LEVELS, Check, CheckResult, Finding, Level, Status, covers
 from mmbench.testing.target import Part, PluginTarget, Target, find_target
 

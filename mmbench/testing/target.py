@@ -1,4 +1,4 @@
-"""What `mmbench check` is asked to check: a reference, an installed distribution, a folder or a file -> plugins and parts."""
+"""What `mmbench check` is asked to check: reference, distribution, folder or file -> plugins and parts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finding the tensors that a module uses, wherever it keeps them: in its object graph, in autograd, in the ops of a forward."""
+"""Finding the tensors that a module uses: in its object graph, in autograd, in the ops of a forward."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def used_in_forward(module: nn.Module, forward: Callable[[], Any], inputs: Itera
 
 
 def _children(path: str, item: Any, *, is_inside: bool) -> Iterator[tuple[str, Any]]:
-    if isinstance(item, _LEAVES) or isinstance(item, type):
+    if isinstance(item, (*_LEAVES, type)):
         return
     if isinstance(item, Mapping):
         for key, value in list(item.items()):
