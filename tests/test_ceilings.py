@@ -62,7 +62,8 @@ def test_no_modality_tells_xor_and_the_fusions_that_can_do(runs):
         elif fusion in fusions_that("xor", solve=True):
             assert value >= 0.95 * known["a+b"], fusion
         elif fusion in fusions_that("xor", solve=False):
-            assert value <= 0.5 + sampling_error(0.5) + 0.05, fusion
+            # The sign of g(a) + h(b) can be right in three of the four corners, and in no more.
+            assert value <= 0.75 + sampling_error(0.75), fusion
     assert {"concat", "tensor"} <= fusions_that("xor", solve=True)
     assert "decision-average" in fusions_that("xor", solve=False)
 
