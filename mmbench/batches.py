@@ -103,6 +103,15 @@ class SplitData:
         """Yield every sample once, in the split's own order."""
         return self.batches(torch.arange(len(self)), batch_size)
 
+    def first_complete(self) -> int:
+        """Return the position of the first sample that has every modality, or 0 where none has."""
+        rows = np.arange(self._num_samples) if self.subset is None else self.subset
+        complete = np.ones(len(rows), dtype=bool)
+        for held in self._held.values():
+            if held.present is not None:
+                complete &= held.present[rows]
+        return int(complete.argmax())
+
     def fit_inputs(self, modality: str, max_samples: int = 4096) -> tuple[Tensor, Tensor | None]:
         """Return evenly spread present samples of one modality, for an encoder's `fit`."""
         held = self._held[modality]

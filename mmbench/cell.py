@@ -343,7 +343,7 @@ def _profile(
     size = min(trainer.config.batch_size, len(data))
     return profile(
         model,
-        {"train": data.batch(torch.arange(size)), "single": data.batch(torch.arange(1))},
+        {"train": data.batch(torch.arange(size)), "single": data.batch(torch.tensor([data.first_complete()]))},
         trainer.step,
         device,
         PROTOCOLS[payload["protocol"]],
