@@ -239,3 +239,14 @@ def test_sample_scores_average_to_the_metric() -> None:
     assert errors is not None
     assert found.mean() == pytest.approx(log_loss(target, probabilities))
     assert errors.mean() == pytest.approx(mean_absolute_error(truth, values))
+
+
+def test_nothing_but_right_answers_still_leave_room_for_doubt(made: Folder) -> None:
+    for seed in range(3):
+        made.add(DUO, "gated", right(200), seed=seed)
+
+    score = row(made.board(), "gated").score
+
+    assert score is not None
+    # Wilson's interval of 200 out of 200, as statsmodels gives it.
+    assert (score.ci_low, score.ci_high) == (pytest.approx(0.981154673), 1.0)

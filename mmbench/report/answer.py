@@ -32,7 +32,9 @@ def board_answer(board: Board) -> str:
     best = board.best
     if best is None or best.score is None:
         return f"On {_name(board.dataset)} nothing can be ranked yet: {_coverage(board)}."
+    equal = sum(1 for row in board.rows if row.rank == 1) - 1
     lead = f"On {_name(board.dataset)}{_task(board)} ({_measure(board)}), {combo(best)} ranks first"
+    lead += f", level with {counted(equal, 'other row')}," if equal else ""
     lead += f" with {spread(best.score)}"
     ranked = [row for row in board.rows if row.rank is not None and row is not best]
     tied = indistinguishable(board)

@@ -20,7 +20,7 @@ from mmbench.report.statistics import (
     mcnemar,
     minimum_detectable_difference,
 )
-from mmbench.report.tables import Board, Gain, Report, Row, Score
+from mmbench.report.tables import Board, Gain, Report, Row
 
 Floats: TypeAlias = NDArray[np.float64]
 
@@ -34,6 +34,7 @@ RESAMPLES = 2000
 TEST_RESAMPLES = 10_000
 ALPHA = 0.05
 #: Probabilities are kept this far from 0 and 1 in a log loss, as `mmbench.evaluate` does.
+_Z95 = 1.959963984540054
 _EPSILON = float(np.finfo(np.float32).eps)
 
 
@@ -92,7 +93,10 @@ def _weigh(board: Board, folder: Path) -> Board:
         assert row.score is not None
         found = interval_of_draws(by_seed[at], drawn[:, at])
         if isinstance(found, Interval):
-            rows[place] = replace(row, score=_with_interval(row.score, found))
+            found = _opened(found, scored.scores[at])
+            rows[place] = replace(
+                row, score=replace(row.score, ci_low=found.low, ci_high=found.high, ci_over=found.over)
+            )
     for place, gain in _gains(board, scored, by_seed, drawn).items():
         rows[place] = replace(rows[place], gain=gain)
     for at, group in _groups(scored.scores[tested], board.direction).items():
@@ -107,8 +111,17 @@ def _weigh(board: Board, folder: Path) -> Board:
     )
 
 
-def _with_interval(score: Score, found: Interval) -> Score:
-    return replace(score, ci_low=found.low, ci_high=found.high, ci_over=found.over)
+def _opened(found: Interval, scores: Floats) -> Interval:
+    """Give the interval of nothing but right (or wrong) answers its width: a bootstrap of equal numbers has none.
+
+    Wilson's interval of N out of N is N / (N + z²) to 1; so many samples cannot show that no further one is missed.
+
+    Shapes: scores (S, N).
+    """
+    if set(np.unique(scores)) not in ({0.0}, {1.0}):
+        return found
+    bound = scores.shape[1] / (scores.shape[1] + _Z95**2)
+    return replace(found, low=bound) if found.value == 1 else replace(found, high=1 - bound)
 
 
 # Predictions

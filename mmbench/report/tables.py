@@ -519,7 +519,10 @@ def _ranked(rows: Iterable[Row], direction: Direction) -> Iterator[Row]:
 
     def place(row: Row) -> tuple[Any, ...]:
         mean = math.inf if row.score is None else sign * row.score.mean
-        return (0 if row.complete else 1 if row.score is not None else 2, mean, row.encoders, row.fusion, row.objective)
+        # Of equal means the smaller model comes first: that does not depend on the weather of the machine.
+        size = row.numbers.get("num_parameters_trainable")
+        kept = 0 if row.complete else 1 if row.score is not None else 2
+        return (kept, mean, math.inf if size is None else size, row.encoders, row.fusion, row.objective)
 
     rank, previous = 0, math.nan
     for position, row in enumerate(sorted(rows, key=place), start=1):
