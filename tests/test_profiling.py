@@ -458,6 +458,19 @@ def test_an_operation_that_is_not_counted_makes_a_lower_bound_and_is_named():
     assert note.startswith("lower bound: aten._fft_r2c not counted")
 
 
+def test_a_layer_that_reads_a_view_of_a_parameter_is_counted():
+    class Queries(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.queries = nn.Parameter(torch.randn(3, 4))
+            self.layer = nn.Linear(4, 8)
+
+        def forward(self, values):
+            return self.layer(self.queries.expand(len(values), -1, -1)).mean(dim=1)
+
+    assert flops(Queries(), (5,))[0] == 3 * 2 * 4 * 8
+
+
 def test_counting_flops_leaves_the_fast_path_on():
     before = torch.backends.mha.get_fastpath_enabled()
 
