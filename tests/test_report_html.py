@@ -364,6 +364,12 @@ def test_the_page_prints_every_dataset(quiet: Browser, page: Path) -> None:
     printed = quiet.pdf()
 
     assert printed.startswith(b"%PDF")
+    # The width of A4 between its margins, in CSS pixels.
+    quiet.open(page, width=718, height=1000)
+    quiet.call("Emulation.setEmulatedMedia", media="print")
+    assert quiet.run("document.documentElement.scrollWidth") <= 718
+    assert quiet.run("getComputedStyle(document.querySelector('.board thead')).display") == "table-header-group"
+    quiet.open(page)
     quiet.run("dispatchEvent(new Event('beforeprint'))")
     assert texts(quiet, "article:not([hidden]) > h2") == ["digits", "stamps"]
     quiet.run("dispatchEvent(new Event('afterprint'))")

@@ -19,12 +19,32 @@ _METRIC_WORDS = {
     "f1_micro": "micro F1",
 }
 MIN_SEEDS = 3
+#: Datasets whose whole answer stands at the top.
+MAX_IN_FULL = 2
 
 
 def answer(report: Report) -> str:
-    """Return the whole answer: a paragraph, one or a few sentences for each dataset's first task."""
-    parts = [board_answer(board) for board in report.boards if board.first]
-    return " ".join(parts) if parts else "Nothing was planned, so there is nothing to report."
+    """Return the whole answer: a paragraph on each dataset's first task; on more than two datasets a sentence each."""
+    boards = [board for board in report.boards if board.first]
+    if not boards:
+        return "Nothing was planned, so there is nothing to report."
+    if len(boards) <= MAX_IN_FULL:
+        return " ".join(board_answer(board) for board in boards)
+    return f"Over {len(boards)} datasets: {'; '.join(brief(board) for board in boards)}."
+
+
+def brief(board: Board) -> str:
+    """Return a board's answer in a few words."""
+    best = board.best
+    if best is None or best.score is None:
+        return f"on {_name(board.dataset)} nothing can be ranked yet"
+    tied = len(indistinguishable(board))
+    words = f"on {_name(board.dataset)}, {combo(best)} ranks first ({metric_words(board.metric)} {spread(best.score)}"
+    words += f", not told apart from {counted(tied, 'other row')})" if tied else ")"
+    fusion = board.best_fusion
+    if fusion is not None and fusion.gain is not None and fusion.gain.value <= 0:
+        words += ", and no fusion beats the best single modality"
+    return words
 
 
 def board_answer(board: Board) -> str:

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mmbench.report.answer import answer, board_answer, cautions, metric_words, spread
+from mmbench.report.answer import answer, board_answer, cautions, combo, metric_words, spread
 from mmbench.report.tables import Board, Gain, Problem, Report, Row, Score
 from mmbench.report.text import MAX_NAME, amount, clean, counted, markdown, number, seconds, signed
 
@@ -22,6 +22,12 @@ def _lines(report: Report) -> Iterator[str]:
     yield markdown(answer(report), 100_000)
     yield ""
     yield f"{report.num_done} of {counted(report.num_planned, 'cell')} done: {_statuses(report.statuses)}."
+    if len(report.boards) > 1:
+        yield ""
+        yield "| dataset | best | test | floor | gain over one modality | group 1 | cells |"
+        yield "| --- | --- | ---: | ---: | ---: | ---: | ---: |"
+        for board in report.boards:
+            yield f"| {' | '.join(_overview(board))} |"
     for board in report.boards:
         yield from _board(board, answered_here=len(report.boards) > 1)
     yield from _problems("Without a result", report.failures)
@@ -56,6 +62,22 @@ def _board(board: Board, *, answered_here: bool) -> Iterator[str]:
         yield f"- Majority floor: {number(board.floor.mean)} (what one would say without looking at the sample)"
     for modalities, value in board.ceilings.items():
         yield f"- Ceiling of {markdown(modalities, MAX_NAME)}: {number(float(value))} (best possible, by construction)"
+
+
+def _overview(board: Board) -> list[str]:
+    """A dataset and task in one line."""
+    best, fusion = board.best, board.best_fusion
+    name = board.dataset if board.first else f"{board.dataset}: {board.task}"
+    level = sum(1 for row in board.rows if row.group == 1)
+    return [
+        markdown(name, MAX_NAME),
+        markdown(combo(best), 240) if best else "–",
+        f"{metric_words(board.metric)} {spread(best.score)}" if best else "–",
+        number(board.floor.mean if board.floor else None),
+        signed(fusion.gain.value) if fusion and fusion.gain else "–",
+        counted(level, "row") if level else "–",
+        f"{board.num_done}/{board.num_planned}",
+    ]
 
 
 def _heads(board: Board) -> list[str]:

@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmbench.report.answer import answer, board_answer, cautions, metric_words
+from mmbench.report.answer import answer, board_answer, cautions, combo, metric_words, spread
 from mmbench.report.markdown import provenance, reproduce
 from mmbench.report.outcomes import split_encoders
 from mmbench.report.reproduce import row_command
 from mmbench.report.tables import Board, Problem, Report, Row
-from mmbench.report.text import MAX_NAME, clean
+from mmbench.report.text import MAX_NAME, clean, number, signed
 
 #: Rows whose learning curves and stage times are drawn, besides the best of each single modality.
 NUM_CURVES = 8
@@ -58,6 +58,7 @@ def page_data(report: Report, folder: Path | None = None) -> dict[str, Any]:
         "statuses": dict(report.statuses),
         "rowFields": list(ROW_FIELDS),
         "boards": [_board(board, report, folder) for board in report.boards],
+        "overview": [_overview(board) for board in report.boards] if len(report.boards) > 1 else [],
         "failures": [_problem(item) for item in report.failures[:MAX_PROBLEMS]],
         "impossible": [_problem(item) for item in report.impossible[:MAX_PROBLEMS]],
         "numFailures": len(report.failures),
@@ -93,6 +94,23 @@ def _board(board: Board, report: Report, folder: Path | None) -> dict[str, Any]:
         "curves": _curves(board, shown, folder) if folder is not None else [],
         "stages": _stages(board, shown),
         "conditions": _conditions(board, shown),
+    }
+
+
+def _overview(board: Board) -> dict[str, Any]:
+    """A dataset and task in one line of text fields."""
+    best, fusion = board.best, board.best_fusion
+    level = sum(1 for row in board.rows if row.group == 1)
+    return {
+        "name": clean(board.dataset if board.first else f"{board.dataset}: {board.task}", 2 * MAX_NAME),
+        "best": combo(best) if best else "nothing ranked yet",
+        "metric": metric_words(board.metric),
+        "score": spread(best.score) if best else "–",
+        "single": number(board.best_unimodal.score.mean if board.best_unimodal and board.best_unimodal.score else None),
+        "floor": number(board.floor.mean if board.floor else None),
+        "gain": signed(fusion.gain.value) if fusion and fusion.gain else "–",
+        "level": str(level) if level else "–",
+        "cells": f"{board.num_done}/{board.num_planned}",
     }
 
 

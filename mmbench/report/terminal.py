@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 TOP_ROWS = 10
+#: With more boards than this, each shows fewer rows.
+MANY_BOARDS = 3
+TOP_ROWS_OF_MANY = 5
 MAX_REASONS = 8
 
 
@@ -35,7 +38,7 @@ def print_tables(report: Report, out: Console, file: Path | None = None) -> None
         title = clean(board.dataset, MAX_NAME) + ("" if board.first else f": {clean(board.task, MAX_NAME)}")
         out.print(Text(title, style="bold"))
         out.print(Text(board_answer(board)))
-        shown = _shown(board)
+        shown = _shown(board, TOP_ROWS if len(report.boards) <= MANY_BOARDS else TOP_ROWS_OF_MANY)
         if shown:
             out.print(_table(board, shown))
         left = len(board.rows) - len(shown)
@@ -60,11 +63,11 @@ def print_tables(report: Report, out: Console, file: Path | None = None) -> None
     out.print(Text(f"{report.num_done} of {counted(report.num_planned, 'cell')} done: {statuses}"))
 
 
-def _shown(board: Board) -> list[Row]:
+def _shown(board: Board, top: int) -> list[Row]:
     """The first rows, the best row of each single modality, and the first of those that are not ranked."""
-    shown = list(board.rows[:TOP_ROWS])
+    shown = list(board.rows[:top])
     seen = {row.modalities for row in shown if row.unimodal}
-    for row in board.rows[TOP_ROWS:]:
+    for row in board.rows[top:]:
         if row.unimodal and row.rank is not None and row.modalities not in seen:
             seen.add(row.modalities)
             shown.append(row)

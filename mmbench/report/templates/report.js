@@ -307,7 +307,7 @@
       { key: "rank", label: "#", sort: (row) => row.rank, up: true, text: (row) => (row.rank === null ? "" : String(row.rank)) },
       grouped && { key: "group", label: "group", sort: (row) => row.group, up: true, node: groupCell },
       { key: "encoders", label: "encoders", sort: (row) => row.label, up: true, words: true, node: encodersCell },
-      { key: "fusion", label: "fusion", sort: (row) => row.fusion, up: true, words: true, node: (row) => bdi(row.single && row.fusion === "single" ? "" : row.fusion) },
+      { key: "fusion", label: "fusion", sort: (row) => row.fusion, up: true, words: true, node: (row) => (row.single && row.fusion === "single" ? "" : bdi(row.fusion)) },
       objectives && { key: "objective", label: "objective", sort: (row) => row.objective, up: true, words: true, node: (row) => bdi(row.objective) },
       { key: "mean", label: board.metric, sort: (row) => row.mean, up: board.direction === "min", node: scoreCell },
       { key: "gain", label: "gain", sort: (row) => row.gain, up: false, node: gainCell },
@@ -506,7 +506,8 @@
       const drawn = svg("svg", { viewBox: `0 0 ${frame.width} ${frame.height}`, role: "img", "aria-label": "Learning curves" });
       drawn.append(...axes(x, y, frame, "count", "number", "epoch", which.selectedOptions[0].textContent));
       const paths = curves.map((curve) => {
-        const path = svg("path", { class: "curve", stroke: colour(curve), d: curve[key].map((value, at) => (value === null ? "" : `${at ? "L" : "M"}${x(at + 1).toFixed(1)} ${y(value).toFixed(1)}`)).join("") });
+        const dashed = places.indexOf(curve.row) >= 8 ? "5 4" : null;
+        const path = svg("path", { class: "curve", stroke: colour(curve), "stroke-dasharray": dashed, d: curve[key].map((value, at) => (value === null ? "" : `${at ? "L" : "M"}${x(at + 1).toFixed(1)} ${y(value).toFixed(1)}`)).join("") });
         drawn.append(path);
         return { path, curve };
       });
@@ -618,6 +619,11 @@
   if (boards.length > 1)
     nav.append(...boards.map((board) =>
       el("button", { type: "button", role: "tab", "data-board": board.id, onclick: () => select(board) }, bdi(board.first ? board.dataset : `${board.dataset}: ${board.task}`))));
+  for (const line of document.querySelectorAll("#overview tr.row"))
+    line.addEventListener("click", () => {
+      select(boards.find((board) => board.id === line.dataset.board));
+      nav.scrollIntoView();
+    });
   if (boards.length) select(boards[0]);
 
   let pending = 0;
