@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib.util
 import json
 from pathlib import Path
@@ -76,7 +77,7 @@ def offers_something(plugin: PluginTarget) -> None:
 )
 def import_is_light(plugin: PluginTarget) -> None:
     for module in _modules(plugin):
-        told = probe(module, path=plugin.path)
+        told = _probe_import(module, plugin.path)
         if told["error"]:
             raise Fault(f"in a fresh interpreter, importing {module} fails: {told['error']}")
         if told["heavy"]:
@@ -96,7 +97,7 @@ def import_is_light(plugin: PluginTarget) -> None:
 )
 def import_changes_nothing(plugin: PluginTarget) -> None:
     for module in _modules(plugin):
-        changed = probe(module, path=plugin.path)["changed"]
+        changed = _probe_import(module, plugin.path)["changed"]
         if changed:
             raise Fault(f"importing {module} changed {'; '.join(changed)}")
 
@@ -239,6 +240,11 @@ def describe_is_light(part: Part) -> None:
         raise Fault(f"calling {spec.describe} imports {', '.join(told[0]['heavy'])}")
     if told[0]["answer"] != told[1]["answer"]:
         raise Fault(f"two calls in two processes gave {told[0]['answer']} and {told[1]['answer']}")
+
+
+@functools.lru_cache(maxsize=8)
+def _probe_import(module: str, path: tuple[str, ...]) -> dict[str, Any]:
+    return probe(module, path=path)
 
 
 def _modules(plugin: PluginTarget) -> list[str]:

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from mmbench.config import data_dir
 from mmbench.data import SPLITS, Sample, Waveform, _target, check_canonical, dataset_root
 from mmbench.errors import ContractError, DataError, Unavailable
 from mmbench.registry import load_attribute
@@ -48,6 +47,8 @@ class DatasetSubject:
     def root(self) -> Path:
         """Where it may keep files: what an installed one uses in runs, so that nothing is fetched or made twice."""
         if self.part.plugin.form == "distribution":
+            from mmbench.config import data_dir  # pydantic is slow to import, and a child has no need of it
+
             root = dataset_root(data_dir(), self.part.ref)
         else:
             self._temporary = tempfile.TemporaryDirectory(prefix="mmbench-check-")
@@ -304,7 +305,7 @@ def ids_are_stable(subject: DatasetSubject) -> None:
     "dataset",
     promise="Opened twice, under other seeds and read in another order, it gives the same content and labels.",
     mend="Seed a generator of your own with the `seed` option; draw nothing in __getitem__; store what is random once.",
-    needs=("ids-are-stable", "samples-are-canonical"),
+    needs=("ids-are-stable", "splits-share-no-id", "samples-are-canonical"),
 )
 def opened_twice_is_the_same(subject: DatasetSubject) -> None:
     _seed_everything(4242)

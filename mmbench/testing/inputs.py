@@ -63,9 +63,9 @@ def batch_of(encoder: Any, samples: Sequence[Any]) -> tuple[Tensor, Tensor | Non
     Shapes: (P, …) and no mask where all have one shape; else (P, T, …) and mask (P, T), True = real.
     """
     rows = [np.asarray(encoder.transform(item)) for item in samples]
-    if len({row.shape for row in rows}) == 1:
+    if len({row.shape for row in rows}) == 1 and rows[0].size:
         return torch.from_numpy(np.stack(rows)), None
-    longest = max(len(row) for row in rows)
+    longest = max(1, *(len(row) for row in rows))
     values = np.zeros((len(rows), longest, *rows[0].shape[1:]), dtype=rows[0].dtype)
     mask = np.zeros((len(rows), longest), dtype=bool)
     for position, row in enumerate(rows):

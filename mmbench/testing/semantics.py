@@ -290,7 +290,7 @@ def same_seed_same_weights(case: Case) -> None:
     *_BOTH,
     promise="Neither building nor running it sets a global seed.",
     mend="Remove torch.manual_seed, random.seed and np.random.seed; the core seeds every cell.",
-    needs=("builds",),
+    needs=("runs",),
 )
 @per_case
 def leaves_seeds_alone(case: Case) -> None:
@@ -312,7 +312,7 @@ def leaves_seeds_alone(case: Case) -> None:
     *_BOTH,
     promise="Building and running it changes no default dtype, TF32 flag, thread count, grad mode, folder or variable.",
     mend="Use context managers around your own code (torch.autocast, warnings.catch_warnings), never global switches.",
-    needs=("builds",),
+    needs=("runs",),
 )
 @per_case
 def leaves_settings_alone(case: Case) -> None:
