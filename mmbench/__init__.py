@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mmbench.data import Sample as Sample
     from mmbench.data import Waveform as Waveform
     from mmbench.features import Features as Features
+    from mmbench.report.export import load_frame as load_frame
 
 __version__ = "0.1.0"
 
@@ -44,9 +45,15 @@ __all__ = [
     "WeightsSpec",
     "__version__",
     "hookimpl",
+    "load_frame",
 ]
 
-_LATE = {"Features": "mmbench.features", "Sample": "mmbench.data", "Waveform": "mmbench.data"}
+_LATE = {
+    "Features": "mmbench.features",
+    "Sample": "mmbench.data",
+    "Waveform": "mmbench.data",
+    "load_frame": "mmbench.report.export",
+}
 
 
 def __getattr__(name: str) -> Any:
