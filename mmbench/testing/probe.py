@@ -16,6 +16,7 @@ def probe(
     module: str,
     *,
     path: Sequence[str] = (),
+    first: Sequence[str] = (),
     call: str = "",
     arguments: Sequence[str] = (),
     options: Mapping[str, Any] | None = None,
@@ -25,12 +26,14 @@ def probe(
     Args:
         module: Its dotted name.
         path: Folders to look in first.
+        first: Packages to import before, whose own doings are not the module's.
         call: ``"package.module:function"`` to call afterwards with `arguments` and `options`.
     """
     request = json.dumps(
         {
             "module": module,
             "path": list(path),
+            "first": list(first),
             "call": call,
             "arguments": list(arguments),
             "options": dict(options or {}),
@@ -65,6 +68,8 @@ def _main(request: Mapping[str, Any]) -> dict[str, Any]:
     from mmbench.testing.state import changes, heavy_modules, read_state
 
     sys.path[:0] = request["path"]
+    for name in request["first"]:
+        importlib.import_module(name)
     before, heavy_before = read_state(), set(heavy_modules())
     error = answer = ""
     try:

@@ -65,6 +65,7 @@ class Suite:
         self.target = target if isinstance(target, Target) else find_target(target)
         self.level, self.device = level, device
         if covers(level, "smoke"):
+            _check_device(device)
             _enter_checks_that_need_torch()
         self._subjects: dict[int, Any] = {}
         self._results: dict[tuple[int, str], CheckResult] = {}
@@ -146,6 +147,13 @@ class Suite:
         if id(part) not in self._subjects:
             self._subjects[id(part)] = _subject_maker(part.role)(part, self.level, self.device)
         return self._subjects[id(part)]
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise UsageError(f"{device!r} was asked for, but torch {torch.__version__} sees no CUDA device here")
 
 
 def _enter_checks_that_need_torch() -> None:
