@@ -21,6 +21,8 @@ _METRIC_WORDS = {
 MIN_SEEDS = 3
 #: Datasets whose whole answer stands at the top.
 MAX_IN_FULL = 2
+#: The best of so many rows is likely to owe something to chance.
+MIN_ROWS_FOR_LUCK = 5
 
 
 def answer(report: Report) -> str:
@@ -139,7 +141,8 @@ def cautions(board: Board) -> list[str]:
         )
     if board.untested and board.best is not None and len(board.rows) > 1:
         found.append(f"not every row could be compared sample by sample: {clean(board.untested, 200)}.")
-    found += [*_small_test(board), *_imbalance(board), *_no_gain(board), *_mixture(board)]
+    found += [*_small_test(board), *_imbalance(board), *_no_gain(board), *_chosen_on_val(board)]
+    found += _mixture(board)
     found += [f"{counted(count, 'cell')} warned: {clean(text, 200)}" for text, count in board.warnings.items()][:5]
     if any(row.gain is not None and row.gain.num_compared < row.gain.num_planned for row in board.rows):
         found.append(
@@ -256,6 +259,20 @@ def _no_gain(board: Board) -> list[str]:
     if gain.ci_low is not None and gain.ci_low <= 0:
         return ["fusion is not shown to be better than the best single modality: the interval of its gain holds 0."]
     return []
+
+
+def _chosen_on_val(board: Board) -> list[str]:
+    """What val would choose, where that is not the row that tops the test scores."""
+    rows = [row for row in board.rows if row.rank is not None and row.score is not None and row.val is not None]
+    if len(rows) < MIN_ROWS_FOR_LUCK:
+        return []
+    chosen = max(rows, key=lambda row: board.better(row.val or 0.0, 0.0))
+    if chosen.rank == 1 or chosen.score is None:
+        return []
+    return [
+        f"the first of {len(rows)} rows on test is partly the luckiest; val would choose {combo(chosen)}, "
+        f"which has {number(chosen.score.mean)} on test."
+    ]
 
 
 #: What follows when cells differ in something; anything else may change scores and times.

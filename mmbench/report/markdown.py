@@ -7,8 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mmbench.report.answer import answer, board_answer, cautions, combo, metric_words, spread
+from mmbench.report.methods import Across, across_datasets
+from mmbench.report.statistics import Undefined
 from mmbench.report.tables import Board, Gain, Problem, Report, Row, Score
 from mmbench.report.text import MAX_NAME, amount, clean, counted, markdown, number, seconds, signed
+
+#: Columns that hold words; numbers stand on the right.
+_WORDS = ("encoders", "fusion", "objective", "method")
 
 
 def render_markdown(report: Report) -> str:
@@ -28,6 +33,7 @@ def _lines(report: Report) -> Iterator[str]:
         yield "| --- | --- | ---: | ---: | ---: | ---: | ---: |"
         for board in report.boards:
             yield f"| {' | '.join(_overview(board))} |"
+    yield from _across(report)
     for board in report.boards:
         yield from _board(board, answered_here=len(report.boards) > 1)
     yield from _problems("Without a result", report.failures)
@@ -62,6 +68,50 @@ def _board(board: Board, *, answered_here: bool) -> Iterator[str]:
         yield f"- Majority floor: {number(board.floor.mean)} (what one would say without looking at the sample)"
     for modalities, value in board.ceilings.items():
         yield f"- Ceiling of {markdown(modalities, MAX_NAME)}: {number(float(value))} (best possible, by construction)"
+
+
+def _across(report: Report) -> Iterator[str]:
+    found = across_datasets(report)
+    if found is None:
+        return
+    yield ""
+    yield "## Across datasets"
+    yield ""
+    yield (
+        "Each method by its row that is best on val; 0 is the majority floor, 1 the dataset's best row. Ranks and win "
+        "rates are among the methods with a result on every dataset. IQM is the interquartile mean over all runs."
+    )
+    yield ""
+    yield from _table(
+        ["method", "mean rank", "win rate", "IQM", "95 % CI", *(markdown(name, 40) for name in found.datasets)],
+        [
+            [
+                markdown(method.name, MAX_NAME),
+                number(method.mean_rank, 2),
+                number(method.win_rate, 2),
+                number(method.iqm),
+                "–" if method.iqm_low is None else f"{number(method.iqm_low)} to {number(method.iqm_high)}",
+                *(number(score) for score in method.scores),
+            ]
+            for method in found.methods
+        ],
+    )
+    yield ""
+    yield markdown(critical_words(found), 2000)
+
+
+def critical_words(found: Across) -> str:
+    """Say what the tests over datasets found, or why there are none."""
+    critical = found.critical
+    if isinstance(critical, Undefined):
+        return f"No critical-difference diagram: {critical.reason}."
+    words = (
+        f"Friedman's test over {critical.num_datasets} datasets (Iman and Davenport's form): p = "
+        f"{number(critical.friedman.f_p_value)}. Mean ranks that differ by less than "
+        f"{number(critical.critical_difference, 2)} are not told apart (Nemenyi, 5 %)"
+    )
+    bars = [", ".join(found.methods[place].name for place in group) for group in critical.groups]
+    return f"{words}: {'; '.join(bars)}." if bars else f"{words}."
 
 
 def _overview(board: Board) -> list[str]:
@@ -138,7 +188,11 @@ def seeds_cell(row: Row) -> str:
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
     yield f"| {' | '.join(heads)} |"
-    yield "|" + "|".join(" --- " if head in ("encoders", "fusion", "objective") else " ---: " for head in heads) + "|"
+    yield (
+        "|"
+        + "|".join(" --- " if head in ("encoders", "fusion", "objective", "method") else " ---: " for head in heads)
+        + "|"
+    )
     for row in rows:
         yield f"| {' | '.join(row)} |"
 

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from mmbench.report.answer import answer, board_answer, cautions, combo, metric_words, spread
-from mmbench.report.markdown import provenance, reproduce
+from mmbench.report.markdown import critical_words, provenance, reproduce
+from mmbench.report.methods import across_datasets
 from mmbench.report.outcomes import split_encoders
 from mmbench.report.reproduce import row_command
+from mmbench.report.statistics import Undefined
 from mmbench.report.tables import Board, Problem, Report, Row
 from mmbench.report.text import MAX_NAME, clean, number, signed
 
@@ -59,6 +61,7 @@ def page_data(report: Report, folder: Path | None = None) -> dict[str, Any]:
         "rowFields": list(ROW_FIELDS),
         "boards": [_board(board, report, folder) for board in report.boards],
         "overview": [_overview(board) for board in report.boards] if len(report.boards) > 1 else [],
+        "across": _across(report),
         "failures": [_problem(item) for item in report.failures[:MAX_PROBLEMS]],
         "impossible": [_problem(item) for item in report.impossible[:MAX_PROBLEMS]],
         "numFailures": len(report.failures),
@@ -94,6 +97,36 @@ def _board(board: Board, report: Report, folder: Path | None) -> dict[str, Any]:
         "curves": _curves(board, shown, folder) if folder is not None else [],
         "stages": _stages(board, shown),
         "conditions": _conditions(board, shown),
+    }
+
+
+def _across(report: Report) -> dict[str, Any] | None:
+    """Methods over datasets, with the critical difference or the reason why there is none."""
+    found = across_datasets(report)
+    if found is None:
+        return None
+    critical = found.critical
+    return {
+        "datasets": [clean(name, MAX_NAME) for name in found.datasets],
+        "leftOut": [clean(name, MAX_NAME) for name in found.left_out],
+        "methods": [
+            {
+                "name": clean(method.name, MAX_NAME),
+                "rank": _rounded(method.mean_rank),
+                "wins": _rounded(method.win_rate),
+                "iqm": [_rounded(value) for value in (method.iqm, method.iqm_low, method.iqm_high)],
+                "scores": [_rounded(value) for value in method.scores],
+            }
+            for method in found.methods
+        ],
+        "words": critical_words(found),
+        "critical": None
+        if isinstance(critical, Undefined)
+        else {
+            "difference": _rounded(critical.critical_difference),
+            "p": _rounded(critical.friedman.f_p_value),
+            "groups": [list(group) for group in critical.groups],
+        },
     }
 
 

@@ -564,6 +564,52 @@
           el("tr", null, el("td", null, bdi(board.rows[item.row].name)), el("td", { class: "n" }, number(board.rows[item.row].mean)), item.values.map((value) => el("td", { class: "n" }, number(value)))))))));
   }
 
+  // Methods over datasets
+
+  function across(found) {
+    const heads = ["mean rank", "win rate", "IQM", ...found.datasets];
+    const cell = (value, digits) => el("td", { class: "n" }, number(value, digits));
+    const shade = (value) => el("td", { class: "cell", style: value === null ? null : `background: rgb(var(--heat) / ${(0.5 * Math.min(Math.max(value, 0), 1)).toFixed(3)})` }, number(value));
+    const section = el("section", { id: "across" }, el("h2", null, "Across datasets"),
+      el("p", { class: "note" }, "Each method by its row that is best on val; 0 is the majority floor, 1 the dataset's best row. Ranks and win rates are among the methods with a result on every dataset; IQM is the interquartile mean over all runs."),
+      el("div", { class: "scroll" }, el("table", { class: "heat" },
+        el("thead", null, el("tr", null, el("th", null, "method"), heads.map((head) => el("th", { class: "n" }, bdi(head))))),
+        el("tbody", null, found.methods.map((method) => {
+          const [value, low, high] = method.iqm;
+          const iqm = el("td", { class: "n", title: low === null ? null : `95 % interval ${number(low)} to ${number(high)}` }, number(value));
+          return el("tr", null, el("th", { scope: "row" }, bdi(method.name)), cell(method.rank, 2), cell(method.wins, 2), iqm, method.scores.map(shade));
+        })))),
+      el("p", { class: "note" }, bdi(found.words)));
+    return found.critical ? fill(section, {}, [diagram(found)]) : section;
+  }
+  function diagram(found) {
+    // A critical-difference diagram: mean ranks on a line, bars over those that are not told apart.
+    const methods = found.methods.filter((method) => method.rank !== null);
+    const bars = found.critical.groups;
+    const most = Math.ceil(Math.max(...methods.map((method) => method.rank)));
+    const width = 900, left = 260, right = 640, top = 40 + 10 * bars.length;
+    const x = (rank) => left + ((rank - 1) / Math.max(most - 1, 1)) * (right - left);
+    const half = Math.ceil(methods.length / 2);
+    const height = top + 24 + 18 * half;
+    const drawn = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": "Critical-difference diagram" });
+    drawn.append(svg("line", { x1: left, x2: right, y1: top, y2: top, stroke: "var(--ink)" }));
+    for (let rank = 1; rank <= most; rank++)
+      drawn.append(svg("line", { x1: x(rank), x2: x(rank), y1: top - 5, y2: top, stroke: "var(--ink)" }), svg("text", { x: x(rank), y: top - 9, "text-anchor": "middle" }, String(rank)));
+    methods.forEach((method, at) => {
+      const first = at < half;
+      const y = top + 20 + 18 * (first ? at : methods.length - 1 - at);
+      drawn.append(
+        svg("polyline", { points: `${x(method.rank)},${top} ${x(method.rank)},${y} ${first ? left - 8 : right + 8},${y}`, fill: "none", stroke: "var(--soft)" }),
+        svg("text", { x: first ? left - 12 : right + 12, y: y + 4, "text-anchor": first ? "end" : "start" }, `${method.name} (${number(method.rank, 2)})`));
+    });
+    bars.forEach((group, at) => {
+      const ranks = group.map((place) => found.methods[place].rank);
+      const y = 16 + 10 * at;
+      drawn.append(svg("line", { x1: x(Math.min(...ranks)) - 3, x2: x(Math.max(...ranks)) + 3, y1: y, y2: y, stroke: "var(--accent)", "stroke-width": 4, "stroke-linecap": "round" }));
+    });
+    return el("div", { class: "panel scroll" }, drawn);
+  }
+
   // The page
 
   const redraw = [];
@@ -625,6 +671,8 @@
       nav.scrollIntoView();
     });
   if (boards.length) select(boards[0]);
+
+  if (data.across) main.after(across(data.across));
 
   let pending = 0;
   addEventListener("resize", () => {
