@@ -143,7 +143,7 @@ def test_a_fault_says_what_is_expected_what_is_found_and_what_to_do(tmp_path: Pa
     assert result.expected == "fused_dim 9: (2, 9)"
     assert result.found == "forward gave (2, 8) for a batch of 2 [2 modalities]"
     assert result.mend == "Set feature_dim (an encoder) or fused_dim (a fusion) to the width that forward gives."
-    with pytest.raises(AssertionError, match="fusion.declared-width of seeded-told/joined: fail"):
+    with pytest.raises(AssertionError, match=r"fusion\.declared-width of seeded-told/joined: fail"):
         assert_conforms(package)
 
 
