@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import doctest
+import importlib
 import io
 import re
 from pathlib import Path
@@ -92,7 +94,7 @@ def printed(folder: Path, width: int = 160) -> str:
     return out.file.getvalue()
 
 
-def test_the_report_is_three_files_that_are_replaced_whole(tmp_path: Path) -> None:
+def test_the_report_is_four_files_that_are_replaced_whole(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "r1", ["gated", "concat"])
 
     first = write_report(folder)
@@ -103,10 +105,12 @@ def test_the_report_is_three_files_that_are_replaced_whole(tmp_path: Path) -> No
         "report/report.html",
         "report/report.md",
         "report/leaderboard.csv",
+        "report/leaderboard.tex",
     ]
     assert [path.read_bytes() for path in second] == before
     assert sorted(path.name for path in (folder / "report").iterdir()) == [
         "leaderboard.csv",
+        "leaderboard.tex",
         "report.html",
         "report.md",
     ]
@@ -233,3 +237,56 @@ def test_clean_and_markdown_keep_scripts_of_the_world() -> None:
     assert clean("日本語 עברית עִבְרִית हिन्दी") == "日本語 עברית עִבְרִית हिन्दी"
     assert markdown("a_b*c") == "a\\_b\\*c"
     assert clean("x" * 10_000_000, 20) == "x" * 19 + "…"
+
+
+@pytest.mark.parametrize("name", [*HOSTILE, r"\input{/etc/passwd}", "50% & #1 $x^2_3$ ~ {", "^^5c"])
+def test_hostile_names_stay_text_in_latex(name: str, tmp_path: Path) -> None:
+    text = write_report(write_run(tmp_path / "r1", [name, "plain"]))[3].read_text(encoding="utf-8")
+
+    known = [
+        "textbackslash",
+        "textasciitilde",
+        "textasciicircum",
+        "textless",
+        "textgreater",
+        "textbar",
+        "textquotedbl",
+        "dots",
+        "textbf",
+        "underline",
+        "pm",
+        "usepackage",
+        "begin",
+        "end",
+        "centering",
+        "toprule",
+        "midrule",
+        "bottomrule",
+        "caption",
+        "uparrow",
+    ]
+    assert set(re.findall(r"\\([a-zA-Z]+)", text)) <= set(known)
+    for line in text.splitlines()[1:]:
+        if line.endswith("\\\\"):
+            assert len(re.findall(r"(?<!\\)&", line)) == 4, line
+        unescaped = re.sub(r"\\.", "", line)
+        assert unescaped.count("{") == unescaped.count("}")
+        assert not re.search(r"[%#^~]|(?<!\$)_", unescaped)
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069]", text)
+
+
+def test_latex_marks_the_best_bold_and_the_second_underlined(tmp_path: Path) -> None:
+    text = write_report(write_run(tmp_path / "r1", ["a", "b", "c", "d"]))[3].read_text(encoding="utf-8")
+
+    assert r"image:d + text:lstm & d, d & \textbf{0.530} $\pm$ 0.000 & [0.530, 0.530] &  \\" in text
+    assert r"image:b + text:lstm & b, b & \underline{0.510} $\pm$ 0.000 & [0.510, 0.510] &  \\" in text
+    assert "6 of 8 cells have a result" in text
+
+
+@pytest.mark.parametrize("name", ["text", "outcomes", "tables", "latex", "html"])
+def test_the_examples_in_the_docstrings_hold(name: str) -> None:
+    module = importlib.import_module(f"mmbench.report.{name}")
+
+    found = doctest.testmod(module, optionflags=doctest.ELLIPSIS)
+
+    assert (found.failed, found.attempted > 0) == (0, True)

@@ -468,3 +468,42 @@ def test_ten_thousand_rows_of_three_seeds_are_built_in_seconds() -> None:
     assert len(report.boards[0].rows) == 10_001
     assert text
     assert taken < 20
+
+
+def test_over_many_datasets_the_answer_is_what_they_share() -> None:
+    run = Made()
+    for name, gated, single in (("a", 0.9, 0.8), ("b", 0.9, 0.8), ("c", 0.8, 0.9)):
+        run.cell("", "majority", 0.1, dataset=name)
+        for seed in range(3):
+            run.cell(TRIO, "gated", gated + seed / 1000, seed=seed, dataset=name)
+            run.cell("image:cnn", "single", single, seed=seed, dataset=name)
+
+    assert answer(run.report()) == (
+        "Over 3 datasets, the best fusion beats the best single modality on 2 (95 % interval of the gain above zero); "
+        "on c no fusion does. Of the methods with a result on all 3 comparable datasets, gated has the best mean rank "
+        "(1.33), then best single modality (1.67); whether that is more than chance cannot be tested: 3 complete "
+        "datasets; ranks over datasets need at least 5."
+    )
+
+
+def test_the_row_that_val_would_choose_is_named_when_it_is_another() -> None:
+    run = Made()
+    for at in range(5):
+        run.seeds(f"{TRIO}[k={at}]", "gated", [0.9 + at / 100] * 3)
+    cell = run.planned[0]["cell_id"]
+    luckier = run.records[cell].metrics[0]
+    for seed in range(3):
+        cell = run.planned[seed]["cell_id"]
+        metrics = run.records[cell].metrics
+        run.records[cell] = Record(
+            cell_id=cell, status="ok", metrics=(Metric(**{**_fields(luckier), "value": 0.99}), *metrics[1:])
+        )
+
+    assert (
+        "the first of 5 rows on test is partly the luckiest; val would choose gated fusion of "
+        "audio:logmel-cnn + image:cnn + text:lstm[k=0], which has 0.900 on test."
+    ) in cautions(run.board())
+
+
+def _fields(metric: Metric) -> dict[str, Any]:
+    return {name: getattr(metric, name) for name in Metric.__dataclass_fields__}

@@ -27,7 +27,7 @@ def build_report(folder: Path) -> Report:
 
 
 def write_report(folder: Path, report: Report | None = None) -> list[Path]:
-    """Write ``report.html``, ``report.md`` and ``leaderboard.csv`` under ``report/``; return what was written.
+    """Write ``report.html``, ``report.md``, ``leaderboard.csv`` and ``leaderboard.tex`` under ``report/``.
 
     A file is replaced only when its successor is complete.
 
@@ -35,11 +35,15 @@ def write_report(folder: Path, report: Report | None = None) -> list[Path]:
         folder: Of the run.
         report: What to write, where it is already built.
 
+    Returns:
+        The files, in that order.
+
     Raises:
         UsageError: there is no run, its plan is damaged, or the folder cannot be written.
     """
     from mmbench.errors import UsageError
     from mmbench.report.html import render_html
+    from mmbench.report.latex import render_latex
     from mmbench.report.leaderboard import leaderboard_csv
     from mmbench.report.markdown import render_markdown
 
@@ -51,6 +55,7 @@ def write_report(folder: Path, report: Report | None = None) -> list[Path]:
             _replace(place / "report.html", render_html(made, folder)),
             _replace(place / "report.md", render_markdown(made)),
             _replace(place / "leaderboard.csv", leaderboard_csv(made)),
+            _replace(place / "leaderboard.tex", render_latex(made)),
         ]
     except OSError as error:
         raise UsageError(f"{place} cannot be written: {error.strerror}") from None

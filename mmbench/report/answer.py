@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
+from mmbench.report.methods import across_datasets
 from mmbench.report.outcomes import PENDING, split_encoders
+from mmbench.report.statistics import Undefined
 from mmbench.report.tables import Board, Report, Row, Score
 from mmbench.report.text import MAX_NAME, clean, counted, number, seconds, signed
 
@@ -26,27 +29,61 @@ MIN_ROWS_FOR_LUCK = 5
 
 
 def answer(report: Report) -> str:
-    """Return the whole answer: a paragraph on each dataset's first task; on more than two datasets a sentence each."""
+    """Return the answer: a paragraph on each dataset's first task; over more than two datasets what they share."""
     boards = [board for board in report.boards if board.first]
     if not boards:
         return "Nothing was planned, so there is nothing to report."
     if len(boards) <= MAX_IN_FULL:
         return " ".join(board_answer(board) for board in boards)
-    return f"Over {len(boards)} datasets: {'; '.join(brief(board) for board in boards)}."
+    return " ".join([_where_fusion_helps(boards), *_over_datasets(report)])
 
 
-def brief(board: Board) -> str:
-    """Return a board's answer in a few words."""
-    best = board.best
-    if best is None or best.score is None:
-        return f"on {_name(board.dataset)} nothing can be ranked yet"
-    tied = len(indistinguishable(board))
-    words = f"on {_name(board.dataset)}, {combo(best)} ranks first ({metric_words(board.metric)} {spread(best.score)}"
-    words += f", not told apart from {counted(tied, 'other row')})" if tied else ")"
-    fusion = board.best_fusion
-    if fusion is not None and fusion.gain is not None and fusion.gain.value <= 0:
-        words += ", and no fusion beats the best single modality"
-    return words
+def _where_fusion_helps(boards: Sequence[Board]) -> str:
+    """On how many datasets the best fusion beats the best single modality, and where that is not shown."""
+    gains = [(board, fusion.gain) for board in boards if (fusion := board.best_fusion) is not None and fusion.gain]
+    sure = [board for board, gain in gains if gain.ci_low is not None and gain.ci_low > 0]
+    unsure = [board for board, gain in gains if board not in sure and gain.value > 0]
+    worse = [board for board, gain in gains if gain.value <= 0]
+    words = f"Over {len(boards)} datasets, the best fusion beats the best single modality on {len(sure)}"
+    words += " (95 % interval of the gain above zero)" if sure else ""
+    if unsure:
+        words += f"; on {_names(unsure)} it is ahead by no more than chance would explain, or by one seed alone"
+    if worse:
+        words += f"; on {_names(worse)} no fusion does"
+    unknown = [board for board in boards if board not in [known for known, _ in gains]]
+    if unknown:
+        words += f"; on {_names(unknown)} there is nothing to compare"
+    return words + "."
+
+
+def _over_datasets(report: Report) -> list[str]:
+    """Which method has the best mean rank, and whether that means anything."""
+    found = across_datasets(report)
+    ranked = [method for method in found.methods if method.mean_rank is not None] if found else []
+    if found is None or len(ranked) < 2:
+        return []
+    first, second = ranked[0], ranked[1]
+    words = f"Of the methods with a result on all {len(found.datasets)} comparable datasets, {_name(first.name)} has "
+    words += (
+        f"the best mean rank ({number(first.mean_rank, 2)}), then {_name(second.name)} ({number(second.mean_rank, 2)})"
+    )
+    if isinstance(found.critical, Undefined):
+        return [f"{words}; whether that is more than chance cannot be tested: {found.critical.reason}."]
+    tied = sorted({place for group in found.critical.groups if 0 in group for place in group} - {0})
+    if not tied:
+        return [f"{words}; Nemenyi's test tells it apart from all others."]
+    return [f"{words}; Nemenyi's test does not tell it apart from {_listed([found.methods[at].name for at in tied])}."]
+
+
+def _names(boards: Sequence[Board]) -> str:
+    return _listed([board.dataset for board in boards])
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = [_name(name) for name in names[:5]]
+    if len(names) > 5:
+        return f"{', '.join(shown)} and {len(names) - 5} more"
+    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
 
 
 def board_answer(board: Board) -> str:

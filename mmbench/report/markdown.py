@@ -188,11 +188,7 @@ def seeds_cell(row: Row) -> str:
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
     yield f"| {' | '.join(heads)} |"
-    yield (
-        "|"
-        + "|".join(" --- " if head in ("encoders", "fusion", "objective", "method") else " ---: " for head in heads)
-        + "|"
-    )
+    yield "|" + "|".join(" --- " if head in _WORDS else " ---: " for head in heads) + "|"
     for row in rows:
         yield f"| {' | '.join(row)} |"
 

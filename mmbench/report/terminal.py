@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from mmbench.report.answer import board_answer, cautions, metric_words
+from mmbench.report.answer import answer, board_answer, cautions, metric_words
 from mmbench.report.markdown import gain_cell, interval, seeds_cell, spread_cell
 from mmbench.report.tables import Board, Report, Row
 from mmbench.report.text import MAX_NAME, amount, clean, counted, number, seconds
@@ -33,6 +33,9 @@ def print_tables(report: Report, out: Console, file: Path | None = None) -> None
         file: Where the complete tables are, for the lines that say how much is left out.
     """
     where = f", see {file}" if file else ""
+    if len(report.boards) > MANY_BOARDS:
+        out.print()
+        out.print(Text(answer(report)))
     for board in report.boards:
         out.print()
         title = clean(board.dataset, MAX_NAME) + ("" if board.first else f": {clean(board.task, MAX_NAME)}")
