@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 
@@ -41,12 +42,14 @@ def read(value):
         return int(np.argmax(value))
     if value.ndim == 2:
         return int(np.argmax(value.max(axis=0)))
+    return int(np.abs(patterns(value.shape[-1]) - value[0]).max(axis=(2, 3)).min(axis=1).argmin())
+
+
+@cache
+def patterns(size):
+    """Stripes without noise: (5 symbols, 17 phases, size, size)."""
     phases = np.linspace(-np.pi / 4, np.pi / 4, 17)
-    worst = [
-        min(np.abs(rendering.stripes(symbol, value.shape[-1], phase) - value[0]).max() for phase in phases)
-        for symbol in range(5)
-    ]
-    return int(np.argmin(worst))
+    return np.array([[rendering.stripes(symbol, size, phase) for phase in phases] for symbol in range(5)])
 
 
 def first_label(sample):
