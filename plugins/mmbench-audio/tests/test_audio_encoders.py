@@ -214,14 +214,14 @@ def test_an_option_that_cannot_be_is_refused(name, option, value, message):
 def test_options_change_the_network_as_they_say():
     assert build("logmel-cnn", width=4, num_mels=20).project.in_features == 8 * 3  # 20 bands, halved three times
     assert build("logmel-lstm", width=7, depth=2).rnn.forwards[1].input_size == 14
-    assert len(build("conv1d", depth=3).blocks) == 3
-    assert build("conv1d", num_filters=12).filterbank.cosines.shape == (12, 201)  # 25 ms at 8 kHz
-    assert build("conv1d", depth=0, width=5).project.in_features == 32
+    assert len(build("conv1d", depth=2).blocks) == 2
+    assert build("conv1d", num_filters=12).filterbank.cosines.shape == (12, 161)  # 20 ms at 8 kHz
+    assert build("conv1d", depth=0, width=5).project.in_features == 24
     assert build("logmel-cnn", feature_dim=10).feature_dim == 10
 
 
-@pytest.mark.parametrize(("length", "tokens"), [(1, 1), (80, 1), (81, 1), (321, 2), (8000, 25)])
-def test_conv1d_has_a_token_every_40_ms(length, tokens):
+@pytest.mark.parametrize(("length", "tokens"), [(1, 1), (100, 1), (800, 1), (801, 2), (8000, 10)])
+def test_conv1d_has_a_token_every_100_ms(length, tokens):
     encoder = build("conv1d", "sequence")
 
     assert alone(encoder, encoder.transform(noise(length))).tensor.shape == (1, tokens, 64)
@@ -268,8 +268,20 @@ def test_the_learned_filterbank_starts_out_tuned_to_mel_spaced_tones_whatever_th
     phases = torch.linspace(0, 6, 7)[:, None]
     waves = torch.sin(2 * np.pi * frequency * torch.arange(4000) / RATE + phases)
 
-    maps, _ = bank(waves, None)  # (7, 32, 50)
+    log_power, _ = bank(waves, None)  # (7, 50, 32)
 
-    inner = maps[:, :, 5:-5]
-    assert (inner.argmax(dim=1) == 10).all()
-    assert inner[:, 10].std() < 0.02
+    inner = log_power[:, 5:-5]
+    assert (inner.argmax(dim=2) == 10).all()
+    assert inner[:, :, 10].std() < 0.02
+
+
+def test_fit_standardises_the_log_power_of_each_learned_band_over_real_frames():
+    encoder = build("conv1d")
+    rows = [encoder.transform(noise(length, seed=length)) for length in (1000, 3000, 8000)]
+
+    encoder.fit(*padded(rows, extra=500, filler=float("nan")))
+
+    with torch.no_grad():
+        frames = torch.cat([encoder._log_power(torch.from_numpy(row)[None], None)[0][0] for row in rows]).double()
+    np.testing.assert_allclose(encoder.standardise_power.mean, frames.mean(dim=0), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(encoder.standardise_power.std, frames.std(dim=0, correction=0), rtol=1e-4)

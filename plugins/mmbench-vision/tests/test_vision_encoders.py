@@ -141,7 +141,7 @@ def test_fit_standardises_each_channel_and_survives_a_constant_one(name):
         ("mlp", "depth", 0, "option 'depth' must be at least 1, got 0"),
         ("mlp", "dropout", 1.5, "option 'dropout' must be from 0.0 to 1.0, got 1.5"),
         ("vit-tiny", "grid", 0, "option 'grid' must be at least 1, got 0"),
-        ("vit-tiny", "num_heads", 5, "width=48 cannot be divided among num_heads=5; choose heads from 1, 2, 3, 4, 6"),
+        ("vit-tiny", "num_heads", 5, "width=32 cannot be divided among num_heads=5; choose heads from 1, 2, 4, 8, 16"),
     ],
 )
 def test_an_option_that_cannot_be_is_refused_with_what_to_do(name, option, value, message):
@@ -156,7 +156,7 @@ def test_options_change_the_network_as_they_say():
     assert build("cnn", width=4, feature_dim=10).feature_dim == 10
     assert len([layer for layer in build("mlp", depth=3, width=9).layers if isinstance(layer, nn.Linear)]) == 4
     assert len(build("vit-tiny", depth=3).blocks) == 3
-    assert build("vit-tiny", grid=2).position.shape == (4, 48)
+    assert build("vit-tiny", grid=2).position.shape == (4, 32)
     assert build("cnn", size=(100, 100), max_side=20).transform.side == 20
 
 

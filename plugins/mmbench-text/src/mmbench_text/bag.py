@@ -44,6 +44,8 @@ class BagOfEmbeddings(nn.Module):
         self.feature_dim = feature_dim
         self.transform = WordsAndNgrams(vocabulary_size=vocabulary_size, max_ngram=max_ngram, max_length=max_length)
         self.embedding = nn.Embedding(vocabulary_size, feature_dim)
+        # As fastText does. Torch's own start at size 1 would make every piece unseen in training loud noise in testing.
+        nn.init.uniform_(self.embedding.weight, -1.0 / feature_dim, 1.0 / feature_dim)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, values: Tensor, mask: Tensor | None = None) -> Features:

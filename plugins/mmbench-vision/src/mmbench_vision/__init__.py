@@ -35,7 +35,7 @@ def mmbench_encoders() -> list[EncoderSpec]:
             factory="mmbench_vision.vit:TinyViT",
             defaults={
                 "feature_dim": 64,
-                "width": 48,
+                "width": 32,
                 "depth": 2,
                 "num_heads": 4,
                 "grid": 4,
