@@ -160,7 +160,7 @@ def finished(home):
 
 def test_a_run_ends_with_its_table_and_says_where_it_is(finished):
     assert "concat" in finished.stdout
-    assert "report: results/first/report/report.md" in finished.stdout
+    assert "report: results/first/report/report.html" in finished.stdout
 
 
 def test_the_same_command_again_ends_at_once_and_imports_no_torch(finished, home):
