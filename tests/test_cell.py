@@ -107,7 +107,10 @@ def cells(plugin, tmp_path):
         }  # fmt: skip
         config = load_config({"dataset": [dataset], "train": {"epochs": 2}, **flags})
         plan = make_plan(config, plugin, runtime=runtime)
-        return {cell.row()["fusion"] + ("" if len(cell.encoders) != 1 else ":" + next(iter(cell.encoders))): cell for cell in plan.cells()}
+        return {
+            cell.row()["fusion"] + ("" if len(cell.encoders) != 1 else ":" + next(iter(cell.encoders))): cell
+            for cell in plan.cells()
+        }
 
     return make
 

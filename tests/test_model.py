@@ -11,7 +11,10 @@ from mmbench.features import Features, masked_mean
 from mmbench.model import Batch, Input, MultimodalModel
 from mmbench.spec import TaskSpec
 
-TASKS = (TaskSpec(name="label", kind="multiclass", num_outputs=3), TaskSpec(name="size", kind="regression", num_outputs=1))
+TASKS = (
+    TaskSpec(name="label", kind="multiclass", num_outputs=3),
+    TaskSpec(name="size", kind="regression", num_outputs=1),
+)
 
 
 class Line(nn.Module):
@@ -130,9 +133,15 @@ def test_unimodal_heads_exist_only_where_they_are_wanted():
 @pytest.mark.parametrize(
     ("break_it", "message"),
     [
-        (lambda built: setattr(built.encoders[0], "linear", nn.Linear(4, 7)), "promised feature_dim 6 for a batch of 3"),
+        (
+            lambda built: setattr(built.encoders[0], "linear", nn.Linear(4, 7)),
+            "promised feature_dim 6 for a batch of 3",
+        ),
         (lambda built: setattr(built.encoders[0], "forward", lambda v, m: v.unsqueeze(1)), "promised layout 'vector'"),
-        (lambda built: setattr(built.encoders[0], "forward", lambda v, m: "x"), "must return a tensor or Features, got str"),
+        (
+            lambda built: setattr(built.encoders[0], "forward", lambda v, m: "x"),
+            "must return a tensor or Features, got str",
+        ),
         (lambda built: setattr(built.fusion, "fused_dim", 9), r"promised \(3, 9\)"),
         (lambda built: setattr(built.fusion, "forward", lambda f: None), "forward gave NoneType"),
     ],

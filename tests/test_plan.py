@@ -174,9 +174,7 @@ def test_a_modality_that_no_encoder_accepts_is_a_line_with_the_reason():
 
     [row] = [row for row in rows if row["encoders"] == "audio:-"]
     assert row["status"] == "incompatible"
-    assert row["reason"] == (
-        "no installed encoder accepts 'audio' (audio); install a plugin that offers one"
-    )
+    assert row["reason"] == ("no installed encoder accepts 'audio' (audio); install a plugin that offers one")
 
 
 def test_a_missing_package_makes_cells_unavailable_with_what_to_do():
@@ -188,7 +186,9 @@ def test_a_missing_package_makes_cells_unavailable_with_what_to_do():
 
 def test_adding_a_plugin_changes_no_other_cell():
     before = {cell.cell_id for cell in plan(dataset=["pairs"]).cells()}
-    after = {cell.cell_id for cell in plan((*PARTS, fusion("new"), encoder("more", "image")), dataset=["pairs"]).cells()}
+    after = {
+        cell.cell_id for cell in plan((*PARTS, fusion("new"), encoder("more", "image")), dataset=["pairs"]).cells()
+    }
 
     assert before < after
 

@@ -85,7 +85,14 @@ def make_trainer(config=None, tasks=(LABEL,), model=None, objective=None, order_
 def test_training_equals_a_bare_loop_bit_for_bit(optimiser):
     torch.set_num_threads(1)
     config = TrainConfig(
-        epochs=3, optimiser=optimiser, lr=0.05, patience=0, clip_norm=0.5, schedule="constant", warmup=0.0, batch_size=32
+        epochs=3,
+        optimiser=optimiser,
+        lr=0.05,
+        patience=0,
+        clip_norm=0.5,
+        schedule="constant",
+        warmup=0.0,
+        batch_size=32,
     )
     trainer = make_trainer(config)
     bare = copy.deepcopy(trainer.model)
@@ -129,7 +136,9 @@ def test_two_trainings_with_the_same_seeds_are_equal_to_the_bit():
 
 
 def test_another_noise_seed_changes_dropout_and_not_the_order():
-    losses = [make_trainer(model=make_model(dropout=0.3), noise_seed=seed).run().history[0].train_loss for seed in (1, 2)]
+    losses = [
+        make_trainer(model=make_model(dropout=0.3), noise_seed=seed).run().history[0].train_loss for seed in (1, 2)
+    ]
     plain = [make_trainer(noise_seed=seed).run().history[0].train_loss for seed in (1, 2)]
 
     assert losses[0] != losses[1]
@@ -143,6 +152,18 @@ def test_the_model_keeps_the_epoch_that_val_liked_best():
     scores = [(epoch.val_score, -epoch.val_loss) for epoch in trained.history]
     assert trained.best_epoch == scores.index(max(scores))
     assert trainer.validate() == (trained.history[trained.best_epoch].val_loss, max(scores)[0])
+
+
+def test_where_less_is_better_the_epoch_of_the_least_error_is_kept():
+    trainer = make_trainer(TrainConfig(epochs=5, lr=0.05, patience=0), tasks=(VALUE,), model=make_model((VALUE,)))
+    trained = trainer.run()
+
+    logits = predict(trainer.model, trainer.val_data, trainer.config)["value"]
+    target = trainer.val_data.targets["value"]
+    error = (trainer.scalers["value"].unscale(logits) - target).abs().mean().item()
+    assert trained.selected_by == "mae"
+    assert error == pytest.approx(min(-epoch.val_score for epoch in trained.history), rel=1e-5)
+    assert trained.best_epoch > 0
 
 
 def test_training_stops_when_the_score_has_not_risen_for_patience_epochs():
@@ -204,7 +225,9 @@ def test_auxiliary_losses_are_added():
 def test_weight_decay_leaves_vectors_alone():
     optimiser = make_optimiser([make_model()], TrainConfig(weight_decay=0.3), CPU)
 
-    decays = {group["weight_decay"]: [parameter.dim() for parameter in group["params"]] for group in optimiser.param_groups}
+    decays = {
+        group["weight_decay"]: [parameter.dim() for parameter in group["params"]] for group in optimiser.param_groups
+    }
     assert decays == {0.3: [2, 2], 0.0: [1, 1]}
 
 
