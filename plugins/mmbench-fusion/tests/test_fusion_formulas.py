@@ -122,7 +122,8 @@ def rest_of(tokens, own, width):
 
 @oracle("concat")
 def concat(module, sample):
-    return hidden_layer(module, [sample.get(name, np.zeros(DIMS[name])) for name in NAMES])
+    vectors = [sample.get(name, np.zeros(DIMS[name])) for name in NAMES]
+    return hidden_layer(module, [*vectors, [float(name not in sample) for name in NAMES]])
 
 
 @oracle("sum")
@@ -310,7 +311,7 @@ def similarity_attention(module, sample):
             if n == m:
                 continue
             a, b = linear(module.similarity, own), linear(module.similarity, partner)
-            weights = softmax((a @ b.T / math.sqrt(width)).ravel()).reshape(len(own), len(partner))
+            weights = softmax((a @ b.T).ravel()).reshape(len(own), len(partner))
             sums.append(sum(weights[i, j] * own[i] for i in range(len(own)) for j in range(len(partner))))
         pooled[m] = np.mean(sums, axis=0) if sums else own.mean(axis=0)
     return hidden_layer(module, or_zeros(pooled, width))
@@ -350,14 +351,14 @@ def bilstm(module, sample):
     tokens = np.concatenate([part for _, part in sorted(marked(module, sample).items())])
     ahead = lstm(module.rnn.forwards[0], tokens)
     back = lstm(module.rnn.backwards[0], tokens[::-1])[::-1]
-    return np.concatenate([ahead, back], axis=1).mean(axis=0)
+    return hidden_layer(module, [ahead.mean(axis=0), back.mean(axis=0)])
 
 
 @oracle("attention-lstm")
 def attention_lstm(module, sample):
     states = lstm(module.lstm, np.concatenate([part for _, part in sorted(marked(module, sample).items())]))
     weights = softmax(np.array([linear(module.query, np.tanh(linear(module.key, state)))[0] for state in states]))
-    return sum(w * state for w, state in zip(weights, states))
+    return hidden_layer(module, [sum(w * state for w, state in zip(weights, states))])
 
 
 @oracle("mult")
@@ -391,7 +392,9 @@ def bottleneck(module, sample):
             streams[m] = read[: len(streams[m])]
             given.append(read[len(streams[m]) :])
         shared = np.mean(given, axis=0)
-    return np.mean([norm(module.norm, stream[0]) for stream in streams.values()], axis=0)
+    return hidden_layer(
+        module, [np.mean([norm(module.summary_norm, stream[0]) for stream in streams.values()], axis=0)]
+    )
 
 
 @oracle("perceiver")

@@ -6,10 +6,10 @@ from typing import Any
 
 from mmbench import FusionSpec, hookimpl
 
-ADDITIVE_SETS = ("quarters", "redundant", "redundant-3", "redundant-missing", "unique", "unique-3")
+ADDITIVE_SETS = ("quarters", "redundant", "redundant-3", "unique", "unique-3")
 INTERACTION_SETS = ("xor", "synergy", "synergy-3")
 ALL_SETS = ADDITIVE_SETS + INTERACTION_SETS
-REDUNDANT_SETS = ("redundant", "redundant-3", "redundant-missing")
+REDUNDANT_SETS = ("redundant", "redundant-3")
 
 _ADDITIVE = "its logits are sums of unimodal terms, and the label of this set is pure interaction"
 _SCALED_ADDITIVE = (
@@ -207,7 +207,8 @@ _ZOO = (
         "mag:AdaptationGate",
         in_all=False,
         defaults={"main": "", "beta": 1.0},
-        solves=ALL_SETS,
+        solves=(*ADDITIVE_SETS, "xor", "synergy"),
+        cannot_solve={"synergy-3": "its shifts are terms of the main modality with one other, never of all three"},
         summary="Multimodal adaptation gate: one main modality, moved by the others",
         paper="Rahman et al. 2020, arXiv:1908.05787",
     ),
@@ -235,8 +236,8 @@ _ZOO = (
         "bilstm:BiLstm",
         in_all=False,
         accepts="sequence",
-        defaults={"model_dim": 64, "hidden_dim": 64},
-        solves=ALL_SETS,
+        defaults={"model_dim": 64, "hidden_dim": 64, "fused_dim": 128},
+        solves=(*ADDITIVE_SETS, "xor", "synergy"),
         summary="Bidirectional LSTM over the joined tokens of all modalities",
         paper="Graves and Schmidhuber 2005, doi:10.1016/j.neunet.2005.06.042",
     ),
@@ -245,8 +246,8 @@ _ZOO = (
         "attention_lstm:AttentionLstm",
         in_all=False,
         accepts="sequence",
-        defaults={"model_dim": 64, "hidden_dim": 128, "attention_dim": 64},
-        solves=ALL_SETS,
+        defaults={"model_dim": 64, "hidden_dim": 128, "attention_dim": 64, "fused_dim": 128},
+        solves=(*ADDITIVE_SETS, "xor", "synergy"),
         summary="LSTM over the joined tokens, pooled by attention over its states",
         paper="Yang et al. 2016, NAACL, N16-1174",
     ),
@@ -276,7 +277,14 @@ _ZOO = (
         "bottleneck:Bottleneck",
         in_all=False,
         accepts="sequence",
-        defaults={"model_dim": 64, "num_heads": 4, "num_layers": 2, "num_bottlenecks": 4, "dropout": 0.0},
+        defaults={
+            "model_dim": 64,
+            "num_heads": 4,
+            "num_layers": 2,
+            "num_bottlenecks": 4,
+            "dropout": 0.0,
+            "fused_dim": 128,
+        },
         solves=ALL_SETS,
         summary="Attention bottlenecks (MBT): modalities exchange what fits through a few shared tokens",
         paper="Nagrani et al. 2021, arXiv:2107.00135",

@@ -14,13 +14,13 @@ from mmbench_fusion.projection import TokenProjections
 
 
 class SimilarityAttention(nn.Module):
-    """Weights w = softmax((A t_a)(A t_b)^T / sqrt(width)) over all pairs of real tokens of two modalities.
+    """Weights w = softmax((A t_a)(A t_b)^T) over all pairs of real tokens of two modalities.
 
     Each side is summed with them, c_a = sum over i, j of w_ij t_a,i and c_b = sum over i, j of w_ij t_b,j, and
     fused = relu(norm(W [c_a; c_b] + b)). Tokens are t_m = norm_m(W_m x_m + b_m) + e_m; A is shared, without bias.
 
     Source: the similarity form of co-attention (Lu et al. 2016, arXiv:1606.00061, affinity matrix), reduced to one map
-    and one softmax. Differs in the scale 1 / sqrt(width). For more than two modalities c_m is the mean over its pairs.
+    and one softmax. For more than two modalities c_m is the mean over its pairs.
 
     Shapes: {modality: Features} each (B, T, D of that modality) -> (B, fused_dim). A missing modality makes no pair; a
     modality left without a partner is averaged over its tokens.
@@ -41,7 +41,7 @@ class SimilarityAttention(nn.Module):
         weights = [torch.zeros_like(part[:, :, 0]) for part in tokens]  # (B, T of that modality), summed over pairs
         for first in range(len(tokens)):
             for second in range(first + 1, len(tokens)):
-                scores = mapped[first] @ mapped[second].transpose(1, 2) * mapped[first].shape[2] ** -0.5
+                scores = mapped[first] @ mapped[second].transpose(1, 2)
                 real = masks[first].unsqueeze(2) & masks[second].unsqueeze(1)  # (B, T first, T second)
                 pairs = masked_softmax(scores.flatten(1), real.flatten(1)).view_as(scores)
                 weights[first] = weights[first] + pairs.sum(dim=2)
