@@ -221,11 +221,11 @@ def scores(splits):
 def test_by_default_no_modality_alone_comes_near_all_three_together(opened):
     found = scores(opened["default"])
 
-    assert found["together"] > 0.93
+    assert found["together"] > 0.9
     assert 0.6 < found["image"] < 0.8
-    assert 0.6 < found["audio"] < 0.88
-    assert 0.6 < found["text"] < 0.93
-    assert max(found["image"], found["audio"], found["text"]) < found["together"] - 0.02
+    assert 0.6 < found["audio"] < 0.85
+    assert 0.6 < found["text"] < 0.8
+    assert max(found["image"], found["audio"], found["text"]) < found["together"] - 0.1
 
 
 def test_harder_means_worse_alone(opened):

@@ -11,11 +11,13 @@ splits in the order of the file, where neighbours tend to be by the same hand.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import itertools
+import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +38,13 @@ LANGUAGES: Mapping[Split, Mapping[str, str | None]] = {
     "train": {
         "be": "be", "ca": "ca", "cs": "cs", "da": "da", "de": "de", "en": "en-us", "eo": "eo", "es": "es",
         "fr": "fr-be", "lv": "lv", "pl": "pl", "ro": "ro", "ru": "ru", "sl": "sl", "sv": "sv", "uk": "uk",
-        "am": None, "ar": None, "bn": None, "fa": None, "fi": None, "he": None, "hu": None, "id": None, "kn": None,
-        "kz": None, "tr": None,
+        "am": None, "ar": None, "bn": None, "fa": None, "he": None, "kn": None, "kz": None, "tr": None,
     },
     "val": {"is": "is", "nl": "nl", "pt": "pt", "ce": None, "tg": None},
-    "test": {"it": "it", "no": "nb", "sk": "sk", "sr": "sr", "az": None, "cy": None, "lt": None},
+    "test": {
+        "it": "it", "no": "nb", "sk": "sk", "sr": "sr",
+        "az": None, "cy": None, "fi": None, "hu": None, "id": None, "lt": None,
+    },
 }  # fmt: skip
 
 # Variants of eSpeak NG's voices that sound like people. None has `echo` or `breath`: with those (f2, f3, f5, Alicia, …)
@@ -89,10 +93,11 @@ _LAYOUT = 1  # of the cached arrays
 
 
 def describe(*, difficulty: str, seed: int) -> DatasetInfo:
-    """Return what planning must know; the fingerprint holds the versions that the words and the speech depend on."""
+    """Return what planning must know; the fingerprint holds the versions that words and speech depend on."""
     _check_options(difficulty, seed)
     versions = [f"{package} {_version(package)}" for package in ("num2words", "espeakng-loader")]
-    return DatasetInfo(modalities=MODALITIES, tasks=TASKS, fingerprint=", ".join(versions))
+    tables = _digest([[LANGUAGES[split], VOICES[split]] for split in SPLITS] + [asdict(DIFFICULTIES[difficulty])])
+    return DatasetInfo(modalities=MODALITIES, tasks=TASKS, fingerprint=", ".join([*versions, f"tables {tables}"]))
 
 
 def open_digits(root: Path, *, difficulty: str, seed: int) -> dict[Split, list[Sample]]:
@@ -113,7 +118,7 @@ def open_digits(root: Path, *, difficulty: str, seed: int) -> dict[Split, list[S
     images = _images()
     if chosen.image_energy is not None:
         images = _degrade_images(images, chosen.image_energy)
-    speech = _speech(root, drawn, seed)
+    speech = _speech(root, drawn)
     splits: dict[Split, list[Sample]] = {}
     for split in SPLITS:
         splits[split] = []
@@ -236,10 +241,10 @@ def _degrade_images(images: Mapping[Split, NDArray[np.uint8]], energy: float) ->
     return degraded
 
 
-def _speech(root: Path, drawn: Mapping[Split, list[Drawn]], seed: int) -> dict[Split, list[NDArray[np.float32]]]:
-    """Return the spoken words by split, float32 (L,) at 8 kHz; synthesised once per root, seed and version."""
-    key = f"speech-{_LAYOUT}-{_version('espeakng-loader')}-{_version('num2words')}-{seed}"
+def _speech(root: Path, drawn: Mapping[Split, list[Drawn]]) -> dict[Split, list[NDArray[np.float32]]]:
+    """Return the spoken words by split, float32 (L,) at 8 kHz; synthesised once per root, list of words and version."""
     everything = [item for split in SPLITS for item in drawn[split]]
+    key = f"speech-{_LAYOUT}-{_version('espeakng-loader')}-{_digest([asdict(item) for item in everything])}"
     arrays = ArrayCache(Path(root)).get_or_make(key, lambda: _synthesise(everything))
     joined, offsets = arrays["joined"], arrays["offsets"]
     words = [joined[begin:end] / np.float32(32_768) for begin, end in itertools.pairwise(offsets)]
@@ -296,6 +301,10 @@ def _check_options(difficulty: Any, seed: Any) -> None:
         )
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         raise UsageError(f"the seed of digits must be a whole number of at least 0, got {seed!r}")
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _version(package: str) -> str:
