@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import struct
 import subprocess
 import sys
@@ -753,11 +754,11 @@ def test_the_fingerprint_follows_content_options_and_nothing_else(tmp_path):
 
 
 def test_the_same_data_in_another_folder_have_the_same_fingerprint(tmp_path):
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-    one, two = media(tmp_path / "one"), media(tmp_path / "two")
+    (tmp_path / "one").mkdir()
+    target = media(tmp_path / "one")
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
 
-    assert describe(one).fingerprint == describe(two).fingerprint
+    assert describe(target).fingerprint == describe(str(tmp_path / "two" / "data.csv")).fingerprint
 
 
 def test_planning_again_reads_no_file_twice(tmp_path, monkeypatch):
