@@ -42,6 +42,8 @@ from mmbench.executors.watch import (
 )
 from mmbench.record import STATUSES, Metric, Status
 
+#: Imported once in the server. `torch._dynamo` is what the first optimiser of a process imports, which takes a second.
+PRELOAD = ("torch", "torch._dynamo", "torchmetrics.functional", "mmbench.blocks", "mmbench.cell")
 #: How often memory, time and logs are looked at.
 WATCH_S = 0.1
 #: How long the server may take to say that a dead process is dead before it counts as stuck.
@@ -90,7 +92,7 @@ class LocalExecutor:
         capacity: int = 1,
         *,
         threads: int = 1,
-        preload: Sequence[str] = ("torch", "torchmetrics.functional", "mmbench.cell"),
+        preload: Sequence[str] = PRELOAD,
         start_method: StartMethod | None = None,
         grace_s: float = 2.0,
     ) -> None:
