@@ -112,7 +112,7 @@ class SplitData:
                 complete &= held.present[rows]
         return int(complete.argmax())
 
-    def fit_inputs(self, modality: str, max_samples: int = 4096) -> tuple[Tensor, Tensor | None]:
+    def fit_inputs(self, modality: str, max_samples: int = 1024) -> tuple[Tensor, Tensor | None]:
         """Return evenly spread present samples of one modality, for an encoder's `fit`."""
         held = self._held[modality]
         rows = np.arange(self._num_samples) if self.subset is None else self.subset
