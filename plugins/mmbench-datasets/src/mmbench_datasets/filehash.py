@@ -8,7 +8,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from platformdirs import user_cache_path
@@ -17,12 +17,15 @@ from platformdirs import user_cache_path
 _SETTLED_NS = 2_000_000_000
 
 
-def hash_files(root: Path, files: Mapping[str, os.stat_result]) -> str:
+def hash_files(
+    root: Path, files: Mapping[str, os.stat_result], check: Callable[[str], None] = lambda name: None
+) -> str:
     """Return one SHA-256 over the paths and contents of files below `root`, in order of path: hex.
 
     Args:
         root: The folder that the paths start from.
         files: What `os.stat` said, by relative path.
+        check: Called with every file that is not remembered; what it raises keeps the file from being remembered.
     """
     memo_path = _memo_folder() / f"{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:24]}.json"
     remembered = _read(memo_path)
@@ -35,6 +38,7 @@ def hash_files(root: Path, files: Mapping[str, os.stat_result]) -> str:
         if known and known[0] == status.st_size and known[1] == status.st_mtime_ns:
             digest = str(known[2])
         else:
+            check(name)
             with (root / name).open("rb") as stream:
                 digest = hashlib.file_digest(stream, "sha256").hexdigest()
             if status.st_mtime_ns < settled_before:

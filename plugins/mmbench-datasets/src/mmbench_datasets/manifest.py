@@ -13,15 +13,24 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from mmbench.errors import DataError, SpecError, UsageError
-from mmbench.spec import DatasetInfo
+from mmbench.spec import DatasetInfo, Kind
 from mmbench_datasets.filehash import hash_files
 from mmbench_datasets.files import find_files
 from mmbench_datasets.labels import Target, read_targets
-from mmbench_datasets.modalities import Source, declared_source, inferred_sources, modality_of, with_features
+from mmbench_datasets.media import check_header
+from mmbench_datasets.modalities import (
+    MEDIA_KINDS,
+    Source,
+    declared_source,
+    inferred_sources,
+    modality_of,
+    with_features,
+)
 from mmbench_datasets.splits import Split, check_groups, check_labels_of_splits, generated_split, given_split
 from mmbench_datasets.table import Table, number, read_table
 
@@ -64,12 +73,31 @@ class Manifest:
             if any(not any(map(str.strip, cells)) for cells in self._cells(source))
         )
 
+    def check_file(self, name: str) -> None:
+        """Check that a file is of the kind that its column says.
+
+        Raises:
+            DataError: its header cannot be read.
+        """
+        kind, row = self._named[name]
+        check_header(self.root / name, kind, self.table.where(row))
+
+    @cached_property
+    def _named(self) -> Mapping[str, tuple[Kind, int]]:
+        """Kind and first row of every file."""
+        named: dict[str, tuple[Kind, int]] = {}
+        for source in self.sources:
+            if source.kind in MEDIA_KINDS:
+                for row, cell in enumerate(self.table.columns[source.columns[0]]):
+                    named.setdefault(cell, (source.kind, row))
+        return named
+
     def _cells(self, source: Source) -> Iterable[tuple[str, ...]]:
         return zip(*(self.table.columns[column] for column in source.columns))
 
 
 def describe(target: str, **options: Any) -> DatasetInfo:
-    """Return what planning must know, after every check that needs no decoding.
+    """Return what planning must know, after every check that needs no decoding; headers of new files are read.
 
     The fingerprint covers the manifest's bytes, the options and the content of every file, so results are never mixed
     with those of changed data.
@@ -82,7 +110,7 @@ def describe(target: str, **options: Any) -> DatasetInfo:
     manifest = read_manifest(target, options)
     content = hashlib.sha256(manifest.table.content)
     content.update(json.dumps(manifest.settings, sort_keys=True).encode())
-    content.update(hash_files(manifest.root, manifest.files).encode())
+    content.update(hash_files(manifest.root, manifest.files, manifest.check_file).encode())
     try:
         return DatasetInfo(
             modalities=tuple(modality_of(source) for source in manifest.sources),

@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 
 from mmbench.data import Waveform
 from mmbench.errors import DataError, Unavailable
+from mmbench.spec import Kind
 
 _MOST_PIXELS = 64_000_000
 _MOST_VIDEO_BYTES = 1 << 30
 _BLOCK_FRAMES = 1 << 16
 _IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
+_AUDIO_ADVICE = "replace it by a sound WAV, FLAC, Ogg or Opus file, or leave the cell empty"
 _GREY_MODES = ("1", "L", "I", "I;16", "I;16B", "I;16L", "F")
 
 
@@ -27,6 +29,29 @@ def is_grey(path: Path) -> bool:
             return opened.mode in (*_GREY_MODES, "LA")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return False
+
+
+def check_header(path: Path, kind: Kind, where: str) -> None:
+    """Check what can be known of an image or a sound without decoding it.
+
+    Raises:
+        DataError: it is no image, or no sound, of a format that can be read.
+    """
+    if kind == "image":
+        from PIL import Image
+
+        try:
+            with Image.open(path, formats=_IMAGE_FORMATS) as opened:
+                opened.verify()
+        except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+            raise _unreadable_image(path, where, error) from None
+    elif kind == "audio":
+        import soundfile
+
+        try:
+            soundfile.info(str(path))
+        except (soundfile.SoundFileError, OSError, ValueError) as error:
+            raise _unreadable_audio(path, where, error) from None
 
 
 def read_image(path: Path, where: str, *, channels: int) -> NDArray[np.uint8]:
@@ -59,10 +84,7 @@ def read_image(path: Path, where: str, *, channels: int) -> NDArray[np.uint8]:
     except DataError:
         raise
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise DataError(
-            f"{where}: {path.name} cannot be read as an image ({_first_line(error)}); "
-            "replace it by a sound PNG, JPEG, WebP, BMP or GIF, or leave the cell empty"
-        ) from None
+        raise _unreadable_image(path, where, error) from None
     return np.ascontiguousarray(pixels[None] if channels == 1 else pixels.transpose(2, 0, 1))
 
 
@@ -74,7 +96,6 @@ def read_audio(path: Path, where: str, *, max_seconds: float) -> Waveform:
     """
     import soundfile
 
-    advice = "replace it by a sound WAV, FLAC, Ogg or Opus file, or leave the cell empty"
     try:
         with soundfile.SoundFile(path) as opened:
             claimed, rate, container = opened.frames, int(opened.samplerate), opened.format
@@ -95,11 +116,11 @@ def read_audio(path: Path, where: str, *, max_seconds: float) -> Waveform:
                 if total > max_seconds * rate:
                     raise DataError(f"{where}: {path.name} is longer than max_seconds={max_seconds:g}; cut it")
     except (soundfile.SoundFileError, OSError, ValueError) as error:
-        raise DataError(f"{where}: {path.name} cannot be read as audio ({_first_line(error)}); {advice}") from None
+        raise _unreadable_audio(path, where, error) from None
     if not total:
-        raise DataError(f"{where}: {path.name} holds no sound; {advice}")
+        raise DataError(f"{where}: {path.name} holds no sound; {_AUDIO_ADVICE}")
     if total < claimed and container != "MP3":  # the length of an MP3 is an estimate
-        raise DataError(f"{where}: {path.name} is cut short: {total} of {claimed} samples are there; {advice}")
+        raise DataError(f"{where}: {path.name} is cut short: {total} of {claimed} samples are there; {_AUDIO_ADVICE}")
     return Waveform(values=np.concatenate(blocks), rate=rate)
 
 
@@ -147,6 +168,17 @@ def require_av() -> Any:
     except ImportError:
         raise Unavailable("videos are decoded by PyAV: pip install 'mmbench-datasets[video]'") from None
     return av
+
+
+def _unreadable_image(path: Path, where: str, error: Exception) -> DataError:
+    return DataError(
+        f"{where}: {path.name} cannot be read as an image ({_first_line(error)}); "
+        "replace it by a sound PNG, JPEG, WebP, BMP or GIF, or leave the cell empty"
+    )
+
+
+def _unreadable_audio(path: Path, where: str, error: Exception) -> DataError:
+    return DataError(f"{where}: {path.name} cannot be read as audio ({_first_line(error)}); {_AUDIO_ADVICE}")
 
 
 def _first_line(error: Exception) -> str:
