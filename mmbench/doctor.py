@@ -158,7 +158,7 @@ def _clashes(registry: Registry) -> Iterator[Trouble]:
                 yield Trouble(
                     grade="warning",
                     subject=f"{role} {name!r}",
-                    problem=f"{len(rivals)} distributions offer it{_kinds(role, rivals)}, so the short name is ambiguous",
+                    problem=f"{len(rivals)} distributions offer it{_kinds(role, rivals)}: its short name is ambiguous",
                     advice=f"write {refs}, or uninstall one",
                 )
 

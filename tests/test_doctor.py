@@ -86,7 +86,7 @@ def test_two_distributions_with_one_name_are_told_apart_by_their_full_names(monk
     assert trouble == Trouble(
         grade="warning",
         subject="fusion 'gated'",
-        problem="2 distributions offer it, so the short name is ambiguous",
+        problem="2 distributions offer it: its short name is ambiguous",
         advice="write one/gated or two/gated, or uninstall one",
     )
 

@@ -11,18 +11,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 
 from mmbench.testing.checks import Fault, Finding, NotChecked, check
-from mmbench.testing.subjects import (
-    Case,
-    EncoderCase,
-    Given,
-    Inputs,
-    Out,
-    close,
-    convert,
-    difference,
-    per_case,
-    tolerance,
-)
+from mmbench.testing.compare import close, difference, tolerance
+from mmbench.testing.subjects import Case, EncoderCase, Given, Inputs, Out, convert, per_case
 from mmbench.testing.walk import Hidden, autograd_leaves, hidden_tensors, registered, storages, used_in_forward
 
 _BOTH = ("encoder", "fusion")

@@ -374,27 +374,3 @@ def per_case(function: Callable[[Any], None]) -> Callable[[ModuleSubject], None]
 
 def _placed(finding: Any, case: Case) -> Any:
     return type(finding)(f"{finding.found} [{case.label}]", expected=finding.expected, mend=finding.mend)
-
-
-def close(first: Tensor, second: Tensor, tolerance: float) -> bool:
-    """Whether two tensors agree, relative to the largest number in them."""
-    if first.shape != second.shape:
-        return False
-    if not first.numel():
-        return True
-    first, second = first.detach().double(), second.detach().double()
-    scale = float(torch.nan_to_num(first, posinf=0.0, neginf=0.0).abs().max())
-    return torch.allclose(first, second, rtol=0.0, atol=tolerance * scale + 1e-7, equal_nan=True)
-
-
-def difference(first: Tensor, second: Tensor) -> str:
-    """Say how far two tensors are apart."""
-    if first.shape != second.shape:
-        return f"shapes {tuple(first.shape)} and {tuple(second.shape)}"
-    gap = float((first.detach().double() - second.detach().double()).abs().max())
-    return f"outputs of size {float(first.detach().abs().max()):.3g} differ by {gap:.3g}"
-
-
-def tolerance(device: str) -> float:
-    """Return the relative error that arithmetic alone may cause on a device."""
-    return 5e-3 if device.startswith("cuda") else 2e-4

@@ -158,11 +158,11 @@ def _check_device(device: str) -> None:
 
 def _enter_checks_that_need_torch() -> None:
     """Import the other families; the order here is the order of the report."""
-    from mmbench.testing import factories, registered, shapes, semantics, learns, datasets, objectives  # noqa: F401, I001
+    from mmbench.testing import factories, registered, shapes, semantics, conduct, learns, datasets, objectives  # noqa: F401, I001
 
 
 def _subject_maker(role: Role) -> Callable[..., Any]:
-    from mmbench.testing.datasets import DatasetSubject
+    from mmbench.testing.dataset_subject import DatasetSubject
     from mmbench.testing.objectives import ObjectiveSubject
     from mmbench.testing.subjects import ModuleSubject
 
