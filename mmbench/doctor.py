@@ -1,276 +1,188 @@
-"""`mmbench plugins doctor`: versions, conflicts and tracebacks, and for each trouble what would end it."""
+"""What is wrong with the installed plugins, and what each of them needs."""
 
 from __future__ import annotations
 
-import importlib.metadata
-import itertools
-import platform
+import importlib
 import re
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from importlib import metadata
+from typing import Any, Literal
 
-from mmbench.spec import API_VERSION, SPEC_OF_ROLE, EncoderSpec, Role
+from rich.text import Text
 
-if TYPE_CHECKING:
-    from mmbench.loading import PluginInfo
-    from mmbench.registry import Entry, Registry
+from mmbench.loading import PluginInfo
+from mmbench.registry import Registry, load_attribute, missing_packages
+from mmbench.spec import SPEC_OF_ROLE
+from mmbench.views import console, counted
 
-EXIT_ILL = 4
-_LIBRARIES = (
-    "mmbench",
-    "torch",
-    "torchvision",
-    "torchaudio",
-    "torchmetrics",
-    "timm",
-    "transformers",
-    "numpy",
-    "pandas",
-)
+#: Compiled against one release of torch; with any other they fail in ways that do not name the cause.
+_COMPANIONS = ("torchvision", "torchaudio")
 _MISSING_MODULE = re.compile(r"No module named '([\w.]+)'")
-#: torchvision 0.N belongs to torch 2.(N - 15); torchaudio has torch's own number.
-_TORCHVISION_BEHIND = 15
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trouble:
-    """One thing that is wrong.
+class Finding:
+    """One thing that a person may want to mend.
 
     Attributes:
-        grade: An "error" keeps something from working; a "warning" may surprise.
-        subject: Plugin, distribution or part.
+        severity: "error" where something cannot be used, "warning" where it can.
+        subject: The plugin, part or package.
         problem: What is wrong.
-        advice: What to do about it.
-        traceback: Where there is one.
+        mend: What to do.
+        traceback: Of what failed, or "".
     """
 
-    grade: Literal["error", "warning"]
+    severity: Literal["error", "warning"]
     subject: str
     problem: str
-    advice: str
+    mend: str = ""
     traceback: str = ""
 
 
-def examine(registry: Registry) -> list[Trouble]:
-    """Return everything that is wrong with the installed plugins, errors first; nothing heavy is imported."""
-    found = [
-        *_broken_plugins(registry),
-        *_bad_manners(registry),
-        *_clashes(registry),
+def examine(registry: Registry) -> list[Finding]:
+    """Look at versions, name clashes, plugins that failed, parts whose code or packages are not there."""
+    return [
+        *_failed(registry),
         *_unmet_requirements(registry),
-        *_missing_packages(registry),
-        *_torch_family(),
+        *_clashes(registry),
+        *_unusable(registry),
+        *_companions(),
+        *_warned(registry),
     ]
-    return sorted(found, key=lambda trouble: (trouble.grade != "error", trouble.subject))
 
 
-def doctor_json(registry: Registry) -> dict[str, Any]:
-    """Return versions, plugins and troubles as plain JSON."""
-    return {
-        "versions": versions(),
-        "plugins": [
-            {
-                "name": plugin.name,
-                "dist": plugin.dist,
-                "version": plugin.dist_version,
-                "origin": plugin.origin,
-                "status": plugin.status,
-                "offers": {role: count for role, count in plugin.counts.items() if count},
-            }
-            for plugin in registry.plugins
-        ],
-        "troubles": [asdict(trouble) for trouble in examine(registry)],
-    }
+def findings_json(findings: Sequence[Finding]) -> list[dict[str, Any]]:
+    """Return findings as plain JSON."""
+    return [asdict(finding) for finding in findings]
 
 
-def run_doctor(registry: Registry, *, as_json: bool = False) -> int:
-    """Print what is wrong and what would end it; return the exit code: 4 when there is an error, else 0."""
-    told = doctor_json(registry)
-    if as_json:
-        import json
-        import sys
-
-        sys.stdout.write(f"{json.dumps(told, indent=2, ensure_ascii=False)}\n")
-    else:
-        _print(told)
-    return EXIT_ILL if any(trouble["grade"] == "error" for trouble in told["troubles"]) else 0
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of Python, the plugin API and the libraries that plugins rest on."""
-    found = {"python": platform.python_version(), "plugin API": str(API_VERSION)}
-    for name in _LIBRARIES:
-        version = _version(name)
-        if version:
-            found[name] = version
-    return found
+def print_findings(findings: Sequence[Finding]) -> None:
+    """Print every finding with what to do, errors first."""
+    out = console()
+    for finding in sorted(findings, key=lambda item: item.severity):
+        style = "red" if finding.severity == "error" else "yellow"
+        out.print(Text(f"{finding.severity}: {finding.subject}: {finding.problem}", style))
+        if finding.mend:
+            out.print(Text(f"  {finding.mend}"))
+        if finding.traceback:
+            out.print(Text("  " + finding.traceback.rstrip().replace("\n", "\n  "), "dim"))
+    errors = sum(finding.severity == "error" for finding in findings)
+    out.print(f"{counted(errors, 'error')}, {counted(len(findings) - errors, 'warning')}")
 
 
-def _broken_plugins(registry: Registry) -> Iterator[Trouble]:
+def _failed(registry: Registry) -> Iterable[Finding]:
     for plugin in registry.failed:
-        yield Trouble(
-            grade="error",
-            subject=f"{plugin.dist} ({plugin.name})",
+        yield Finding(
+            severity="error",
+            subject=f"{plugin.name} ({plugin.dist} {plugin.dist_version})",
             problem=plugin.reason,
-            advice=_cure(plugin),
+            mend=_cure(plugin),
             traceback=plugin.traceback,
         )
 
 
 def _cure(plugin: PluginInfo) -> str:
     """Say what a plugin that failed to load needs."""
-    own = plugin.dist.replace("-", "_")
     missing = _MISSING_MODULE.search(plugin.reason)
     if missing:
         top = missing[1].partition(".")[0]
-        if top == own or missing[1].startswith(f"{own}."):
+        if top == plugin.dist.replace("-", "_"):
             return f"its installation is incomplete: pip install --force-reinstall --no-deps {plugin.dist}"
         return f"install what it needs: pip install {top.replace('_', '-')}"
     if "upgrade mmbench" in plugin.reason:
         return f"pip install --upgrade mmbench, or an older version of {plugin.dist}"
-    if "already offered" in plugin.reason:
-        return f"one distribution names the same part twice: report it to the author of {plugin.dist}"
-    check = f"mmbench check {plugin.dist} --level api"
-    return f"its author can see the fault by `{check}`; until then it is left out: pip uninstall {plugin.dist}"
+    return f"it is left out; mend it (`mmbench check {plugin.dist} --level api`), or pip uninstall {plugin.dist}"
 
 
-def _bad_manners(registry: Registry) -> Iterator[Trouble]:
-    for plugin in registry.plugins:
-        for warning in plugin.warnings:
-            yield Trouble(
-                grade="warning",
-                subject=f"{plugin.dist} ({plugin.name})",
-                problem=warning,
-                advice=f"harmless here; its author can see it by `mmbench check {plugin.dist}`",
-            )
-
-
-def _clashes(registry: Registry) -> Iterator[Trouble]:
-    for role in SPEC_OF_ROLE:
-        by_name: dict[str, list[Entry]] = {}
-        for entry in registry.entries(role):
-            by_name.setdefault(entry.spec.name, []).append(entry)
-        for name, entries in by_name.items():
-            rivals = [entry for entry in entries if not registry.is_unique(entry)]
-            if rivals:
-                refs = " or ".join(sorted(entry.ref for entry in rivals))
-                yield Trouble(
-                    grade="warning",
-                    subject=f"{role} {name!r}",
-                    problem=f"{len(rivals)} distributions offer it{_kinds(role, rivals)}: its short name is ambiguous",
-                    advice=f"write {refs}, or uninstall one",
-                )
-
-
-def _kinds(role: Role, entries: list[Entry]) -> str:
-    if role != "encoder":
-        return ""
-    sets = [set(entry.spec.kinds) for entry in entries if isinstance(entry.spec, EncoderSpec)]
-    shared = set().union(*(a & b for a, b in itertools.combinations(sets, 2)))
-    return f" for {', '.join(sorted(shared))}"
-
-
-def _unmet_requirements(registry: Registry) -> Iterator[Trouble]:
+def _unmet_requirements(registry: Registry) -> Iterable[Finding]:
     """Compare what each plugin's distribution asks for with what is installed."""
     from packaging.requirements import InvalidRequirement, Requirement
 
     for dist in sorted({"mmbench", *(plugin.dist for plugin in registry.plugins)}):
         try:
-            wanted = importlib.metadata.requires(dist) or []
-        except importlib.metadata.PackageNotFoundError:  # a local file
+            wanted = metadata.requires(dist) or []
+        except metadata.PackageNotFoundError:  # a local file
             continue
         for text in wanted:
             try:
                 requirement = Requirement(text)
                 applies = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
-            except (InvalidRequirement, ValueError):
+            except InvalidRequirement:
                 continue
             if not applies:
                 continue
-            version = _version(requirement.name)
             said = f"{requirement.name}{requirement.specifier}"
-            if version is None:
-                yield Trouble(
-                    grade="error",
-                    subject=dist,
-                    problem=f"it needs {said}, which is not installed",
-                    advice=f"pip install '{said}'",
-                )
-            elif not requirement.specifier.contains(version, prereleases=True):
-                yield Trouble(
-                    grade="error",
-                    subject=dist,
-                    problem=f"it needs {said}, but {requirement.name} {version} is installed",
-                    advice=f"pip install '{said}', or another version of {dist}",
-                )
+            try:
+                version = metadata.version(requirement.name)
+            except metadata.PackageNotFoundError:
+                problem = f"needs {said}, which is not installed"
+            else:
+                if requirement.specifier.contains(version, prereleases=True):
+                    continue
+                problem = f"needs {said}, but {requirement.name} {version} is installed"
+            yield Finding(severity="error", subject=dist, problem=problem, mend=f"pip install '{said}'")
 
 
-def _missing_packages(registry: Registry) -> Iterator[Trouble]:
-    from mmbench.registry import missing_packages
-
+def _clashes(registry: Registry) -> Iterable[Finding]:
     for role in SPEC_OF_ROLE:
+        by_name = defaultdict(list)
         for entry in registry.entries(role):
-            missing = missing_packages(entry.spec)
-            if missing:
-                yield Trouble(
-                    grade="warning",
-                    subject=f"{role} {entry.ref}",
-                    problem=f"it is unavailable: its code needs {', '.join(missing)}",
-                    advice=f"pip install {' '.join(name.replace('_', '-') for name in missing)}",
-                )
-
-
-def _torch_family() -> Iterator[Trouble]:
-    """Compare the numbers of torch, torchvision and torchaudio: a pair that does not fit fails at import."""
-    torch = _minor(_version("torch"))
-    if torch is None:
-        return
-    for name, behind in (("torchaudio", 0), ("torchvision", _TORCHVISION_BEHIND)):
-        other = _minor(_version(name))
-        if other is None:
-            continue
-        expected = torch if not behind else (0, torch[1] + behind)
-        if torch[0] == 2 and other != expected:
-            yield Trouble(
-                grade="error",
-                subject=name,
-                problem=f"{name} {_version(name)} was not made for torch {_version('torch')}: importing it may fail",
-                advice=f"pip install '{name}=={expected[0]}.{expected[1]}.*', or the torch that it was made for",
+            if not registry.is_unique(entry):
+                by_name[entry.spec.name].append(entry.ref)
+        for name, refs in by_name.items():
+            yield Finding(
+                severity="warning",
+                subject=f"{role} {name!r}",
+                problem=f"{len(refs)} packages offer it",
+                mend=f"write {' or '.join(refs)}",
             )
 
 
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+def _unusable(registry: Registry) -> Iterable[Finding]:
+    for role in SPEC_OF_ROLE:
+        for entry in registry.entries(role):
+            absent = missing_packages(entry.spec)
+            if absent:
+                yield Finding(
+                    severity="warning",
+                    subject=f"{role} {entry.ref}",
+                    problem=f"needs {', '.join(absent)}, which cannot be imported here",
+                    mend=f"pip install {' '.join(absent)}",
+                )
+                continue
+            try:
+                load_attribute(entry.spec.factory)
+            except Exception as error:
+                yield Finding(
+                    severity="error",
+                    subject=f"{role} {entry.ref}",
+                    problem=f"its code cannot be loaded: {error}",
+                    mend=f"reinstall {entry.dist}, or tell its author",
+                )
 
 
-def _minor(version: str | None) -> tuple[int, int] | None:
-    match = re.match(r"(\d+)\.(\d+)", version or "")
-    return (int(match[1]), int(match[2])) if match else None
+def _companions() -> Iterable[Finding]:
+    """A torchvision or torchaudio that was built for another torch fails in ways that do not name the cause."""
+    for name in _COMPANIONS:
+        try:
+            installed = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+        try:
+            importlib.import_module(name)
+        except Exception as error:
+            torch = metadata.version("torch")
+            yield Finding(
+                severity="error",
+                subject=f"{name} {installed}",
+                problem=f"does not fit torch {torch}: {error}",
+                mend="pip install 'torch>=2.11,<2.12' torchvision==0.26.* torchaudio==2.11.*",
+            )
 
 
-def _print(told: Mapping[str, Any]) -> None:
-    from rich.text import Text
-
-    from mmbench.views import console
-
-    out = console()
-    out.print(", ".join(f"{name} {version}" for name, version in told["versions"].items()))
-    for plugin in told["plugins"]:
-        offers = ", ".join(f"{count} {role}{'s' * (count > 1)}" for role, count in plugin["offers"].items())
-        style = "green" if plugin["status"] == "loaded" else "red"
-        line = Text.assemble((plugin["status"], style), f"  {plugin['dist']} {plugin['version']}  ", (offers, "dim"))
-        line.append(f"  {plugin['origin']}", style="dim")
-        out.print(line)
-    for trouble in told["troubles"]:
-        style = "bold red" if trouble["grade"] == "error" else "yellow"
-        out.print()
-        out.print(Text.assemble((trouble["grade"], style), f"  {trouble['subject']}: {trouble['problem']}"))
-        out.print(Text(f"       {trouble['advice']}"))
-        if trouble["traceback"]:
-            out.print(Text(trouble["traceback"].rstrip(), style="dim"))
-    if not told["troubles"]:
-        out.print("\nnothing is wrong")
+def _warned(registry: Registry) -> Iterable[Finding]:
+    for plugin in registry.plugins:
+        for warning in plugin.warnings:
+            yield Finding(severity="warning", subject=f"{plugin.name} ({plugin.dist})", problem=warning)
