@@ -286,9 +286,7 @@ class RunStore:
 
     def _damaged_plan(self, error: object) -> UsageError:
         where = self.folder / PLAN_FILE
-        return UsageError(
-            f"{where} is damaged ({error}); remove it and type the run's command again, no result is lost"
-        )
+        return UsageError(f"{where} is damaged ({error}); remove it and type the run's command again")
 
     def records(self) -> dict[str, Record]:
         """Return the decisive attempt at each cell: one that is ok if there is any, else the latest."""

@@ -101,7 +101,7 @@ def test_a_cell_that_returns_its_numbers_is_ok(tmp_path: Path, start_method: Any
 
 HOSTILE = [
     ("raises", "failed", r"ValueError: 5 heads do not divide 96; choose another number"),
-    ("raises_without_words", "failed", r"Mute: \(its message cannot be shown: RuntimeError\)"),
+    ("raises_without_words", "failed", r"MuteError: \(its message cannot be shown: RuntimeError\)"),
     ("misses_weights", "unavailable", r"resnet18\.bin is not here; run `mmbench prepare`"),
     ("diverges", "diverged", r"the loss became nan in epoch 3"),
     ("interrupts", "interrupted", r"interrupted while it ran"),
@@ -454,7 +454,7 @@ def test_the_parent_imports_neither_torch_nor_pandas(tmp_path: Path) -> None:
 
 def test_the_inline_executor_runs_in_this_process_and_puts_back_folder_and_environment(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
-    before = os.getcwd(), dict(os.environ)
+    before = Path.cwd(), dict(os.environ)
     seen: list[BaseException] = []
     import hostile_cells
 
@@ -470,7 +470,7 @@ def test_the_inline_executor_runs_in_this_process_and_puts_back_folder_and_envir
         [left] = outcome_of(executor, job(tmp_path, "calls_sys_exit"))
 
     assert moved.info["pid"] == os.getpid()
-    assert (os.getcwd(), dict(os.environ)) == before
+    assert (Path.cwd(), dict(os.environ)) == before
     assert (failed.status, left.status) == ("failed", "failed")
     assert [type(error) for error in seen] == [ValueError, SystemExit]
 

@@ -257,7 +257,7 @@ def test_a_damaged_plan_says_what_to_do(tmp_path: Path, text: str) -> None:
     with RunStore.create(tmp_path / "run") as store:
         (tmp_path / "run" / "plan.json").write_text(text)
 
-        with pytest.raises(UsageError, match="plan.json is damaged .* type the run's command again"):
+        with pytest.raises(UsageError, match=r"plan\.json is damaged .* type the run's command again"):
             list(store.planned())
 
 
