@@ -258,8 +258,8 @@ def test_a_cell_runs_on_a_gpu_and_agrees_with_the_cpu(cells, run):
     cell = cells(fusion=["concat"])["concat"]
     on_cpu, _ = run(cell, "cpu")
     payload = {**cell.payload(), "device": "cuda"}
-    from pathlib import Path
     import tempfile
+    from pathlib import Path
 
     on_gpu = run_cell(payload, Path(tempfile.mkdtemp()))
 

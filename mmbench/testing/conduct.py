@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmbench.testing.checks import Fault, NotChecked, Remark, check
+from mmbench.testing.checks import Fault, NotChecked, Owner, Remark, check
 from mmbench.testing.compare import close, difference, evaluate, seed_everything, tolerance
 from mmbench.testing.state import changes, read_seeds, read_state
 from mmbench.testing.subjects import Case, FusionCase, convert, per_case
 from mmbench.testing.walk import used_in_forward
 
-_BOTH = ("encoder", "fusion")
+_BOTH: tuple[Owner, ...] = ("encoder", "fusion")
 
 
 @check(

@@ -138,7 +138,7 @@ class ObjectiveSubject:
         most = min(spec.max_modalities or spec.min_modalities + 1, spec.min_modalities + 1)
         counts = sorted({spec.min_modalities, most})
         kinds = [TASKS[kind] for kind in spec.task_kinds if kind != "retrieval"]
-        groups = [(task,) for task in kinds]
+        groups: list[tuple[TaskSpec, ...]] = [(task,) for task in kinds]
         if len(kinds) > 1:
             groups.append(tuple(kinds))
         if not covers(self.level, "full"):

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 
-from mmbench.testing.checks import Fault, Finding, NotChecked, check
+from mmbench.testing.checks import Fault, Finding, NotChecked, Owner, check
 from mmbench.testing.compare import close, difference, tolerance
 from mmbench.testing.subjects import Case, EncoderCase, Given, Inputs, Out, convert, per_case
 from mmbench.testing.walk import Hidden, autograd_leaves, hidden_tensors, registered, storages, used_in_forward
 
-_BOTH = ("encoder", "fusion")
+_BOTH: tuple[Owner, ...] = ("encoder", "fusion")
 _NO_GPU_WORDS = ("CUDA", "NVIDIA driver", "not linked with support")
 _DEVICE_WORDS = ("not on the expected device", "two different devices", "same device", "on different device")
 

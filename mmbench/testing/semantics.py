@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from mmbench.spec import FusionSpec
-from mmbench.testing.checks import Fault, NotChecked, Remark, check
+from mmbench.testing.checks import Fault, NotChecked, Owner, Remark, check
 from mmbench.testing.compare import close, difference, evaluate, seed_everything, tolerance
 from mmbench.testing.subjects import Case, EncoderCase, FusionCase, Given, Inputs, per_case, take
 
-_BOTH = ("encoder", "fusion")
+_BOTH: tuple[Owner, ...] = ("encoder", "fusion")
 
 
 @check(

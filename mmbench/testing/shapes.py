@@ -10,11 +10,11 @@ import torch
 
 from mmbench.data import transform_key
 from mmbench.spec import FusionSpec
-from mmbench.testing.checks import Fault, NotChecked, Remark, check
+from mmbench.testing.checks import Fault, NotChecked, Owner, Remark, check
 from mmbench.testing.inputs import sample
 from mmbench.testing.subjects import Case, EncoderCase, FusionCase, Lengths, per_case, take
 
-_BOTH = ("encoder", "fusion")
+_BOTH: tuple[Owner, ...] = ("encoder", "fusion")
 
 
 @check(

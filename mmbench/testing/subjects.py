@@ -195,9 +195,10 @@ class FusionCase(Case):
     def _one(self, width: Any, size: int, lengths: Lengths, there: Tensor, generator: torch.Generator) -> Given:
         if self.spec.level == "decision" or self.spec.accepts == "vector":
             columns = self.task.num_outputs if self.spec.level == "decision" else width
-            values = torch.randn(size, columns, generator=generator) * there[:, None]
-            return Given((values,), (None if there.all() else there,))
-        values, masks = [], []
+            vectors = torch.randn(size, columns, generator=generator) * there[:, None]
+            return Given((vectors,), (None if there.all() else there,))
+        values: list[Tensor] = []
+        masks: list[Tensor | None] = []
         for layer_width in width if isinstance(width, tuple) else (width,):
             longest = 1 if lengths == "short" else int(torch.randint(3, _MAX_TOKENS + 1, (), generator=generator))
             num_tokens = torch.randint(1, longest + 1, (size, 1), generator=generator)
