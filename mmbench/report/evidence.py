@@ -217,16 +217,18 @@ def _draw(scores: Floats, resamples: int) -> Floats:
 
 
 def _gains(board: Board, scored: _Scored, by_seed: Floats, drawn: Floats) -> Mapping[int, Gain]:
-    """Gains whose interval is over seeds and samples, by place, for rows whose rival is the best single modality."""
+    """Gains whose interval is over seeds and samples, by place, for rows whose rival was scored too."""
     sign = -1.0 if board.direction == "min" else 1.0
-    best = next((place for place, row in enumerate(board.rows) if row.rank is not None and row.unimodal), None)
-    if best is None or best not in scored.places:
-        return {}
-    rival = scored.places.index(best)
+    rivals = {
+        (board.rows[place].encoders, board.rows[place].objective): at
+        for at, place in enumerate(scored.places)
+        if board.rows[place].unimodal
+    }
     found = {}
     for at, place in enumerate(scored.places):
         gain = board.rows[place].gain
-        if gain is None or gain.over != board.rows[best].encoders:
+        rival = rivals.get((gain.over, gain.over_objective)) if gain else None
+        if gain is None or rival is None:
             continue
         interval = interval_of_draws(sign * (by_seed[at] - by_seed[rival]), sign * (drawn[:, at] - drawn[:, rival]))
         if isinstance(interval, Interval):
