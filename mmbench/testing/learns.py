@@ -16,8 +16,10 @@ from mmbench.spec import FusionSpec, TaskSpec
 from mmbench.testing.checks import Fault, NotChecked, Remark, check
 from mmbench.testing.subjects import MODALITIES, FusionCase, ModuleSubject
 
-NUM_STEPS = 600
-NUM_TRIES = 3
+NUM_STEPS = 1000
+#: One for each try: what suits a linear layer is too fast for attention over tokens, and the other way round.
+LEARNING_RATES = (5e-3, 1e-3, 1e-3, 1e-3)
+NUM_TRIES = len(LEARNING_RATES)
 SHARE_OF_CEILING = 0.95
 _BATCH, _NUM_TEST, _CHECK_EVERY = 128, 1200, 50
 _WIDTH, _TOKENS, _NOISE = 16, 4, 0.15
@@ -76,7 +78,7 @@ SETS: dict[str, TinySet] = {
     "solves-what-it-says",
     "fusion",
     level="full",
-    promise="It reaches 95 % of the ceiling of every set that it declares in `solves`, within 600 steps.",
+    promise="It reaches 95 % of the ceiling of every set that it declares in `solves`, within 1,000 steps.",
     mend="Take the set out of `solves` and give the reason in `cannot_solve`, or look for what keeps it from learning.",
     needs=("every-parameter-trains", "every-modality-gets-gradient", "declared-width"),
 )
@@ -174,7 +176,7 @@ def _train(subject: ModuleSubject, tiny: TinySet, seed: int) -> float:
     generator = torch.Generator().manual_seed(seed)
     draw = _Drawer(tiny, names, sequence=layout == "sequence", device=subject.device)
     test = draw(torch.arange(_NUM_TEST) % len(tiny.rows), torch.Generator().manual_seed(99))
-    optimiser = torch.optim.Adam(model.parameters(), lr=5e-3)
+    optimiser = torch.optim.Adam(model.parameters(), lr=LEARNING_RATES[seed])
     best = 0.0
     for step in range(1, NUM_STEPS + 1):
         batch = draw(torch.randint(len(tiny.rows), (_BATCH,), generator=generator), generator)
@@ -182,6 +184,7 @@ def _train(subject: ModuleSubject, tiny: TinySet, seed: int) -> float:
         loss = F.cross_entropy(output.logits["label"], batch.targets["label"]) + sum(output.losses.values())
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         if step % _CHECK_EVERY == 0:
             with torch.no_grad():
