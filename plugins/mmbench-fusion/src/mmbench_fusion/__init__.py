@@ -295,7 +295,8 @@ _ZOO = (
         in_all=False,
         accepts="sequence",
         defaults={"model_dim": 64, "num_heads": 4, "num_latents": 8, "num_rounds": 2, "dropout": 0.0},
-        solves=ALL_SETS,
+        # The parity of three (synergy-3) is more than its latents find within the budget of the checks.
+        solves=(*ADDITIVE_SETS, "xor", "synergy"),
         summary="A few latent vectors look into the joined tokens of all modalities, again and again",
         paper="Jaegle et al. 2021, arXiv:2103.03206",
     ),
