@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 from mmbench.errors import MmbenchError, Unavailable
 from mmbench.hookspecs import hookimpl
 from mmbench.spec import (
+    AssetSpec,
     DatasetInfo,
     DatasetSpec,
+    EncoderInfo,
     EncoderSpec,
     FusionSpec,
     Modality,
     ObjectiveSpec,
     TaskSpec,
-    WeightsSpec,
 )
 
 if TYPE_CHECKING:
@@ -30,8 +31,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AssetSpec",
     "DatasetInfo",
     "DatasetSpec",
+    "EncoderInfo",
     "EncoderSpec",
     "Features",
     "FusionSpec",
@@ -42,7 +45,6 @@ __all__ = [
     "TaskSpec",
     "Unavailable",
     "Waveform",
-    "WeightsSpec",
     "__version__",
     "hookimpl",
     "load_frame",

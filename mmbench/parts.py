@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmbench.config import RunConfig, TrainConfig, resolve_train
-from mmbench.errors import DataError, Unavailable
+from mmbench.errors import DataError, MmbenchError, Unavailable
 from mmbench.registry import Reference, Registry, load_attribute, missing_packages
-from mmbench.spec import DatasetInfo, DatasetSpec, EncoderSpec, to_json
+from mmbench.spec import TUNING_OPTIONS, DatasetInfo, DatasetSpec, EncoderInfo, EncoderSpec, to_json
 
 KEY_VERSION = 1
 
@@ -74,9 +74,7 @@ def make_dataset_part(config: RunConfig, registry: Registry, reference: Referenc
     )
     if info is None:
         try:
-            describe = load_attribute(spec.describe)
-            target = (reference.target,) if spec.target != "none" else ()
-            info = describe(*target, **reference.options)
+            info = _describe(spec.describe, reference)
         except Unavailable as error:
             raise DataError(f"dataset {reference.entry.ref}: {error}") from None
         if not isinstance(info, DatasetInfo):
@@ -104,13 +102,47 @@ def make_dataset_part(config: RunConfig, registry: Registry, reference: Referenc
 
 def make_part(registry: Registry, reference: Reference) -> Part:
     identity = _identity(reference)
+    unavailable = _unavailable(reference)
+    spec = reference.entry.spec
+    if isinstance(spec, EncoderSpec) and spec.describe and reference.tuning != "scratch" and not unavailable:
+        try:
+            identity.update(_identity_of_weights(reference, spec))
+        except Unavailable as error:
+            unavailable = f"{reference.entry.ref}: {error}"
+        if identity.get("fingerprint"):
+            # The content decides, wherever the files lie.
+            identity.pop("target", None)
     return Part(
         reference=reference,
         label=_label(registry, reference),
         identity=identity,
         digest=digest(identity),
-        unavailable=_unavailable(reference),
+        unavailable=unavailable,
     )
+
+
+def _identity_of_weights(reference: Reference, spec: EncoderSpec) -> dict[str, Any]:
+    info = _describe(spec.describe, reference, tuning=reference.tuning)
+    if not isinstance(info, EncoderInfo):
+        raise Unavailable(f"its describe must return EncoderInfo, got {type(info).__name__}")
+    return {"fingerprint": info.fingerprint} if info.fingerprint else {}
+
+
+def _describe(function: str, reference: Reference, **facts: Any) -> Any:
+    """Call a plugin's `describe`, whose every failure but its own words is a fault of that plugin.
+
+    Raises:
+        MmbenchError: as the plugin raised it.
+        Unavailable: it raised anything else.
+    """
+    takes_target = getattr(reference.entry.spec, "target", "none") != "none"
+    target = (reference.target,) if takes_target else ()
+    try:
+        return load_attribute(function)(*target, **facts, **reference.options)
+    except MmbenchError:
+        raise
+    except Exception as error:
+        raise Unavailable(f"{function} failed: {type(error).__name__}: {error}") from error
 
 
 def _identity(reference: Reference) -> dict[str, Any]:
@@ -120,6 +152,8 @@ def _identity(reference: Reference) -> dict[str, Any]:
         identity["target"] = reference.target
     if isinstance(entry.spec, EncoderSpec):
         identity["tuning"] = reference.tuning
+        if reference.tuning_options:
+            identity["tuning_options"] = to_json(reference.tuning_options)
     return identity
 
 
@@ -130,8 +164,11 @@ def _label(registry: Registry, reference: Reference) -> str:
     if target:
         name += (":" if isinstance(spec, DatasetSpec) or ":" in target else "/") + target
     options = {key: value for key, value in reference.options.items() if spec.defaults.get(key) != value}
-    if isinstance(spec, EncoderSpec) and reference.tuning != spec.tunings[0]:
-        options["tuning"] = reference.tuning
+    if isinstance(spec, EncoderSpec):
+        if reference.tuning != spec.tunings[0]:
+            options["tuning"] = reference.tuning
+        usual = TUNING_OPTIONS[reference.tuning]  # type: ignore[index]
+        options.update({key: value for key, value in reference.tuning_options.items() if usual[key] != value})
     if not options:
         return name
     return f"{name}[{','.join(f'{key}={_shown(options[key])}' for key in sorted(options))}]"

@@ -84,6 +84,8 @@ class Cell:
                 **part.to_json(),
                 "layout": self.layouts[name],
                 "tuning": part.reference.tuning,
+                "takes_tuning": part.spec.takes_tuning,
+                "tuning_options": to_json(part.reference.tuning_options),
                 "digest": part.digest,
             }
             for name, part in self.encoders.items()

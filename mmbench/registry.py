@@ -26,11 +26,14 @@ from mmbench.reference import format_reference, has_options, parse_reference
 from mmbench.spec import (
     RESERVED_OPTIONS,
     SPEC_OF_ROLE,
+    TUNING_NAMES,
+    TUNING_OPTIONS,
     DatasetSpec,
     EncoderSpec,
     Kind,
     Role,
     Spec,
+    Tuning,
     _Spec,
     check_options,
     role_of,
@@ -104,12 +107,14 @@ class Reference:
         target: What followed the name, as "resnet18" in ``timm/resnet18``; "" when nothing did.
         options: Every option, the given ones merged into the defaults.
         tuning: How an encoder is trained; "" for everything else.
+        tuning_options: What belongs to that tuning (`mmbench.spec.TUNING_OPTIONS`), merged into its defaults.
     """
 
     entry: Entry
     target: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     tuning: str = ""
+    tuning_options: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Registry:
@@ -250,22 +255,22 @@ class Registry:
         if not target and takes == "required":
             raise UsageError(f"{where} needs a target: write {spec.name}:TARGET. See `mmbench show {spec.name}`.")
         options = dict(given)
-        reserved = sorted(options.keys() & (set(RESERVED_OPTIONS[role]) - {"tuning"}))
+        tuning, about_tuning = _tuning(where, spec, options) if isinstance(spec, EncoderSpec) else ("", {})
+        reserved = sorted(options.keys() & set(RESERVED_OPTIONS[role]))
         if reserved:
             raise UsageError(f"{where} cannot have an option {reserved[0]!r}: mmbench itself gives that")
-        tuning = ""
-        if isinstance(spec, EncoderSpec):
-            tuning = options.pop("tuning", spec.tunings[0])
-            if tuning not in spec.tunings:
-                known = ", ".join(spec.tunings)
-                hint = did_you_mean(str(tuning), spec.tunings)
-                raise UsageError(f"{where} has no tuning {tuning!r}; it has {known}.{hint}")
         open_options = isinstance(spec, DatasetSpec) and spec.open_options
         try:
             merged = check_options(where, options, spec.defaults, open_options=open_options)
         except SpecError as error:
             raise UsageError(str(error)) from None
-        return Reference(entry=entry, target=target, options=MappingProxyType(merged), tuning=tuning)
+        return Reference(
+            entry=entry,
+            target=target,
+            options=MappingProxyType(merged),
+            tuning=tuning,
+            tuning_options=MappingProxyType(about_tuning),
+        )
 
     def _clash_error(self, role: Role, found: Sequence[Entry]) -> UsageError:
         refs = " or ".join(repr(entry.ref) for entry in found)
@@ -462,6 +467,23 @@ def _readings(head: str) -> Iterable[tuple[str, str, str]]:
     for length in (2, 1):
         if len(parts) > length:
             yield "/".join(parts[:length]), "/", "/".join(parts[length:])
+
+
+def _tuning(where: str, spec: EncoderSpec, options: dict[str, Any]) -> tuple[Tuning, dict[str, Any]]:
+    """Take an encoder's tuning, and what belongs to it, out of the options that somebody gave."""
+    tuning = options.pop("tuning", spec.tunings[0])
+    if tuning not in spec.tunings:
+        hint = did_you_mean(str(tuning), spec.tunings)
+        raise UsageError(f"{where} has no tuning {tuning!r}; it has {', '.join(spec.tunings)}.{hint}")
+    given = {name: options.pop(name) for name in list(options) if name in TUNING_NAMES}
+    for name in given:
+        if name not in TUNING_OPTIONS[tuning]:
+            meant = " or ".join(word for word, known in TUNING_OPTIONS.items() if name in known)
+            raise UsageError(f"{where}: {name} belongs to tuning={meant}, but the tuning here is {tuning}")
+    try:
+        return tuning, check_options(f"{where} with tuning={tuning}", given, TUNING_OPTIONS[tuning])
+    except SpecError as error:
+        raise UsageError(str(error)) from None
 
 
 def _takes_target(entry: Entry) -> bool:

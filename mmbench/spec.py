@@ -31,10 +31,20 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 TASK_KINDS: tuple[TaskKind, ...] = get_args(TaskKind)
 TUNINGS: tuple[Tuning, ...] = get_args(Tuning)
+#: What a reference may say of each tuning beside it, with the defaults: `resnet18[tuning=finetune,lr_factor=0.05]`.
+TUNING_OPTIONS: Mapping[Tuning, Options] = MappingProxyType(
+    {
+        "scratch": {},
+        "frozen": {"feature_dtype": "fp32"},
+        "finetune": {"lr_factor": 0.1, "freeze_epochs": 0, "gradual": False},
+        "adapter": {"lr_factor": 1.0, "lora_rank": 8, "lora_alpha": 16.0},
+    }
+)
+TUNING_NAMES: tuple[str, ...] = tuple(sorted({name for options in TUNING_OPTIONS.values() for name in options}))
 #: Options that no descriptor may have, by role: mmbench itself gives the factory, or reads, what is so named.
 RESERVED_OPTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        "encoder": ("modality", "layout", "target", "tuning"),
+        "encoder": ("modality", "layout", "target", "tuning", *TUNING_NAMES),
         "fusion": ("dims", "tasks"),
         "objective": ("dims", "tasks"),
         "dataset": ("root", "target"),
@@ -131,15 +141,19 @@ class DatasetInfo:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WeightsSpec:
-    """A file of weights that an encoder needs.
+class AssetSpec:
+    """A file of weights or data that a part needs and `mmbench prepare` can fetch.
 
     Attributes:
-        name: File or repository name, as the person who has to fetch it will look for it.
-        url: Where it comes from.
+        name: File or repository name, as the person who has to fetch it will look for it; a relative path under the
+            part's own folder where `url` is a file.
+        url: Where it comes from: ``https://…`` for one file, ``hf:ORGANISATION/NAME[@REVISION]`` for a repository of
+            the Hugging Face hub, kept in that library's own cache; "" when only a person can get it.
         sha256: Hex digest of the file, or "" where the source publishes none.
         size_bytes: Size, or None when unknown.
         licence: SPDX name or the publisher's words.
+        files: Glob patterns of the files wanted of a repository; empty for all.
+        unpack: Whether the file is a zip or tar archive to unpack beside itself.
     """
 
     name: str
@@ -147,17 +161,39 @@ class WeightsSpec:
     sha256: str = ""
     size_bytes: int | None = None
     licence: str = ""
+    files: tuple[str, ...] = ()
+    unpack: bool = False
 
     def __post_init__(self) -> None:
         if not (isinstance(self.name, str) and self.name.strip()):
-            raise SpecError(f"weights: name must say which file or repository to look for, got {self.name!r}")
-        where = f"weights {self.name!r}"
+            raise SpecError(f"asset: name must say which file or repository to look for, got {self.name!r}")
+        where = f"asset {self.name!r}"
+        _set(self, "files", _words(f"{where}: files", self.files))
+        _check_flag(f"{where}: unpack", self.unpack)
         for text in ("url", "sha256", "licence"):
             _check_text(f"{where}: {text}", getattr(self, text))
         if self.sha256 and not _SHA256.fullmatch(self.sha256):
             raise SpecError(f"{where}: sha256 must be 64 lower-case hex digits, got {self.sha256!r}")
         if self.size_bytes is not None:
             _check_count(f"{where}: size_bytes", self.size_bytes, minimum=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderInfo:
+    """What planning must know of an encoder whose weights lie in files: returned by `EncoderSpec.describe`.
+
+    Attributes:
+        fingerprint: Changes whenever the weights change (a hash over the files, a commit of their repository); it
+            stands for the target in keys, so that a moved folder changes no result.
+        licence: Of the weights, where they say it.
+    """
+
+    fingerprint: str = ""
+    licence: str = ""
+
+    def __post_init__(self) -> None:
+        _check_text("fingerprint", self.fingerprint)
+        _check_text("licence", self.licence)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,7 +239,9 @@ class EncoderSpec(_Spec):
     """A network for one modality.
 
     The factory is called as ``factory(modality, layout, **options)`` and returns an ``nn.Module`` with
-    ``feature_dim``, ``transform(sample) -> array`` and ``forward(values, mask) -> Features``.
+    ``feature_dim``, ``transform(sample) -> array`` and ``forward(values, mask) -> Features``. Where there is anything
+    to choose it is also told ``tuning``, and ``target``: "scratch" wants fresh weights, every other tuning the
+    pretrained ones. Freezing, learning rates and adapters are the core's work.
 
     Attributes:
         name: Unique among the encoders that accept the same kind, within reach of the user's short name.
@@ -211,9 +249,14 @@ class EncoderSpec(_Spec):
         version: Bumped when results would change.
         kinds: Kinds of modality it accepts.
         layouts: Layouts it can produce; the factory is told which one is wanted.
-        tunings: How it can be trained.
+        tunings: How it can be trained, its usual way first.
         target: Whether a reference carries more after the name, as in ``timm/resnet18``.
+        describe: ``"package.module:function"``, called while planning as ``describe(target, tuning=…, **options) ->
+            EncoderInfo`` (without target where it takes none) for every tuning but "scratch"; it raises `Unavailable`
+            when the weights are not at hand, answers within a second, uses no network, imports no torch.
         weights: Files it needs.
+        prepare: ``"package.module:function"``, called as `describe` is by `mmbench prepare`; returns the `AssetSpec`
+            of the target's files. It may import anything, and use the network.
         defaults: Every option with its default; the only source of hyperparameters.
         requires: Importable names of the packages its code needs.
         in_all: Whether ``--grid all`` takes it.
@@ -224,7 +267,9 @@ class EncoderSpec(_Spec):
     layouts: tuple[Layout, ...] = ("vector",)
     tunings: tuple[Tuning, ...] = ("scratch",)
     target: Target = "none"
-    weights: tuple[WeightsSpec, ...] = ()
+    describe: str = ""
+    weights: tuple[AssetSpec, ...] = ()
+    prepare: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -233,7 +278,15 @@ class EncoderSpec(_Spec):
         _set(self, "layouts", _words(f"{where}: layouts", self.layouts, LAYOUTS, at_least_one=True))
         _set(self, "tunings", _words(f"{where}: tunings", self.tunings, TUNINGS, at_least_one=True))
         _check_word(f"{where}: target", self.target, get_args(Target))
-        _set(self, "weights", _members(f"{where}: weights", self.weights, WeightsSpec, at_least_one=False))
+        _set(self, "weights", _members(f"{where}: weights", self.weights, AssetSpec, at_least_one=False))
+        for function in ("describe", "prepare"):
+            if getattr(self, function):
+                _check_reference(f"{where}: {function}", getattr(self, function))
+
+    @property
+    def takes_tuning(self) -> bool:
+        """Whether the factory is told how it will be trained."""
+        return self.tunings != ("scratch",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -329,6 +382,9 @@ class DatasetSpec(_Spec):
             that is known by construction; the primary metric of the first task.
         train: Training settings that suit this dataset, overridden by the user's.
         cell_time_s: Measured seconds that a typical cell takes on one CPU core, for estimates.
+        files: What `mmbench prepare` fetches into the dataset's folder.
+        prepare: ``"package.module:function"``, called as ``prepare(target, **options)`` by `mmbench prepare` where the
+            files depend on target or options; returns their `AssetSpec`.
     """
 
     modalities: tuple[Modality, ...] = ()
@@ -340,10 +396,15 @@ class DatasetSpec(_Spec):
     ceilings: Mapping[str, float] = field(default_factory=dict)
     train: Options = field(default_factory=dict)
     cell_time_s: float | None = None
+    files: tuple[AssetSpec, ...] = ()
+    prepare: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         where = f"dataset {self.name!r}"
+        _set(self, "files", _members(f"{where}: files", self.files, AssetSpec, at_least_one=False))
+        if self.prepare:
+            _check_reference(f"{where}: prepare", self.prepare)
         _check_word(f"{where}: target", self.target, get_args(Target))
         _check_flag(f"{where}: open_options", self.open_options)
         _set(self, "ceilings", _frozen_json(f"{where}: ceilings", self.ceilings))

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from mmbench.errors import PluginError, SpecError
 from mmbench.spec import (
     SPEC_OF_ROLE,
+    AssetSpec,
     DatasetInfo,
     DatasetSpec,
     EncoderSpec,
@@ -20,7 +21,6 @@ from mmbench.spec import (
     Modality,
     ObjectiveSpec,
     TaskSpec,
-    WeightsSpec,
     check_options,
     role_of,
     to_json,
@@ -34,7 +34,7 @@ VALID: dict[type, dict[str, Any]] = {
     Modality: {"name": "photo", "kind": "image"},
     TaskSpec: {"name": "digit", "kind": "multiclass", "num_outputs": 3},
     DatasetInfo: {"modalities": (IMAGE,), "tasks": (DIGIT,)},
-    WeightsSpec: {"name": "model.safetensors"},
+    AssetSpec: {"name": "model.safetensors"},
     EncoderSpec: {"name": "cnn", "kinds": ("image",), **CODE},
     FusionSpec: {"name": "gated", **CODE},
     ObjectiveSpec: {"name": "joint", **CODE},
@@ -131,14 +131,14 @@ def test_a_datasets_facts_that_cannot_be_are_refused(facts: dict[str, Any], mess
 @pytest.mark.parametrize(
     ("facts", "message"),
     [
-        ({"name": " "}, "weights: name must say which file or repository to look for, got ' '"),
-        ({"url": None}, "weights 'model.safetensors': url must be a string, got None"),
-        ({"sha256": "ABC"}, "weights 'model.safetensors': sha256 must be 64 lower-case hex digits, got 'ABC'"),
-        ({"size_bytes": 1.5}, "weights 'model.safetensors': size_bytes must be a whole number of at least 0, got 1.5"),
+        ({"name": " "}, "asset: name must say which file or repository to look for, got ' '"),
+        ({"url": None}, "asset 'model.safetensors': url must be a string, got None"),
+        ({"sha256": "ABC"}, "asset 'model.safetensors': sha256 must be 64 lower-case hex digits, got 'ABC'"),
+        ({"size_bytes": 1.5}, "asset 'model.safetensors': size_bytes must be a whole number of at least 0, got 1.5"),
     ],
 )
 def test_weights_that_cannot_be_are_refused(facts: dict[str, Any], message: str) -> None:
-    assert refusal(WeightsSpec, **facts) == message
+    assert refusal(AssetSpec, **facts) == message
 
 
 @pytest.mark.parametrize("role", ["encoder", "fusion", "objective", "dataset"])
@@ -224,7 +224,7 @@ def test_options_that_mmbench_itself_gives_are_reserved(role: Any, option: str) 
             "encoder 'cnn': tunings must be one of scratch, frozen, finetune, adapter; got 'freeze'. Did you mean 'frozen'?",
         ),
         ({"target": "maybe"}, "encoder 'cnn': target must be one of none, optional, required; got 'maybe'."),
-        ({"weights": ("model.bin",)}, "encoder 'cnn': weights must be a tuple of WeightsSpec, got ('model.bin',)"),
+        ({"weights": ("model.bin",)}, "encoder 'cnn': weights must be a tuple of AssetSpec, got ('model.bin',)"),
     ],
 )
 def test_an_encoder_that_cannot_be_is_refused(facts: dict[str, Any], message: str) -> None:

@@ -203,7 +203,7 @@ def descriptor_is_json(part: Part) -> None:
     "dataset",
     level="api",
     promise="The descriptor has a one-line summary, and weights have a licence and a source.",
-    mend="Fill `summary`, and `licence` and `url` of each WeightsSpec: people read them in `mmbench show`.",
+    mend="Fill `summary`, and `licence` and `url` of each AssetSpec: people read them in `mmbench show`.",
 )
 def says_what_it_is(part: Part) -> None:
     if isinstance(part.spec, EncoderSpec):
