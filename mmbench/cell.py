@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
-import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +16,17 @@ from safetensors.numpy import save_file
 from torch import nn
 
 from mmbench.batches import SplitData, limited
+from mmbench.build import build_encoder, build_model, build_objective, call_factory, derive_seed, guarded_globals
 from mmbench.cache import ArrayCache
 from mmbench.config import TrainConfig
 from mmbench.data import SPLITS, Column, DatasetSource, Split, dataset_root, transform_key
 from mmbench.errors import ContractError, Unavailable
 from mmbench.evaluate import metrics
-from mmbench.model import MultimodalModel, encoder_dim
+from mmbench.model import MultimodalModel
 from mmbench.profiling import PROTOCOLS, profile
 from mmbench.record import Metric
-from mmbench.registry import load_attribute, load_plugin_file
-from mmbench.spec import DatasetInfo, Layout, Modality, TaskSpec
+from mmbench.registry import load_plugin_file
+from mmbench.spec import DatasetInfo, Modality, TaskSpec
 from mmbench.tasks import TargetScaler, majority_predictions, predictions
 from mmbench.train import Trained, Trainer, predict
 
@@ -61,7 +59,7 @@ def run_cell(payload: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     }
     columns = {name: _columns(source, name, encoder, payload) for name, encoder in encoders.items()}
     data = {split: _split_data(source, split, columns, device, train) for split in SPLITS}
-    with _guarded_globals(warnings):
+    with guarded_globals(warnings):
         for name, encoder in encoders.items():
             encoder.to(device)
             fit = getattr(encoder, "fit", None)
@@ -86,7 +84,7 @@ def run_cell(payload: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         order_seed=derive_seed("order", payload["master_seed"], payload["seed"]),
         noise_seed=derive_seed("noise", payload["cell_id"]),
     )
-    with _guarded_globals(warnings):
+    with guarded_globals(warnings):
         trained = trainer.run()
         found: list[Metric] = []
         kept: dict[str, np.ndarray] = {}
@@ -104,20 +102,7 @@ def run_cell(payload: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     save_file({name: np.ascontiguousarray(value) for name, value in kept.items()}, folder / "predictions.safetensors")
     if raw:
         (folder / "timings.json").write_text(json.dumps(raw))
-    found += [
-        Metric(phase="train", name="train_time_s", value=trained.train_time_s, unit="s", direction="min"),
-        Metric(
-            phase="train",
-            name="throughput_samples_per_s",
-            value=trained.samples_per_s,
-            unit="samples/s",
-            direction="max",
-        ),
-        Metric(phase="train", name="num_epochs", value=float(len(trained.history))),
-        Metric(phase="train", name="best_epoch", value=float(trained.best_epoch + 1)),
-        Metric(phase="train", name="num_steps", value=float(trained.num_steps)),
-        *profiled,
-    ]
+    found += [*_training_metrics(trained), *profiled]
     return {
         "metrics": [metric.to_json() for metric in found],
         "info": {
@@ -139,16 +124,6 @@ def run_cell(payload: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     }
 
 
-def derive_seed(*parts: Any) -> int:
-    """Return a seed that depends on `parts` only: 63 bits, the same on every machine.
-
-    >>> derive_seed("order", 0, 0) == derive_seed("order", 0, 0)
-    True
-    """
-    digest = hashlib.sha256(json.dumps(parts).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
-
-
 def dataset_info(data: Mapping[str, Any]) -> DatasetInfo:
     """Rebuild a `DatasetInfo` from JSON."""
     return DatasetInfo(
@@ -166,64 +141,12 @@ def open_dataset(payload: Mapping[str, Any], info: DatasetInfo) -> DatasetSource
     def open_splits() -> Mapping[str, Any]:
         root = dataset_root(Path(payload["data_dir"]), part["ref"])
         root.mkdir(parents=True, exist_ok=True)
-        opened = _call_factory(part, [], root)
+        opened = call_factory(part, [], root)
         if not isinstance(opened, Mapping):
             raise ContractError(f"dataset {part['ref']} must return a mapping of splits, got {type(opened).__name__}")
         return opened
 
     return DatasetSource(info, part["key"], open_splits, ArrayCache(Path(payload["cache_dir"])))
-
-
-def build_encoder(
-    modality: Modality, part: Mapping[str, Any], payload: Mapping[str, Any], warnings: list[str]
-) -> nn.Module:
-    """Build one encoder; its initial weights depend on the cell and the modality alone."""
-    torch.manual_seed(derive_seed("encoder", payload["cell_id"], modality.name))
-    layout: Layout = part["layout"]
-    encoder = _call_factory(part, warnings, modality, layout)
-    if not isinstance(encoder, nn.Module):
-        raise ContractError(f"encoder {part['ref']} must return an nn.Module, got {type(encoder).__name__}")
-    if not callable(getattr(encoder, "transform", None)):
-        raise ContractError(f"encoder {part['ref']} has no transform(sample) -> array")
-    return encoder
-
-
-def build_objective(
-    payload: Mapping[str, Any], encoders: Mapping[str, nn.Module], tasks: tuple[TaskSpec, ...], warnings: list[str]
-) -> nn.Module:
-    """Build the objective of a cell."""
-    part = payload["objective"]
-    torch.manual_seed(derive_seed("objective", payload["cell_id"]))
-    objective = _call_factory(part, warnings, _dims(encoders), tasks)
-    if not isinstance(objective, nn.Module):
-        raise ContractError(f"objective {part['ref']} must return an nn.Module, got {type(objective).__name__}")
-    return objective
-
-
-def build_model(
-    payload: Mapping[str, Any],
-    encoders: Mapping[str, nn.Module],
-    objective: nn.Module,
-    tasks: tuple[TaskSpec, ...],
-    dropout: float,
-    warnings: list[str],
-) -> MultimodalModel:
-    """Build the fusion and join everything to one model."""
-    part = payload["fusion"]
-    torch.manual_seed(derive_seed("fusion", payload["cell_id"]))
-    fusion = _call_factory(part, warnings, _dims(encoders), tasks)
-    if not isinstance(fusion, nn.Module):
-        raise ContractError(f"fusion {part['ref']} must return an nn.Module, got {type(fusion).__name__}")
-    return MultimodalModel(
-        encoders,
-        {name: encoder["layout"] for name, encoder in payload["encoders"].items()},
-        fusion,
-        tasks,
-        level=part["level"],
-        accepts=part["accepts"],
-        unimodal_heads=bool(getattr(objective, "needs_unimodal_heads", False)),
-        dropout=dropout,
-    )
 
 
 def pick_device(name: str) -> torch.device:
@@ -237,17 +160,6 @@ def pick_device(name: str) -> torch.device:
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise Unavailable(f"--device {name} was asked for, but torch {torch.__version__} sees no CUDA device here")
     return torch.device(name)
-
-
-def _dims(encoders: Mapping[str, nn.Module]) -> dict[str, Any]:
-    return {name: encoder_dim(name, encoder) for name, encoder in encoders.items()}
-
-
-def _call_factory(part: Mapping[str, Any], warnings: list[str], *arguments: Any) -> Any:
-    """Call a plugin's factory so that the parts built after it do not feel what it did to global settings."""
-    target = {} if part["target"] is None else {"target": part["target"]}
-    with _guarded_globals(warnings):
-        return load_attribute(part["factory"])(*arguments, **target, **part["options"])
 
 
 def _columns(source: DatasetSource, name: str, encoder: nn.Module, payload: Mapping[str, Any]) -> dict[Split, Column]:
@@ -350,48 +262,3 @@ def _profile(
         contended=payload["contended"],
         autocast=torch.bfloat16 if trainer.config.precision == "bf16" else None,
     )
-
-
-def _read_globals() -> dict[str, Any]:
-    return {
-        "the working directory": str(Path.cwd()),
-        "torch's default dtype": torch.get_default_dtype(),
-        "torch's number of threads": torch.get_num_threads(),
-        "torch's deterministic mode": torch.are_deterministic_algorithms_enabled(),
-        "torch's grad mode": torch.is_grad_enabled(),
-        "torch's TF32 setting": (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32),
-        "cuDNN's benchmark mode": torch.backends.cudnn.benchmark,
-    }
-
-
-def _set_tf32(value: tuple[bool, bool]) -> None:
-    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = value
-
-
-def _set_cudnn_benchmark(value: bool) -> None:
-    torch.backends.cudnn.benchmark = value
-
-
-_RESTORE: Mapping[str, Callable[[Any], Any]] = {
-    "the working directory": os.chdir,
-    "torch's default dtype": torch.set_default_dtype,
-    "torch's number of threads": torch.set_num_threads,
-    "torch's deterministic mode": torch.use_deterministic_algorithms,
-    "torch's grad mode": torch.set_grad_enabled,
-    "torch's TF32 setting": _set_tf32,
-    "cuDNN's benchmark mode": _set_cudnn_benchmark,
-}
-
-
-@contextmanager
-def _guarded_globals(warnings: list[str]) -> Iterator[None]:
-    """Put back global settings that a plugin changed, and say so in the record."""
-    before = _read_globals()
-    try:
-        yield
-    finally:
-        after = _read_globals()
-        for what, value in before.items():
-            if after[what] != value:
-                _RESTORE[what](value)
-                warnings.append(f"a plugin changed {what} from {value} to {after[what]}; it was put back")

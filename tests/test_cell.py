@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from mmbench.cell import derive_seed, run_cell
+from mmbench.build import derive_seed
+from mmbench.cell import run_cell
 from mmbench.config import load_config
 from mmbench.parts import quality_key
 from mmbench.plan import make_plan
