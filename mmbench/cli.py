@@ -231,6 +231,14 @@ def run(
         str | None,
         _running("--protocol", metavar="none|quick|standard|rigorous", help="How carefully to profile."),
     ] = None,
+    diagnostics: Annotated[
+        str | None,
+        _running(
+            "--diagnostics",
+            metavar="none|quick|full",
+            help="What to find out about modalities: full adds every test sample and disturbed inputs.",
+        ),
+    ] = None,
     timeout: Annotated[str | None, _running("--timeout", metavar="30m", help="Limit for one cell.")] = None,
     memory: Annotated[float | None, _running("--memory", metavar="GIB", help="Limit for one cell.")] = None,
     max_failures: Annotated[str | None, _running("--max-failures", metavar="N|10%")] = None,

@@ -116,6 +116,7 @@ class RunConfig(BaseModel):
     threads: Count = 1
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     protocol: Literal["none", "quick", "standard", "rigorous"] = "quick"
+    diagnostics: Literal["none", "quick", "full"] = "quick"
     timeout: Seconds = 1800.0
     memory: Annotated[float, Field(gt=0)] | None = None
     max_failures: Annotated[int | float | None, BeforeValidator(_failures), Field(ge=0)] = None

@@ -92,7 +92,8 @@ class Cell:
         }
         fusion = None
         if self.fusion:
-            fusion = {**self.fusion.to_json(), "level": self.fusion.spec.level, "accepts": self.fusion.spec.accepts}
+            facts = self.fusion.spec
+            fusion = {**self.fusion.to_json(), "level": facts.level, "accepts": facts.accepts, "missing": facts.missing}
         return {
             "cell_id": self.cell_id,
             "identity": self.identity(),
@@ -493,11 +494,12 @@ def _excluded(label: str, patterns: Sequence[str], modality: str = "") -> bool:
 
 
 def local_runtime(config: RunConfig, *, cache: Path, data: Path, jobs: int) -> dict[str, Any]:
-    """Return what payloads carry about this machine: device, threads, protocol and folders."""
+    """Return what payloads carry about this machine: device, threads, protocol, diagnostics and folders."""
     return {
         "device": config.device,
         "threads": config.threads,
         "protocol": config.protocol,
+        "diagnostics": config.diagnostics,
         "jobs": jobs,
         "contended": jobs > 1,
         "cache_dir": str(cache),

@@ -37,9 +37,9 @@ class Metric:
     """One number of a cell, in long form.
 
     Attributes:
-        phase: "train", "evaluate" or "profile".
+        phase: "train", "evaluate", "profile", or "diagnose" for what is derived from scores on changed inputs.
         split: "train", "val" or "test"; "" where a split has no meaning.
-        condition: "clean", or what was done to the inputs: "drop:audio", "noise:image@0.3".
+        condition: "clean", or what was done to the inputs: "drop:audio", "noise:image.blur@0.3".
         task: Name of the task, or "".
         name: "accuracy", "throughput_samples_per_s", …
         value: The number, or None with the reason in `note`.

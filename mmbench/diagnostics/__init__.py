@@ -1,0 +1,261 @@
+"""What a trained cell says about its modalities: found from the model as it stands, without training again.
+
+Scores on changed inputs are metrics of phase "evaluate" with a condition other than "clean": "drop:audio",
+"only:image", "emap", "noise:image.gaussian@0.3". What is derived from them has the phase "diagnose".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal, TypeAlias
+
+import torch
+from numpy.typing import NDArray
+
+from mmbench.batches import SplitData
+from mmbench.data import Split
+from mmbench.diagnostics import emap
+from mmbench.diagnostics.calibration import errors
+from mmbench.diagnostics.encoded import Encoded, Fill, absent, average, filled_with, join
+from mmbench.diagnostics.shapley import shapley_shares
+from mmbench.diagnostics.subsets import (
+    MAX_MODALITIES,
+    Subset,
+    condition,
+    predict_subsets,
+    proper_subsets,
+)
+from mmbench.errors import Diverged
+from mmbench.evaluate import primary_value
+from mmbench.model import MultimodalModel
+from mmbench.record import Metric
+from mmbench.spec import TaskSpec
+from mmbench.tasks import (
+    TargetScaler,
+    majority_predictions,
+    metric_specs,
+    predictions,
+    primary_metric,
+)
+
+Depth: TypeAlias = Literal["none", "quick", "full"]
+Array: TypeAlias = NDArray[Any]
+#: Training samples whose mean features stand in for a modality, for fusions that take no mask.
+MAX_MEAN_SAMPLES = 256
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A trained cell, as the diagnostics see it.
+
+    Attributes:
+        model: Holds the weights of the chosen epoch.
+        data: Splits by name; test is what is diagnosed.
+        tasks: What it predicts.
+        scalers: By task, as in training.
+        clean: By task: predictions of the whole test split (N, K), as `mmbench.tasks.predictions` gives them.
+        takes_missing: Whether the fusion honours masks; else mean features stand in for an absent modality.
+        batch_size: Samples encoded at a time.
+        autocast: Whether the model runs in bfloat16.
+    """
+
+    model: MultimodalModel
+    data: Mapping[Split, SplitData]
+    tasks: Sequence[TaskSpec]
+    scalers: Mapping[str, TargetScaler | None]
+    clean: Mapping[str, Array]
+    takes_missing: bool
+    batch_size: int = 256
+    autocast: bool = False
+
+    def target(self, task: TaskSpec, split: Split = "test") -> Array:
+        """Return a task's targets, (N,) or (N, K)."""
+        values: Array = self.data[split].targets[task.name].cpu().numpy()
+        return values
+
+    def score(self, task: TaskSpec, logits: torch.Tensor, rows: Sequence[int] | None = None) -> Scored:
+        """Return the task's primary metric for logits of the test split, or of some of its rows."""
+        predicted = predictions(task, logits.float(), self.scalers[task.name]).cpu().numpy()
+        target = self.target(task)
+        return scored(task, predicted, target if rows is None else target[list(rows)])
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A value of a primary metric; None with the reason where it has none."""
+
+    value: float | None
+    note: str = ""
+
+
+@dataclass
+class Findings:
+    """What was found: metrics for the record, and facts for its info."""
+
+    metrics: list[Metric] = field(default_factory=list)
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+def diagnose(subject: Subject, depth: Depth, noisy: Callable[[Findings], None] | None = None) -> Findings:
+    """Diagnose a trained cell; a cell of one modality has errors, and nothing to compare.
+
+    Args:
+        subject: The cell.
+        depth: "none"; "quick": missing modalities, Shapley shares, EMAP on some samples, calibration; "full": EMAP on
+            every test sample, and what `noisy` adds.
+        noisy: Adds what disturbed inputs do, in "full".
+    """
+    findings = Findings()
+    if depth == "none":
+        return findings
+    findings.info["depth"] = depth
+    findings.info["errors"] = {
+        task.name: errors(task, subject.clean[task.name], subject.target(task)) for task in subject.tasks
+    }
+    subject.model.eval()
+    if len(subject.model.modalities) > 1:
+        _modalities(subject, depth, findings)
+    if depth == "full" and noisy is not None:
+        noisy(findings)
+    return findings
+
+
+def scored(task: TaskSpec, predicted: Array, target: Array) -> Scored:
+    """Return the task's primary metric, or why it has no value."""
+    try:
+        value = primary_value(task, predicted, target)
+    except Diverged:
+        return Scored(None, "the predictions are not finite")
+    return Scored(value) if math.isfinite(value) else Scored(None, f"{primary_metric(task)} is not defined here")
+
+
+def score_metric(task: TaskSpec, found: Scored, *, condition: str, n: int, note: str = "") -> Metric:
+    """Return a score on changed test inputs as a record holds it."""
+    spec = metric_specs(task)[primary_metric(task)]
+    return Metric(
+        phase="evaluate",
+        name=spec.name,
+        value=found.value,
+        split="test",
+        condition=condition,
+        task=task.name,
+        unit=spec.unit,
+        direction=spec.direction,
+        n=n,
+        note=found.note or note,
+    )
+
+
+def derived_metric(task: TaskSpec, name: str, value: float | None, *, n: int, note: str = "") -> Metric:
+    """Return a number derived from scores, in the unit of the task's primary metric; more is better."""
+    unit = metric_specs(task)[primary_metric(task)].unit
+    return Metric(
+        phase="diagnose", name=name, value=value, split="test", task=task.name, unit=unit, direction="max", n=n, note=note
+    )  # fmt: skip
+
+
+def sign(task: TaskSpec) -> float:
+    """Return what a score is multiplied by for more to be better."""
+    return -1.0 if metric_specs(task)[primary_metric(task)].direction == "min" else 1.0
+
+
+def _modalities(subject: Subject, depth: Depth, findings: Findings) -> None:
+    model, test = subject.model, subject.data["test"]
+    fill, fill_note = _filling(subject)
+    probe = _encode(subject, test, [0])
+    num_test = len(test)
+    if depth == "quick":
+        num_pairs = emap.quick_samples(model, probe, num_test)
+    else:
+        per_sample = sum(parameter.numel() for given in probe.values() for parameter in _tensors(given.values))
+        num_pairs = min(num_test, emap.MAX_FULL, max(emap.MIN_QUICK, emap.MAX_KEPT_NUMBERS // max(per_sample, 1)))
+    positions = emap.spread(num_pairs, num_test)
+    subsets = proper_subsets(model.modalities)
+    logits, parts = predict_subsets(
+        model,
+        test,
+        subsets,
+        fill,
+        keep=positions,
+        batch_size=subject.batch_size,
+        autocast=subject.autocast,
+    )
+    for task in subject.tasks:
+        by_subset = {subset: subject.score(task, logits[subset][task.name]) for subset in subsets}
+        findings.metrics += [
+            score_metric(
+                task,
+                found,
+                condition=condition(subset, model.modalities),
+                n=num_test,
+                note=fill_note,
+            )
+            for subset, found in by_subset.items()
+        ]
+        findings.metrics += _shares(subject, task, by_subset)
+    projected = emap.additive_projection(
+        model, {name: join(given) for name, given in parts.items()}, autocast=subject.autocast
+    )
+    for task in subject.tasks:
+        findings.metrics += _emap(subject, task, projected[task.name], positions)
+
+
+def _filling(subject: Subject) -> tuple[Fill, str]:
+    if subject.takes_missing:
+        return absent, ""
+    train = subject.data["train"]
+    positions = emap.spread(MAX_MEAN_SAMPLES, len(train))
+    parts = [
+        _encode(subject, train, positions[start : start + subject.batch_size])
+        for start in range(0, len(positions), subject.batch_size)
+    ]
+    note = f"the fusion takes no missing modality: the mean features of {len(positions)} training samples stand in"
+    return filled_with(average(parts)), note
+
+
+def _encode(subject: Subject, data: SplitData, positions: Sequence[int]) -> Encoded:
+    with torch.inference_mode(), torch.autocast(data.device.type, torch.bfloat16, enabled=subject.autocast):
+        return subject.model.encode(data.batch(torch.tensor(positions)))
+
+
+def _shares(subject: Subject, task: TaskSpec, by_subset: Mapping[Subset, Scored]) -> list[Metric]:
+    """Shapley shares of the primary metric, in its unit; knowing nothing is worth the majority floor."""
+    names = subject.model.modalities
+    target = subject.target(task)
+    metric = partial(derived_metric, task, n=len(target))
+    if len(names) > MAX_MODALITIES:
+        reason = f"exact shares are computed for up to {MAX_MODALITIES} modalities, and there are {len(names)}"
+        return [metric(f"shapley:{name}", None, note=reason) for name in names]
+    floor = scored(task, majority_predictions(task, subject.target(task, "train"), len(target)), target)
+    everything = scored(task, subject.clean[task.name], target)
+    found = {frozenset(subset): value for subset, value in by_subset.items()}
+    found |= {frozenset(): floor, frozenset(names): everything}
+    unknown = next((value.note for value in found.values() if value.value is None), None)
+    if unknown is not None:
+        return [metric(f"shapley:{name}", None, note=f"a subset has no score: {unknown}") for name in names]
+    values = {subset: sign(task) * value.value for subset, value in found.items() if value.value is not None}
+    return [metric(f"shapley:{name}", value) for name, value in shapley_shares(values, names).items()]
+
+
+def _emap(subject: Subject, task: TaskSpec, projected: torch.Tensor, rows: Sequence[int]) -> list[Metric]:
+    """The score of the additive projection, and what interactions add to it on the same samples."""
+    target = subject.target(task)
+    note = "" if len(rows) == len(target) else f"on {len(rows)} of {len(target)} test samples"
+    additive = subject.score(task, projected, rows)
+    full = scored(task, subject.clean[task.name][list(rows)], target[list(rows)])
+    known = additive.value is not None and full.value is not None
+    gap = sign(task) * (full.value - additive.value) if known else None  # type: ignore[operator]
+    return [
+        score_metric(task, additive, condition="emap", n=len(rows), note=note),
+        derived_metric(task, "emap_gap", gap, n=len(rows), note=note or full.note),
+    ]
+
+
+def _tensors(values: torch.Tensor | tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    return values if isinstance(values, tuple) else (values,)
+
+
+__all__ = ["Depth", "Findings", "Scored", "Subject", "diagnose"]

@@ -1,0 +1,131 @@
+"""How much a model makes of interactions: its best additive approximation, from the fusion run on pairs of samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from mmbench.diagnostics.encoded import Encoded, take
+from mmbench.model import MultimodalModel
+
+#: Samples in "quick": no more than these, and no fewer than the others where the test split has them.
+MAX_QUICK, MIN_QUICK = 200, 48
+MAX_FULL = 4000
+#: Multiplications that "quick" may spend, by a rule of thumb: parameters of the fusion x tokens.
+QUICK_WORK = 1.0e9
+#: Features kept for it, and pairs made at a time.
+MAX_KEPT_NUMBERS = 100_000_000
+PAIRS_AT_ONCE = 2048
+
+
+def additive_projection(model: MultimodalModel, features: Encoded, *, autocast: bool = False) -> dict[str, Tensor]:
+    """Project the logits of n samples on functions that are sums of one term per modality.
+
+    Two modalities, as published: ``mean_k f(a_i, b_k) + mean_k f(a_k, b_i) - mean_jk f(a_j, b_k)``. More: the same
+    for independent modalities, ``sum_m E[f | m = m_i] - (M - 1) E[f]``, each expectation over n combinations in which
+    every other modality goes through all n samples in a fixed random order of its own. A model that is additive
+    already comes out as it is, for any number of modalities.
+
+    Source: Hessel & Lee 2020, arXiv:2010.06572, algorithm 1; the case of three and more is ours.
+
+    Shapes: {modality: Features of n samples} -> {task: (n, K)}, float64.
+    """
+    names = list(features)
+    num_samples = len(features[names[0]].present)
+    device = features[names[0]].present.device
+    if len(names) == 2:
+        rows, columns = _pair_means(model, features, names, num_samples, device, autocast)
+        return {task: rows[task] + columns[task] - rows[task].mean(dim=0) for task in rows}
+    terms = [
+        _term(model, features, name, _orders(names, number, num_samples, device), autocast)
+        for number, name in enumerate(names)
+    ]
+    projected = {}
+    for task in terms[0]:
+        each = torch.stack([term[task] for term in terms])  # (M, n, K)
+        projected[task] = each.sum(dim=0) - (len(names) - 1) * each.mean(dim=(0, 1))
+    return projected
+
+
+def quick_samples(model: MultimodalModel, features: Encoded, num_test: int) -> int:
+    """Return how many samples "quick" takes: what the fusion's size allows; the same on every machine."""
+    tokens = max(_tokens(given.values) for given in features.values())
+    parameters = sum(item.numel() for item in (*model.fusion.parameters(), *model.heads.parameters()))
+    width = sum(_width(given.values) for given in features.values())
+    passes = 1 if len(features) == 2 else len(features)
+    allowed = math.isqrt(int(QUICK_WORK / (passes * (parameters * tokens + width))))
+    return min(num_test, max(MIN_QUICK, min(MAX_QUICK, allowed)))
+
+
+def spread(count: int, num_samples: int) -> list[int]:
+    """Return `count` positions spread evenly over `num_samples`.
+
+    >>> spread(3, 9)
+    [0, 3, 6]
+    """
+    count = min(count, num_samples)
+    return [at * num_samples // count for at in range(count)]
+
+
+def _tokens(values: Tensor | tuple[Tensor, ...]) -> int:
+    layers = values if isinstance(values, tuple) else (values,)
+    return sum(1 if layer.dim() == 2 else layer.shape[1] for layer in layers)
+
+
+def _width(values: Tensor | tuple[Tensor, ...]) -> int:
+    return sum(value[0].numel() for value in (values if isinstance(values, tuple) else (values,)))
+
+
+def _pair_means(
+    model: MultimodalModel, features: Encoded, names: Sequence[str], n: int, device: torch.device, autocast: bool
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Means of f(a_i, b_k) over k, for each i; and of f(a_k, b_i) over k: every pair is fused once."""
+    first, second = names
+    rows: dict[str, list[Tensor]] = {}
+    columns: dict[str, Tensor] = {}
+    every = torch.arange(n, device=device)
+    for some in _chunks(n, device):
+        pairs = {
+            first: take(features[first], some.repeat_interleave(n)),
+            second: take(features[second], every.repeat(len(some))),
+        }
+        for task, logits in _fuse(model, pairs, autocast).items():
+            table = logits.reshape(len(some), n, -1)
+            rows.setdefault(task, []).append(table.mean(dim=1))
+            columns[task] = columns.get(task, 0) + table.sum(dim=0) / n
+    return {task: torch.cat(parts) for task, parts in rows.items()}, columns
+
+
+def _term(
+    model: MultimodalModel, features: Encoded, name: str, orders: dict[str, Tensor], autocast: bool
+) -> dict[str, Tensor]:
+    """Means of f over combinations in which `name` is that of sample i, for each i: (n, K) by task."""
+    n = len(features[name].present)
+    found: dict[str, list[Tensor]] = {}
+    for some in _chunks(n, features[name].present.device):
+        combined = {
+            other: take(given, some.repeat_interleave(n) if other == name else orders[other].repeat(len(some)))
+            for other, given in features.items()
+        }
+        for task, logits in _fuse(model, combined, autocast).items():
+            found.setdefault(task, []).append(logits.reshape(len(some), n, -1).mean(dim=1))
+    return {task: torch.cat(parts) for task, parts in found.items()}
+
+
+def _orders(names: Sequence[str], number: int, n: int, device: torch.device) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(number)
+    return {name: torch.randperm(n, generator=generator).to(device) for name in names}
+
+
+def _fuse(model: MultimodalModel, features: Encoded, autocast: bool) -> dict[str, Tensor]:
+    device = next(iter(features.values())).present.device
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+        logits = model.fuse(features).logits
+    return {task: values.double() for task, values in logits.items()}
+
+
+def _chunks(n: int, device: torch.device) -> Iterator[Tensor]:
+    yield from torch.arange(n, device=device).split(max(1, PAIRS_AT_ONCE // n))
