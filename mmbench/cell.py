@@ -20,6 +20,7 @@ from mmbench.build import build_encoder, build_model, build_objective, call_fact
 from mmbench.cache import ArrayCache
 from mmbench.config import TrainConfig
 from mmbench.data import SPLITS, Column, DatasetSource, Split, dataset_root, transform_key
+from mmbench.diagnostics import Findings, Subject, diagnose
 from mmbench.errors import ContractError, Unavailable
 from mmbench.evaluate import metrics
 from mmbench.model import MultimodalModel
@@ -99,10 +100,12 @@ def run_cell(payload: Mapping[str, Any], folder: Path) -> dict[str, Any]:
             kept[f"{split}.sample_ids"] = _ids_tensor(source, split, data[split])
         evaluated = time.perf_counter()
         profiled, raw = _profile(model, trainer, data["train"], device, payload)
+        profiled_at = time.perf_counter()
+        diagnosed = _diagnose(model, data, kept, scalers, train, payload, warnings)
     save_file({name: np.ascontiguousarray(value) for name, value in kept.items()}, folder / "predictions.safetensors")
     if raw:
         (folder / "timings.json").write_text(json.dumps(raw))
-    found += [*_training_metrics(trained), *profiled]
+    found += [*_training_metrics(trained), *profiled, *diagnosed.metrics]
     return {
         "metrics": [metric.to_json() for metric in found],
         "info": {
@@ -114,11 +117,13 @@ def run_cell(payload: Mapping[str, Any], folder: Path) -> dict[str, Any]:
             "feature_dims": dict(model.dims),
             "selected_by": trained.selected_by,
             "history": [dataclasses.asdict(epoch) for epoch in trained.history],
+            **({"diagnostics": diagnosed.info} if diagnosed.info else {}),
             "warnings": list(dict.fromkeys(warnings)),
             "times_s": {
                 "prepare": round(ready - began, 4),
                 "train_and_evaluate": round(evaluated - ready, 4),
-                "profile": round(time.perf_counter() - evaluated, 4),
+                "profile": round(profiled_at - evaluated, 4),
+                "diagnose": round(time.perf_counter() - profiled_at, 4),
             },
         },
     }
@@ -245,6 +250,33 @@ def _ids_tensor(source: DatasetSource, split: Split, data: SplitData) -> np.ndar
     ids = source.index.sample_ids[split]
     kept = ids if data.subset is None else tuple(ids[position] for position in data.subset)
     return np.frombuffer(json.dumps(kept).encode(), dtype=np.uint8)
+
+
+def _diagnose(
+    model: MultimodalModel,
+    data: Mapping[Split, SplitData],
+    kept: Mapping[str, np.ndarray],
+    scalers: Mapping[str, TargetScaler | None],
+    train: TrainConfig,
+    payload: Mapping[str, Any],
+    warnings: list[str],
+) -> Findings:
+    """What the model says about its modalities; a diagnosis that fails never costs the cell its result."""
+    subject = Subject(
+        model=model,
+        data=data,
+        tasks=model.tasks,
+        scalers=scalers,
+        clean={task.name: kept[f"test.{task.name}.prediction"] for task in model.tasks},
+        takes_missing=payload["fusion"].get("missing", False),
+        batch_size=max(train.batch_size, 256),
+        autocast=train.precision == "bf16",
+    )
+    try:
+        return diagnose(subject, payload.get("diagnostics", "none"))
+    except Exception as error:
+        warnings.append(f"there are no diagnostics: {type(error).__name__}: {error}")
+        return Findings()
 
 
 def _profile(

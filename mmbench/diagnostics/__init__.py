@@ -152,9 +152,8 @@ def score_metric(task: TaskSpec, found: Scored, *, condition: str, n: int, note:
 def derived_metric(task: TaskSpec, name: str, value: float | None, *, n: int, note: str = "") -> Metric:
     """Return a number derived from scores, in the unit of the task's primary metric; more is better."""
     unit = metric_specs(task)[primary_metric(task)].unit
-    return Metric(
-        phase="diagnose", name=name, value=value, split="test", task=task.name, unit=unit, direction="max", n=n, note=note
-    )  # fmt: skip
+    about: dict[str, Any] = {"split": "test", "task": task.name, "unit": unit, "direction": "max", "n": n, "note": note}
+    return Metric(phase="diagnose", name=name, value=value, **about)
 
 
 def sign(task: TaskSpec) -> float:
