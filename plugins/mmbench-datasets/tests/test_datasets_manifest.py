@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from mmbench_datasets.lazy import LazyInputs
 from mmbench_datasets.manifest import describe, open_manifest
-from mmbench_datasets.records import LazyInputs
 from PIL import Image
 
 from mmbench.data import SPLITS, Waveform, check_canonical

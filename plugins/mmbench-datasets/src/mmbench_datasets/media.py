@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,22 +18,43 @@ _MOST_PIXELS = 64_000_000
 _MOST_VIDEO_BYTES = 1 << 30
 _BLOCK_FRAMES = 1 << 16
 _IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
-_AUDIO_ADVICE = "replace it by a sound WAV, FLAC, Ogg or Opus file, or leave the cell empty"
+_LEAVE_OUT = "or leave it out (in a manifest, leave the cell empty)"
+_AUDIO_ADVICE = f"replace it by a sound WAV, FLAC, Ogg or Opus file, {_LEAVE_OUT}"
 _GREY_MODES = ("1", "L", "I", "I;16", "I;16B", "I;16L", "F")
 
 
-def is_grey(path: Path) -> bool:
+@dataclass(frozen=True)
+class Embedded:
+    """A media file within another file.
+
+    Attributes:
+        name: For messages.
+        content: Its bytes.
+    """
+
+    name: str
+    content: bytes
+
+
+MediaFile: TypeAlias = Path | Embedded
+
+
+def _opened(file: MediaFile) -> Any:
+    return io.BytesIO(file.content) if isinstance(file, Embedded) else file
+
+
+def is_grey(path: MediaFile) -> bool:
     """Whether an image's header says that it has no colours; False where the header cannot be read."""
     from PIL import Image
 
     try:
-        with Image.open(path, formats=_IMAGE_FORMATS) as opened:
+        with Image.open(_opened(path), formats=_IMAGE_FORMATS) as opened:
             return opened.mode in (*_GREY_MODES, "LA")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return False
 
 
-def check_header(path: Path, kind: Kind, where: str) -> None:
+def check_header(path: MediaFile, kind: Kind, where: str) -> None:
     """Check what can be known of an image or a sound without decoding it.
 
     Raises:
@@ -41,7 +64,7 @@ def check_header(path: Path, kind: Kind, where: str) -> None:
         from PIL import Image
 
         try:
-            with Image.open(path, formats=_IMAGE_FORMATS) as opened:
+            with Image.open(_opened(path), formats=_IMAGE_FORMATS) as opened:
                 opened.verify()
         except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
             raise _unreadable_image(path, where, error) from None
@@ -49,12 +72,12 @@ def check_header(path: Path, kind: Kind, where: str) -> None:
         import soundfile
 
         try:
-            soundfile.info(str(path))
+            soundfile.info(_opened(path))
         except (soundfile.SoundFileError, OSError, ValueError) as error:
             raise _unreadable_audio(path, where, error) from None
 
 
-def read_image(path: Path, where: str, *, channels: int) -> NDArray[np.uint8]:
+def read_image(path: MediaFile, where: str, *, channels: int) -> NDArray[np.uint8]:
     """Decode an image upright as its EXIF says, transparent parts on white; the first frame of an animation.
 
     Returns:
@@ -66,7 +89,7 @@ def read_image(path: Path, where: str, *, channels: int) -> NDArray[np.uint8]:
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(path, formats=_IMAGE_FORMATS) as opened:
+        with Image.open(_opened(path), formats=_IMAGE_FORMATS) as opened:
             width, height = opened.size
             if width * height > _MOST_PIXELS:
                 raise DataError(
@@ -88,7 +111,7 @@ def read_image(path: Path, where: str, *, channels: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray(pixels[None] if channels == 1 else pixels.transpose(2, 0, 1))
 
 
-def read_audio(path: Path, where: str, *, max_seconds: float) -> Waveform:
+def read_audio(path: MediaFile, where: str, *, max_seconds: float) -> Waveform:
     """Decode audio to mono, the mean of its channels, at the file's own rate.
 
     Raises:
@@ -97,7 +120,7 @@ def read_audio(path: Path, where: str, *, max_seconds: float) -> Waveform:
     import soundfile
 
     try:
-        with soundfile.SoundFile(path) as opened:
+        with soundfile.SoundFile(_opened(path)) as opened:
             claimed, rate, container = opened.frames, int(opened.samplerate), opened.format
             if claimed > max_seconds * rate:
                 raise DataError(
@@ -124,7 +147,7 @@ def read_audio(path: Path, where: str, *, max_seconds: float) -> Waveform:
     return Waveform(values=np.concatenate(blocks), rate=rate)
 
 
-def read_video(path: Path, where: str, *, max_seconds: float) -> NDArray[np.uint8]:
+def read_video(path: MediaFile, where: str, *, max_seconds: float) -> NDArray[np.uint8]:
     """Decode every frame of a video's first video stream.
 
     Returns:
@@ -138,7 +161,7 @@ def read_video(path: Path, where: str, *, max_seconds: float) -> NDArray[np.uint
     frames: list[NDArray[np.uint8]] = []
     size = 0
     try:
-        with av.open(str(path)) as container:
+        with av.open(_opened(path) if isinstance(path, Embedded) else str(path)) as container:
             for frame in container.decode(video=0):
                 if frame.time is not None and frame.time > max_seconds:
                     raise DataError(f"{where}: {path.name} is longer than max_seconds={max_seconds:g}; cut it")
@@ -150,10 +173,10 @@ def read_video(path: Path, where: str, *, max_seconds: float) -> NDArray[np.uint
         raise
     except (av.FFmpegError, OSError, ValueError, IndexError) as error:
         raise DataError(
-            f"{where}: {path.name} cannot be read as video ({_first_line(error)}); replace it or leave the cell empty"
+            f"{where}: {path.name} cannot be read as video ({_first_line(error)}); replace it {_LEAVE_OUT}"
         ) from None
     if not frames:
-        raise DataError(f"{where}: {path.name} holds no frames; replace it or leave the cell empty")
+        raise DataError(f"{where}: {path.name} holds no frames; replace it {_LEAVE_OUT}")
     return np.stack(frames)
 
 
@@ -170,14 +193,14 @@ def require_av() -> Any:
     return av
 
 
-def _unreadable_image(path: Path, where: str, error: Exception) -> DataError:
+def _unreadable_image(path: MediaFile, where: str, error: Exception) -> DataError:
     return DataError(
         f"{where}: {path.name} cannot be read as an image ({_first_line(error)}); "
-        "replace it by a sound PNG, JPEG, WebP, BMP or GIF, or leave the cell empty"
+        f"replace it by a sound PNG, JPEG, WebP, BMP or GIF, {_LEAVE_OUT}"
     )
 
 
-def _unreadable_audio(path: Path, where: str, error: Exception) -> DataError:
+def _unreadable_audio(path: MediaFile, where: str, error: Exception) -> DataError:
     return DataError(f"{where}: {path.name} cannot be read as audio ({_first_line(error)}); {_AUDIO_ADVICE}")
 
 

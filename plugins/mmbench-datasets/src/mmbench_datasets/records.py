@@ -2,61 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
-from mmbench.data import Sample
+from mmbench_datasets.lazy import LazySamples, Read
 from mmbench_datasets.manifest import Manifest
 from mmbench_datasets.media import is_grey, read_audio, read_image, read_video, require_av
 from mmbench_datasets.modalities import Feature, Source
 from mmbench_datasets.splits import SPLITS, Split
 
-Read = Callable[[int], Any]
 
-
-class LazyInputs(Mapping[str, Any]):
-    """The inputs of one row; each access decodes anew and keeps nothing."""
-
-    def __init__(self, readers: Mapping[str, Read], row: int) -> None:
-        self._readers = readers
-        self._row = row
-
-    def __getitem__(self, modality: str) -> Any:
-        return self._readers[modality](self._row)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._readers)
-
-    def __len__(self) -> int:
-        return len(self._readers)
-
-
-class Records(Sequence[Sample]):
-    """One split of a manifest."""
-
-    def __init__(self, manifest: Manifest, rows: Sequence[int], readers: Mapping[str, Read]) -> None:
-        self._manifest = manifest
-        self._rows = rows
-        self._readers = readers
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, position: Any) -> Any:
-        if isinstance(position, slice):
-            return [self[each] for each in range(*position.indices(len(self)))]
-        row = self._rows[position]
-        return Sample(
-            sample_id=self._manifest.ids[row],
-            inputs=LazyInputs(self._readers, row),
-            targets={item.task.name: item.values[row] for item in self._manifest.targets},
-        )
-
-
-def open_records(manifest: Manifest) -> dict[Split, Records]:
+def open_records(manifest: Manifest) -> dict[Split, LazySamples]:
     """Return the splits of a manifest.
 
     Raises:
@@ -65,7 +21,10 @@ def open_records(manifest: Manifest) -> dict[Split, Records]:
     if any(source.kind == "video" for source in manifest.sources):
         require_av()
     readers = {source.name: _reader(manifest, source) for source in manifest.sources}
-    return {split: Records(manifest, manifest.rows[split], readers) for split in SPLITS}
+    targets = {item.task.name: item.values for item in manifest.targets}
+    return {
+        split: LazySamples(manifest.rows[split], ids=manifest.ids, targets=targets, readers=readers) for split in SPLITS
+    }
 
 
 def _reader(manifest: Manifest, source: Source) -> Read:

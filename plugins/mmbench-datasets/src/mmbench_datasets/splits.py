@@ -59,17 +59,45 @@ def generated_split(
 ) -> dict[Split, list[int]]:
     """Split 70/15/15 by class and whole groups; a row's place depends on its id and the seed, not on its position."""
     strata = target.values if target.task.kind == "multiclass" else [0] * len(table)
+    cells = [cell.strip() for cell in table.columns[group_column]] if group_column else [""] * len(table)
+    groups = [f"group {cell}" if cell else f"id {sample_id}" for cell, sample_id in zip(cells, ids)]
+    rows = split_groups(groups, strata, seed)
+    if not all(rows.values()):
+        raise DataError(
+            f"{table.path.name}: {len(table)} rows in {len(set(groups))} groups do not fill train, val and test; "
+            "add rows or a column 'split'"
+        )
+    return rows
+
+
+def split_groups(
+    groups: Sequence[str],
+    strata: Sequence[Any],
+    seed: int,
+    *,
+    val_share: float = _VAL_SHARE,
+    test_share: float = _TEST_SHARE,
+) -> dict[Split, list[int]]:
+    """Split rows by whole groups, close to the shares in every stratum; every stratum reaches train.
+
+    A row's place depends on its group's name and the seed, not on its position.
+
+    Args:
+        groups: Of each row.
+        strata: Of each row: its class, or the same for all.
+        seed: Draws another split.
+        val_share, test_share: The rest is train.
+    """
     members: dict[str, list[int]] = {}
-    for row, sample_id in enumerate(ids):
-        group = table.columns[group_column][row].strip() if group_column else ""
-        members.setdefault(f"group {group}" if group else f"id {sample_id}", []).append(row)
+    for row, name in enumerate(groups):
+        members.setdefault(name, []).append(row)
     order = sorted(members, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())
     order.sort(key=lambda name: -len(members[name]))  # large groups while there is room for them
     total = Counter(strata)
     room: dict[Split, Counter[Any]] = {"train": Counter(), "val": Counter(), "test": Counter()}
     for stratum, count in total.items():
-        room["val"][stratum] = max(round(_VAL_SHARE * count), int(count >= 3))
-        room["test"][stratum] = max(round(_TEST_SHARE * count), int(count >= 2))
+        room["val"][stratum] = max(round(val_share * count), int(count >= 3)) if val_share else 0
+        room["test"][stratum] = max(round(test_share * count), int(count >= 2)) if test_share else 0
         room["train"][stratum] = count - room["val"][stratum] - room["test"][stratum]
     holders = Counter(stratum for rows in members.values() for stratum in {strata[row] for row in rows})
     rows: dict[Split, list[int]] = {split: [] for split in SPLITS}
@@ -84,14 +112,7 @@ def generated_split(
             trained |= set(held)
         room[split].subtract(held)
         rows[split].extend(members[name])
-    for split in SPLITS:
-        if not rows[split]:
-            raise DataError(
-                f"{table.path.name}: {len(table)} rows in {len(members)} groups do not fill train, val and test; "
-                "add rows or a column 'split'"
-            )
-        rows[split].sort()
-    return rows
+    return {split: sorted(rows[split]) for split in SPLITS}
 
 
 def _fit(held: Counter[Any], room: Counter[Any]) -> float:

@@ -1,0 +1,65 @@
+"""Samples that decode an input only when it is asked for, one modality at a time, and keep nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from mmbench.data import Sample
+
+#: What gives one modality of a row, or None where the row lacks it.
+Read: TypeAlias = Callable[[int], Any]
+
+
+class LazyInputs(Mapping[str, Any]):
+    """The inputs of one row; each access decodes anew and keeps nothing."""
+
+    def __init__(self, readers: Mapping[str, Read], row: int) -> None:
+        self._readers = readers
+        self._row = row
+
+    def __getitem__(self, modality: str) -> Any:
+        return self._readers[modality](self._row)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._readers)
+
+    def __len__(self) -> int:
+        return len(self._readers)
+
+
+class LazySamples(Sequence[Sample]):
+    """Some rows of a dataset.
+
+    Args:
+        rows: Which, in order.
+        ids: Of all rows.
+        targets: By task, of all rows.
+        readers: By modality.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[int],
+        *,
+        ids: Sequence[str],
+        targets: Mapping[str, Sequence[Any]],
+        readers: Mapping[str, Read],
+    ) -> None:
+        self._rows = rows
+        self._ids = ids
+        self._targets = targets
+        self._readers = readers
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, position: Any) -> Any:
+        if isinstance(position, slice):
+            return [self[each] for each in range(*position.indices(len(self)))]
+        row = self._rows[position]
+        return Sample(
+            sample_id=self._ids[row],
+            inputs=LazyInputs(self._readers, row),
+            targets={task: values[row] for task, values in self._targets.items()},
+        )
