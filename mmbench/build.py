@@ -29,11 +29,9 @@ def derive_seed(*parts: Any) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def build_encoder(
-    modality: Modality, part: Mapping[str, Any], payload: Mapping[str, Any], warnings: list[str]
-) -> nn.Module:
-    """Build one encoder; its initial weights depend on the cell and the modality alone."""
-    torch.manual_seed(derive_seed("encoder", payload["cell_id"], modality.name))
+def build_encoder(modality: Modality, part: Mapping[str, Any], seed: int, warnings: list[str]) -> nn.Module:
+    """Build one encoder; what it draws at random depends on the seed alone."""
+    torch.manual_seed(seed)
     layout: Layout = part["layout"]
     encoder = call_factory(part, warnings, modality, layout)
     if not isinstance(encoder, nn.Module):

@@ -23,13 +23,16 @@ from mmbench.data import SPLITS, Column, DatasetSource, Split, dataset_root, tra
 from mmbench.diagnostics import Findings, Subject, diagnose
 from mmbench.errors import ContractError, Unavailable
 from mmbench.evaluate import metrics
+from mmbench.frozen import FrozenEncoder, device_name
 from mmbench.model import MultimodalModel
 from mmbench.profiling import PROTOCOLS, profile
+from mmbench.profiling.apart import add_encoders
 from mmbench.record import Metric
 from mmbench.registry import load_plugin_file
 from mmbench.spec import DatasetInfo, Modality, TaskSpec
 from mmbench.tasks import TargetScaler, majority_predictions, predictions
 from mmbench.train import Trained, Trainer, predict
+from mmbench.tuning import apply_tuning, read_tuning
 
 
 def run_cell(payload: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -54,16 +57,17 @@ def run_cell(payload: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
     device = pick_device(payload["device"])
     warnings: list[str] = []
-    modalities = {name: source.modality(name) for name in payload["encoders"]}
-    encoders = {
-        name: build_encoder(modalities[name], part, payload, warnings) for name, part in payload["encoders"].items()
+    frozen = {
+        name: FrozenEncoder(source, name, payload, device, warnings)
+        for name, part in payload["encoders"].items()
+        if part["tuning"] == "frozen"
     }
-    columns = {name: _columns(source, name, encoder, payload) for name, encoder in encoders.items()}
+    encoders, columns = _encoders(source, frozen, payload, warnings)
     data = {split: _split_data(source, split, columns, device, train) for split in SPLITS}
     with guarded_globals(warnings):
         for name, encoder in encoders.items():
             encoder.to(device)
-            fit = getattr(encoder, "fit", None)
+            fit = None if name in frozen else getattr(encoder, "fit", None)
             if callable(fit):
                 fit(*data["train"].fit_inputs(name))
     objective = build_objective(payload, encoders, info.tasks, warnings)
@@ -84,6 +88,7 @@ def run_cell(payload: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         # The same repeat visits samples in the same order in every cell, so that cells can be compared in pairs.
         order_seed=derive_seed("order", payload["master_seed"], payload["seed"]),
         noise_seed=derive_seed("noise", payload["cell_id"]),
+        tunings={name: read_tuning(part) for name, part in payload["encoders"].items()},
     )
     with guarded_globals(warnings):
         trained = trainer.run()
@@ -99,7 +104,7 @@ def run_cell(payload: Mapping[str, Any], folder: Path) -> dict[str, Any]:
                 kept[f"{split}.{task.name}.target"] = target
             kept[f"{split}.sample_ids"] = _ids_tensor(source, split, data[split])
         evaluated = time.perf_counter()
-        profiled, raw = _profile(model, trainer, data["train"], device, payload)
+        profiled, raw = _profile(model, trainer, data["train"], frozen, payload)
         profiled_at = time.perf_counter()
         diagnosed = _diagnose(model, data, kept, scalers, train, payload, warnings)
     save_file({name: np.ascontiguousarray(value) for name, value in kept.items()}, folder / "predictions.safetensors")
@@ -115,6 +120,7 @@ def run_cell(payload: Mapping[str, Any], folder: Path) -> dict[str, Any]:
                 name for name, layout in model.layouts.items() if layout == "sequence" and model.accepts == "vector"
             ],
             "feature_dims": dict(model.dims),
+            "stored_features": [name for name, encoder in frozen.items() if encoder.stored],
             "selected_by": trained.selected_by,
             "history": [dataclasses.asdict(epoch) for epoch in trained.history],
             **({"diagnostics": diagnosed.info} if diagnosed.info else {}),
@@ -167,9 +173,23 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _columns(source: DatasetSource, name: str, encoder: nn.Module, payload: Mapping[str, Any]) -> dict[Split, Column]:
-    key = transform_key(encoder, fallback=payload["encoders"][name]["digest"])
-    return source.columns(name, encoder.transform, key)  # type: ignore[arg-type]
+def _encoders(
+    source: DatasetSource, frozen: Mapping[str, FrozenEncoder], payload: Mapping[str, Any], warnings: list[str]
+) -> tuple[dict[str, nn.Module], dict[str, Mapping[Split, Column]]]:
+    """Return every modality's encoder, or what stands in for it, and what it reads."""
+    encoders: dict[str, nn.Module] = {}
+    columns: dict[str, Mapping[Split, Column]] = {}
+    for name, part in payload["encoders"].items():
+        if name in frozen:
+            given = frozen[name]
+            encoders[name], columns[name] = given.features() if given.stored else given.build()
+            continue
+        seed = derive_seed("encoder", payload["cell_id"], name)
+        encoder = encoders[name] = build_encoder(source.modality(name), part, seed, warnings)
+        apply_tuning(encoder, part)
+        key = transform_key(encoder, fallback=part["digest"])
+        columns[name] = source.columns(name, encoder.transform, key)  # type: ignore[arg-type]
+    return encoders, columns
 
 
 def _split_data(
@@ -238,7 +258,7 @@ def _facts(
         "split_hash": source.index.split_hash,
         "num_samples": {split: len(data[split]) for split in SPLITS},
         "resident": all(item.resident for item in data.values()),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
+        "device": device_name(device),
         "precision": train.precision,
         "threads": payload["threads"],
         "versions": {"torch": torch.__version__, "python": platform.python_version()},
@@ -280,17 +300,27 @@ def _diagnose(
 
 
 def _profile(
-    model: MultimodalModel, trainer: Trainer, data: SplitData, device: torch.device, payload: Mapping[str, Any]
+    model: MultimodalModel,
+    trainer: Trainer,
+    data: SplitData,
+    frozen: Mapping[str, FrozenEncoder],
+    payload: Mapping[str, Any],
 ) -> tuple[list[Metric], dict[str, Any]]:
     if payload["protocol"] == "none":
         return [], {}
-    size = min(trainer.config.batch_size, len(data))
-    return profile(
+    size, protocol = min(trainer.config.batch_size, len(data)), PROTOCOLS[payload["protocol"]]
+    found, raw = profile(
         model,
         {"train": data.batch(torch.arange(size)), "single": data.batch(torch.tensor([data.first_complete()]))},
         trainer.step,
-        device,
-        PROTOCOLS[payload["protocol"]],
+        data.device,
+        protocol,
         contended=payload["contended"],
         autocast=torch.bfloat16 if trainer.config.precision == "bf16" else None,
     )
+    stored = {name: encoder for name, encoder in frozen.items() if encoder.stored}
+    if stored:
+        # Performance is never that of cached features.
+        costs = {name: encoder.cost(size, protocol) for name, encoder in stored.items()}
+        found, raw["frozen"] = add_encoders(found, costs), {name: cost.to_json() for name, cost in costs.items()}
+    return found, raw

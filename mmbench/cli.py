@@ -239,6 +239,9 @@ def run(
             help="What to find out about modalities: full adds every test sample and disturbed inputs.",
         ),
     ] = None,
+    no_feature_cache: Annotated[
+        bool, _running("--no-feature-cache", help="Run frozen encoders in every cell instead of once for all.")
+    ] = False,
     timeout: Annotated[str | None, _running("--timeout", metavar="30m", help="Limit for one cell.")] = None,
     memory: Annotated[float | None, _running("--memory", metavar="GIB", help="Limit for one cell.")] = None,
     max_failures: Annotated[str | None, _running("--max-failures", metavar="N|10%")] = None,
@@ -393,6 +396,8 @@ def _flags(given: dict[str, Any]) -> dict[str, Any]:
         flags["train"] = train
     if given.get("no_baselines"):
         flags["baselines"] = False
+    if given.get("no_feature_cache"):
+        flags["feature_cache"] = False
     isolate = given.get("isolate")
     if isolate is not None:
         if isolate not in ("process", "none"):

@@ -117,6 +117,7 @@ class RunConfig(BaseModel):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     protocol: Literal["none", "quick", "standard", "rigorous"] = "quick"
     diagnostics: Literal["none", "quick", "full"] = "quick"
+    feature_cache: bool = True
     timeout: Seconds = 1800.0
     memory: Annotated[float, Field(gt=0)] | None = None
     max_failures: Annotated[int | float | None, BeforeValidator(_failures), Field(ge=0)] = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -98,6 +98,7 @@ class MultimodalModel(nn.Module):
         self.dims = {name: encoder_dim(name, encoder) for name, encoder in encoders.items()}
         # nn.ModuleDict refuses keys such as "type" or "a.b", which are fair names for a modality or a task.
         self.encoders = nn.ModuleList(encoders.values())
+        self._held: frozenset[str] = frozenset()
         self.fusion = fusion
         self.dropout = nn.Dropout(dropout)
         self.heads = nn.ModuleList()
@@ -109,6 +110,22 @@ class MultimodalModel(nn.Module):
             for dim in self.dims.values():
                 width = dim if isinstance(dim, int) else dim[-1]
                 self.unimodal_heads.extend(nn.Linear(width, task.num_outputs) for task in tasks)
+
+    def hold(self, modalities: Iterable[str]) -> None:
+        """Keep these modalities' encoders in evaluation mode whatever `train` says, and no others.
+
+        An encoder whose weights stand still must not drop features or move the statistics of its normalisation.
+        """
+        self._held = frozenset(modalities)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> MultimodalModel:
+        """Set training mode on everything but the held encoders."""
+        super().train(mode)
+        for name, encoder in zip(self.modalities, self.encoders):
+            if name in self._held:
+                encoder.eval()
+        return self
 
     def encode(self, batch: Batch) -> dict[str, Features]:
         """Run every encoder on the samples that have its modality; the others get zeros and a False mask."""

@@ -86,6 +86,7 @@ class Cell:
                 "tuning": part.reference.tuning,
                 "takes_tuning": part.spec.takes_tuning,
                 "tuning_options": to_json(part.reference.tuning_options),
+                "requires": list(part.spec.requires),
                 "digest": part.digest,
             }
             for name, part in self.encoders.items()
@@ -499,6 +500,7 @@ def local_runtime(config: RunConfig, *, cache: Path, data: Path, jobs: int) -> d
         "device": config.device,
         "threads": config.threads,
         "protocol": config.protocol,
+        "feature_cache": config.feature_cache,
         "diagnostics": config.diagnostics,
         "jobs": jobs,
         "contended": jobs > 1,

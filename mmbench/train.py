@@ -20,6 +20,7 @@ from mmbench.evaluate import primary_value
 from mmbench.model import Batch, MultimodalModel, Output
 from mmbench.spec import TaskSpec
 from mmbench.tasks import TargetScaler, class_weights, metric_specs, predictions, primary_metric, task_loss
+from mmbench.tuning import EncoderTuning, layer_groups
 
 TaskLoss = Callable[[Mapping[str, Tensor]], Tensor]
 
@@ -98,6 +99,7 @@ class Trainer:
         config: Settings.
         order_seed: Decides the order of batches; equal for all cells of one repeat.
         noise_seed: Decides dropout and the objective's own random choices.
+        tunings: How encoders are trained, by modality; those not named are trained from scratch.
     """
 
     def __init__(
@@ -112,6 +114,7 @@ class Trainer:
         *,
         order_seed: int,
         noise_seed: int,
+        tunings: Mapping[str, EncoderTuning] | None = None,
     ) -> None:
         self.model, self.objective = model, objective
         self.train_data, self.val_data = train, val
@@ -121,7 +124,11 @@ class Trainer:
         self.parameters = [
             parameter for module in (model, objective) for parameter in module.parameters() if parameter.requires_grad
         ]
-        self.optimiser = make_optimiser([model, objective], config, self.device)
+        encoders = dict(zip(model.modalities, model.encoders))
+        self.tuned = [(name, encoders[name], tuning) for name, tuning in (tunings or {}).items()]
+        lr_factors = {id(item): tuning.lr_factor for _, encoder, tuning in self.tuned for item in encoder.parameters()}
+        self.optimiser = make_optimiser([model, objective], config, self.device, lr_factors)
+        self._open_layers(epoch=0)
         self.order = torch.Generator().manual_seed(order_seed)
         self.generator = torch.Generator().manual_seed(noise_seed)
         self.noise_seed = noise_seed
@@ -178,6 +185,7 @@ class Trainer:
 
     def epoch(self, epoch: int) -> float:
         """Train on every sample once; return the mean loss. Nothing in here waits for the device but the end."""
+        self._open_layers(epoch)
         self.model.train()
         self.objective.train()
         order = torch.randperm(len(self.train_data), generator=self.order)
@@ -244,7 +252,23 @@ class Trainer:
     def _set_lr(self) -> None:
         factor = lr_factor(self.step_number / self.total_steps, self.config)
         for group in self.optimiser.param_groups:
-            group["lr"] = self.config.lr * factor
+            group["lr"] = self.config.lr * factor * group["lr_factor"]
+
+    def _open_layers(self, epoch: int) -> None:
+        """Let gradients reach the layers that each encoder's tuning trains in this epoch."""
+        held = []
+        for name, encoder, tuning in self.tuned:
+            if tuning.tuning != "finetune":
+                # What is trained of it, adapters say themselves.
+                held += [name] if tuning.tuning in ("frozen", "adapter") else []
+                continue
+            groups = layer_groups(encoder)
+            num_open = tuning.num_open(len(groups), epoch)
+            for number, group in enumerate(groups):
+                for parameter in group:
+                    parameter.requires_grad_(number >= len(groups) - num_open)
+            held += [name] if not num_open else []
+        self.model.hold(held)
 
 
 def lr_factor(progress: float, config: TrainConfig) -> float:
@@ -257,22 +281,35 @@ def lr_factor(progress: float, config: TrainConfig) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * min(rest, 1.0)))
 
 
-def make_optimiser(modules: Sequence[nn.Module], config: TrainConfig, device: torch.device) -> torch.optim.Optimizer:
-    """Return the optimiser; weight decay leaves vectors (biases, norms, tokens) alone."""
-    seen: set[int] = set()
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
+def make_optimiser(
+    modules: Sequence[nn.Module],
+    config: TrainConfig,
+    device: torch.device,
+    lr_factors: Mapping[int, float] | None = None,
+) -> torch.optim.Optimizer:
+    """Return the optimiser; weight decay leaves vectors (biases, norms, tokens) alone.
+
+    Args:
+        lr_factors: By id of a parameter, what multiplies its learning rate; 1 where nothing is said.
+    """
+    factors = lr_factors or {}
+    grouped: dict[tuple[float, bool], dict[int, nn.Parameter]] = {}
     for module in modules:
         for parameter in module.parameters():
-            if parameter.requires_grad and id(parameter) not in seen:
-                seen.add(id(parameter))
-                (decayed if parameter.dim() >= 2 else plain).append(parameter)
+            if parameter.requires_grad:
+                key = (factors.get(id(parameter), 1.0), parameter.dim() >= 2)
+                grouped.setdefault(key, {})[id(parameter)] = parameter
+    # The rate of most parameters first, their matrices before their vectors.
+    order = sorted(grouped, key=lambda key: (key[0] != 1.0, key[0], not key[1]))
     groups: list[dict[str, Any]] = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
+        {
+            "params": list(grouped[factor, decayed].values()),
+            "weight_decay": config.weight_decay if decayed else 0.0,
+            "lr_factor": factor,
+        }
+        for factor, decayed in order
     ]
-    groups = [group for group in groups if group["params"]]
-    fused = all(parameter.is_floating_point() for parameter in (*decayed, *plain))
+    fused = all(parameter.is_floating_point() for members in grouped.values() for parameter in members.values())
     match config.optimiser:
         case "sgd":
             return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=fused)

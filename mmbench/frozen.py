@@ -1,0 +1,260 @@
+"""Frozen encoders: each reads each dataset once, and every fusion, objective and seed shares the features it gave."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from mmbench.batches import SplitData
+from mmbench.build import build_encoder, derive_seed, guarded_globals
+from mmbench.cache import ArrayCache
+from mmbench.data import SPLITS, Column, DatasetSource, Split, transform_key
+from mmbench.errors import DataError
+from mmbench.features import Features
+from mmbench.model import MultimodalModel
+from mmbench.parts import digest
+from mmbench.profiling import Meter, Protocol
+from mmbench.profiling.apart import EncoderCost, measure_encoder
+from mmbench.spec import Layout
+from mmbench.tuning import apply_tuning
+
+#: Bumped when features of an unchanged encoder would be stored otherwise.
+FEATURES_VERSION = 1
+#: Samples that one forward pass of a frozen encoder reads.
+BATCH_SIZE = 32
+_DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class StoredFeatures(nn.Module):
+    """Stands in a model for a frozen encoder whose features are known already.
+
+    Args:
+        feature_dim: Width of the features.
+        layout: "vector" or "sequence".
+        feature_dtype: As they are stored: "fp32", "fp16" or "bf16" (which travels as int16).
+
+    Shapes: (P, D) or (P, T, D) -> the same, float32.
+    """
+
+    def __init__(self, feature_dim: int, layout: Layout, feature_dtype: str) -> None:
+        super().__init__()
+        self.feature_dim, self.layout, self.feature_dtype = feature_dim, layout, feature_dtype
+
+    def forward(self, values: Tensor, mask: Tensor | None) -> Features:
+        """Return stored features as an encoder returns its own."""
+        if self.feature_dtype == "bf16":
+            values = values.view(torch.bfloat16)
+        return Features(values.float(), mask)
+
+
+class FrozenEncoder:
+    """One frozen encoder on one modality of a dataset: its features and its cost, each worked out once and kept.
+
+    The encoder itself is built only when something is not in the cache yet.
+
+    Args:
+        source: The dataset.
+        modality: Name of the modality.
+        payload: Of the cell that asks; nothing in it but the encoder's part, the dataset and this machine counts.
+        device: Where the encoder runs.
+        warnings: Told what the plugin did to global settings.
+    """
+
+    def __init__(
+        self,
+        source: DatasetSource,
+        modality: str,
+        payload: Mapping[str, Any],
+        device: torch.device,
+        warnings: list[str],
+    ) -> None:
+        self.source, self.modality, self.payload = source, modality, payload
+        self.device, self.warnings = device, warnings
+        self.cache = ArrayCache(Path(payload["cache_dir"]))
+        self.part = payload["encoders"][modality]
+        #: Whether features are computed once and kept; those of several layers are not.
+        self.stored = bool(payload["feature_cache"]) and self.part["layout"] != "pyramid"
+        #: Libraries compute features, so their versions are part of what was computed.
+        self.key = digest(
+            [
+                *(FEATURES_VERSION, source.key, modality, self.part["digest"], self.part["layout"]),
+                *(f"{package}={_version(package)}" for package in ("torch", *self.part["requires"])),
+            ]
+        )
+        self._built: tuple[nn.Module, Mapping[Split, Column]] | None = None
+
+    def features(self) -> tuple[StoredFeatures, dict[Split, Column]]:
+        """Return what takes the encoder's place in a model, and its features of every split.
+
+        Raises:
+            Unavailable: the encoder's weights are not at hand.
+            DataError: its features are not finite.
+        """
+        arrays = self.cache.get_or_make(f"features/{self.source.key[:16]}/{self.key}", self._make_features)
+        about = json.loads(arrays["about"].tobytes())
+        columns = {
+            split: Column(
+                values=arrays[f"{split}.values"],
+                offsets=arrays.get(f"{split}.offsets"),
+                present=arrays[f"{split}.present"],
+            )
+            for split in SPLITS
+        }
+        return StoredFeatures(about["feature_dim"], self.part["layout"], self._dtype), columns
+
+    def cost(self, batch_size: int, protocol: Protocol) -> EncoderCost:
+        """Return what the encoder takes by itself for a batch of the training set and for a single sample.
+
+        Args:
+            batch_size: As in training.
+            protocol: How carefully to measure.
+        """
+        machine = [device_name(self.device), self.payload["threads"], self.payload["contended"]]
+        key = digest([self.key, batch_size, protocol.name, *machine])
+
+        def make() -> dict[str, NDArray[Any]]:
+            model, data = self._model("train")
+            cost = measure_encoder(
+                model.encode,
+                model.encoders[0],
+                {
+                    "train": data.batch(torch.arange(min(batch_size, len(data)))),
+                    "single": data.batch(torch.tensor([data.first_complete()])),
+                },
+                Meter(self.device, protocol),
+            )
+            return {"cost": np.frombuffer(json.dumps(cost.to_json()).encode(), dtype=np.uint8)}
+
+        entry = self.cache.get_or_make(f"encoder-cost/{self.source.key[:16]}/{key}", make)
+        return EncoderCost.from_json(json.loads(entry["cost"].tobytes()))
+
+    @property
+    def _dtype(self) -> str:
+        return str(self.part["tuning_options"]["feature_dtype"])
+
+    def encode(self, column: Column) -> dict[str, NDArray[Any]]:
+        """Run the encoder over any column that its transform made.
+
+        Returns:
+            ``values``, ``present`` and, for features of several lengths, ``offsets``, as in `Column`.
+        """
+        model, data = self._model_of(column)
+        with tempfile.TemporaryDirectory(prefix="mmbench-encoding-") as folder:
+            return _encode(model, data, self.modality, self._dtype, Path(folder) / "values")
+
+    def _make_features(self) -> dict[str, NDArray[Any]]:
+        encoder, _ = self.build()
+        self.cache.root.mkdir(parents=True, exist_ok=True)
+        arrays: dict[str, NDArray[Any]] = {}
+        # The files are unlinked while they are mapped; the cache copies them to their place.
+        with tempfile.TemporaryDirectory(prefix=".encoding-", dir=self.cache.root) as folder:
+            for split in SPLITS:
+                model, data = self._model(split)
+                found = _encode(model, data, self.modality, self._dtype, Path(folder) / split)
+                arrays.update({f"{split}.{name}": array for name, array in found.items()})
+        about = {"feature_dim": encoder.feature_dim, "ref": self.part["ref"], "modality": self.modality}
+        return {**arrays, "about": np.frombuffer(json.dumps(about).encode(), dtype=np.uint8)}
+
+    def _model(self, split: Split) -> tuple[MultimodalModel, SplitData]:
+        return self._model_of(self.build()[1][split])
+
+    def _model_of(self, column: Column) -> tuple[MultimodalModel, SplitData]:
+        """The encoder alone as a model, so that its promises are checked as in any cell."""
+        encoder, _ = self.build()
+        model = MultimodalModel({self.modality: encoder}, {self.modality: self.part["layout"]}, _Nothing(), ())
+        data = SplitData(
+            {self.modality: column}, {"": np.zeros(len(column), dtype=np.int64)}, self.device, resident_bytes=0
+        )
+        return model.eval(), data
+
+    def build(self) -> tuple[nn.Module, Mapping[Split, Column]]:
+        """Return the encoder itself, in evaluation mode on the device, and what its transform makes of the data."""
+        if self._built is None:
+            # What it draws at random depends on the encoder alone, whatever cell asks.
+            seed = derive_seed("frozen", self.part["digest"], self.modality)
+            encoder = build_encoder(self.source.modality(self.modality), self.part, seed, self.warnings)
+            apply_tuning(encoder, self.part)
+            key = transform_key(encoder, fallback=self.part["digest"])
+            with guarded_globals(self.warnings):
+                columns = self.source.columns(self.modality, encoder.transform, key)  # type: ignore[arg-type]
+                encoder.to(self.device)
+                _fit(encoder, self.modality, columns["train"], self.device)
+            self._built = encoder.eval(), columns
+        return self._built
+
+
+def device_name(device: torch.device) -> str:
+    """Return what computes, as tables show it."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu"
+
+
+def _fit(encoder: nn.Module, modality: str, column: Column, device: torch.device) -> None:
+    """Let a frozen encoder see the whole training set for its constants, whatever part of it a cell trains on."""
+    fit = getattr(encoder, "fit", None)
+    if callable(fit):
+        data = SplitData({modality: column}, {"": np.zeros(len(column), dtype=np.int64)}, device, resident_bytes=0)
+        fit(*data.fit_inputs(modality))
+
+
+class _Nothing(nn.Module):
+    """A fusion for a model that only encodes."""
+
+    fused_dim = 1
+
+
+@torch.inference_mode()
+def _encode(model: MultimodalModel, data: SplitData, modality: str, dtype: str, file: Path) -> dict[str, NDArray[Any]]:
+    """Encode a split batch by batch into a file, so that memory does not grow with the dataset."""
+    lengths: list[NDArray[np.int64]] = []
+    present: list[NDArray[np.bool_]] = []
+    stored, width, layout = np.dtype(np.float32), 0, "vector"
+    with file.open("wb") as stream:
+        for batch in data.in_order(BATCH_SIZE):
+            features = model.encode(batch)[modality]
+            values, layout = features.tensor, features.layout
+            here = features.present
+            if layout == "sequence":
+                lengths.append(features.token_mask.sum(dim=1).cpu().numpy())
+                values = values[features.token_mask]  # (B, T, D) -> (sum T, D): real tokens only
+            else:
+                values = values.masked_fill(~here.unsqueeze(1), 0.0)
+            present.append(here.cpu().numpy())
+            array = _to_numpy(values, dtype, model.encoders[0], modality)
+            array.tofile(stream)
+            stored, width = array.dtype, array.shape[1]
+    joined = np.fromfile(file, dtype=stored) if not file.stat().st_size else np.memmap(file, dtype=stored, mode="r")
+    flat = joined.reshape(-1, width)
+    found = {"present": np.concatenate(present)}
+    if layout == "vector":
+        return {**found, "values": flat}
+    counts = np.concatenate(lengths)
+    if len(set(counts.tolist())) == 1 and counts[0]:
+        return {**found, "values": flat.reshape(len(counts), int(counts[0]), width)}
+    return {**found, "values": flat, "offsets": np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)}
+
+
+def _to_numpy(values: Tensor, dtype: str, encoder: nn.Module, modality: str) -> NDArray[Any]:
+    kept = values.to(_DTYPES[dtype])
+    if not bool(torch.isfinite(kept).all()):
+        if bool(torch.isfinite(values).all()):
+            raise DataError(f"features of {modality!r} do not fit {dtype}; use feature_dtype=bf16 or fp32")
+        raise DataError(f"the frozen encoder {type(encoder).__name__} of {modality!r} gives NaN or infinity")
+    array: NDArray[Any] = (kept.view(torch.int16) if dtype == "bf16" else kept).cpu().numpy()
+    return np.ascontiguousarray(array)
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""

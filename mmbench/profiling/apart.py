@@ -1,0 +1,135 @@
+"""What a frozen encoder costs by itself, and what a cell costs that reads its stored features: the sum of both."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from mmbench.model import Batch
+from mmbench.profiling.flops import count_flops
+from mmbench.profiling.meter import Meter
+from mmbench.profiling.protocol import MIN_SAMPLES_P99
+from mmbench.record import Metric
+
+_LATENCIES: Mapping[str, float] = {"latency_p50_s": 50.0, "latency_p95_s": 95.0, "latency_p99_s": 99.0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderCost:
+    """A frozen encoder measured apart.
+
+    Attributes:
+        batch_size: Of `batch_s`.
+        batch_s: Median time of a forward pass over a training batch.
+        window_s: Mean time of one in an uninterrupted row of them; throughput follows from it.
+        latency_s: Times of single samples.
+        flops_per_sample: A multiply-add counted as two.
+        uncounted: Operations that may do more arithmetic and were counted as none.
+        num_parameters: All of them.
+    """
+
+    batch_size: int
+    batch_s: float
+    window_s: float
+    latency_s: tuple[float, ...]
+    flops_per_sample: float
+    uncounted: tuple[str, ...]
+    num_parameters: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain JSON data."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> EncoderCost:
+        """Read what `to_json` wrote."""
+        return cls(**{**data, "latency_s": tuple(data["latency_s"]), "uncounted": tuple(data["uncounted"])})
+
+
+def measure_encoder(
+    encode: Callable[[Batch], Any],
+    encoder: nn.Module,
+    batches: Mapping[Literal["train", "single"], Batch],
+    meter: Meter,
+) -> EncoderCost:
+    """Measure an encoder in evaluation mode.
+
+    Args:
+        encode: Runs the encoder over a batch.
+        encoder: For its parameters.
+        batches: "train", of the training batch size, and "single", one sample.
+        meter: Where and how long.
+    """
+    with torch.inference_mode():
+        batch = batches["train"]
+        timing = meter.time(lambda: encode(batch), min_iterations=meter.protocol.min_iterations)
+        alone = meter.time(
+            lambda: encode(batches["single"]), min_iterations=meter.protocol.min_latency_iterations, each_alone=True
+        )
+    counted = count_flops(lambda: encode(batch))
+    return EncoderCost(
+        batch_size=batch.size,
+        batch_s=statistics.median(timing.samples_s),
+        window_s=timing.window_s / len(timing.samples_s),
+        latency_s=alone.samples_s,
+        flops_per_sample=counted.total / batch.size,
+        uncounted=counted.uncounted,
+        num_parameters=sum(parameter.numel() for parameter in encoder.parameters()),
+    )
+
+
+def add_encoders(metrics: list[Metric], costs: Mapping[str, EncoderCost]) -> list[Metric]:
+    """Add frozen encoders to the profile of a model that reads their stored features.
+
+    One stage follows the other, so times, operations and parameters add up; percentiles of a sum are at most the sum
+    of percentiles. Memory and energy do not add up and become null with that reason.
+
+    Args:
+        metrics: Of phase "profile", from `mmbench.profiling.profile`.
+        costs: By modality.
+    """
+    return [_with_encoders(metric, costs) for metric in metrics]
+
+
+def _with_encoders(metric: Metric, costs: Mapping[str, EncoderCost]) -> Metric:
+    name, value = metric.name, metric.value
+    names = ", ".join(costs)
+    added = f"frozen encoders of {names} measured once, apart, and added"
+    if "_peak_memory_" in name or "_energy_" in name or name == "peak_rss_bytes":
+        reason = f"the frozen encoders of {names} ran apart from this cell; this does not add up"
+        return dataclasses.replace(metric, value=None, note=reason)
+    for modality, cost in costs.items():
+        if name == f"stage_time_s:encode.{modality}":
+            return dataclasses.replace(metric, value=cost.batch_s, note=_joined("measured once, apart", metric.note))
+    if value is None:
+        return metric
+    if name == "throughput_samples_per_s":
+        batch_size = next(iter(costs.values())).batch_size
+        value = batch_size / (batch_size / value + sum(cost.window_s for cost in costs.values()))
+    elif name in _LATENCIES:
+        if name == "latency_p99_s" and min(len(cost.latency_s) for cost in costs.values()) < MIN_SAMPLES_P99:
+            return dataclasses.replace(metric, value=None, note=f"the frozen encoders of {names} took fewer samples")
+        value += sum(float(np.percentile(cost.latency_s, _LATENCIES[name])) for cost in costs.values())
+        added += "" if name == "latency_p50_s" else ": an upper bound"
+    elif name == "step_time_s":
+        value += sum(cost.batch_s for cost in costs.values())
+    elif name == "flops_per_sample":
+        value += sum(cost.flops_per_sample for cost in costs.values())
+        uncounted = sorted({name for cost in costs.values() for name in cost.uncounted})
+        added = f"lower bound: {', '.join(uncounted)} not counted; {added}" if uncounted else added
+    elif name == "num_parameters_registered":
+        value += sum(cost.num_parameters for cost in costs.values())
+    else:
+        return metric
+    return dataclasses.replace(metric, value=value, note=_joined(added, metric.note))
+
+
+def _joined(*notes: str) -> str:
+    return "; ".join(note for note in notes if note)
