@@ -12,10 +12,10 @@ from mmbench.diagnostics.encoded import Encoded, take
 from mmbench.model import MultimodalModel
 
 #: Samples in "quick": no more than these, and no fewer than the others where the test split has them.
-MAX_QUICK, MIN_QUICK = 200, 48
+MAX_QUICK, MIN_QUICK = 100, 24
 MAX_FULL = 4000
 #: Multiplications that "quick" may spend, by a rule of thumb: parameters of the fusion x tokens.
-QUICK_WORK = 1.0e9
+QUICK_WORK = 3.0e8
 #: Features kept for it, and pairs made at a time.
 MAX_KEPT_NUMBERS = 100_000_000
 PAIRS_AT_ONCE = 2048
