@@ -171,7 +171,7 @@ def _modalities(subject: Subject, depth: Depth, findings: Findings) -> None:
     else:
         per_sample = sum(parameter.numel() for given in probe.values() for parameter in _tensors(given.values))
         num_pairs = min(num_test, emap.MAX_FULL, max(emap.MIN_QUICK, emap.MAX_KEPT_NUMBERS // max(per_sample, 1)))
-    positions = emap.spread(num_pairs, num_test)
+    positions = emap.some_of(num_pairs, num_test)
     subsets = proper_subsets(model.modalities)
     logits, parts = predict_subsets(
         model,
@@ -206,7 +206,7 @@ def _filling(subject: Subject) -> tuple[Fill, str]:
     if subject.takes_missing:
         return absent, ""
     train = subject.data["train"]
-    positions = emap.spread(MAX_MEAN_SAMPLES, len(train))
+    positions = emap.some_of(MAX_MEAN_SAMPLES, len(train))
     parts = [
         _encode(subject, train, positions[start : start + subject.batch_size])
         for start in range(0, len(positions), subject.batch_size)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -60,14 +61,12 @@ def quick_samples(model: MultimodalModel, features: Encoded, num_test: int) -> i
     return min(num_test, max(MIN_QUICK, min(MAX_QUICK, allowed)))
 
 
-def spread(count: int, num_samples: int) -> list[int]:
-    """Return `count` positions spread evenly over `num_samples`.
-
-    >>> spread(3, 9)
-    [0, 3, 6]
-    """
-    count = min(count, num_samples)
-    return [at * num_samples // count for at in range(count)]
+def some_of(count: int, num_samples: int) -> list[int]:
+    """Return ascending positions of a fixed random choice: evenly spread ones would meet only one class of a cycle."""
+    if count >= num_samples:
+        return list(range(num_samples))
+    chosen = np.random.default_rng(0).permutation(num_samples)[:count]
+    return [int(position) for position in np.sort(chosen)]
 
 
 def _tokens(values: Tensor | tuple[Tensor, ...]) -> int:
