@@ -301,8 +301,12 @@ def test_a_model_of_exclusive_or_is_all_synergy(takes_missing, depth):
     # Without one modality both classes are equally probable, and the first of two equal ones is chosen.
     assert found["accuracy", "drop:a"].value == found["accuracy", "drop:b"].value == 0.5
     assert found["shapley:a", "clean"].value == found["shapley:b", "clean"].value == 0.25
-    assert found["emap_gap", "clean"].value == pytest.approx(0.5, abs=0.1)
-    assert found["accuracy", "emap"].value == pytest.approx(0.5, abs=0.1)
+    if depth == "full":
+        assert found["emap_gap", "clean"].value == found["accuracy", "emap"].value == 0.5
+    else:
+        # Of an unbalanced choice a sum of two terms gets at most three of the four corners right.
+        assert found["emap_gap", "clean"].value == pytest.approx(1 - found["accuracy", "emap"].value)
+        assert found["accuracy", "emap"].value < 0.85
     assert found["accuracy", "emap"].n == (100 if depth == "quick" else 200)
     assert ("mean features" in found["accuracy", "drop:a"].note) is not takes_missing
     assert {item.phase for item in findings.metrics if item.condition == "clean"} == {"diagnose"}
