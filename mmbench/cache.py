@@ -1,28 +1,78 @@
-"""Arrays kept on disk under a content key: memory-mapped, checked on read, safe with many writers."""
+"""Arrays kept on disk under a content key: memory-mapped, checked on read, safe with many writers, bounded."""
 
 from __future__ import annotations
 
+import errno
+import io
 import json
+import mmap
 import os
+import re
 import shutil
 import tempfile
+import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-_FORMAT = 1
+from mmbench.errors import DiskError
+
+_FORMAT = 2
+_MANIFEST = "manifest.json"
+_WRITING = ".writing-"
+_REMOVING = ".removing-"
+_OURS = (_WRITING, _REMOVING, ".encoding-")
+_ARRAY_FILE = re.compile(r"\d+\.npy")
+#: How exactly the cache knows when an entry was last read.
+_TOUCH_EVERY_S = 60.0
+#: After this long, what a killed process left half written belongs to nobody.
+_LEFTOVER_AFTER_S = 3600.0
+#: A place may be taken, or a folder without entries removed, by another process between two of our steps.
+_TRIES = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheEntry:
+    """What lies in a cache under one key.
+
+    Attributes:
+        key: As it was stored, "column/3f…/9c…".
+        size_bytes: Of its files.
+        used_at: When it was last written or read, to the minute, in seconds since 1970.
+    """
+
+    key: str
+    size_bytes: int
+    used_at: float
+
+    @property
+    def sort(self) -> str:
+        """What it is: the beginning of its key, such as "index", "column" or "features"."""
+        return self.key.partition("/")[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trimmed:
+    """What `ArrayCache.trim` removed, what it left, and what it wanted to remove but found in use."""
+
+    removed: tuple[CacheEntry, ...]
+    kept: tuple[CacheEntry, ...]
+    busy: tuple[CacheEntry, ...] = ()
 
 
 class ArrayCache:
     """A folder of entries, each a set of named arrays.
 
     An entry is written beside its place and moved there whole, so a reader sees all of it or nothing. Its manifest
-    holds a checksum of every array; an entry that does not match is made again.
+    holds a checksum of every file and one of itself; an entry that does not match is made again. An entry that is
+    replaced or removed stays readable for whoever has mapped it.
 
     Args:
         root: The folder; made when needed.
@@ -32,78 +82,337 @@ class ArrayCache:
         self.root = root
 
     def get(self, key: str) -> dict[str, NDArray[Any]] | None:
-        """Return the arrays of an entry, or None when it is not there or is damaged."""
+        """Return the arrays of an entry, or None when it is not there, is damaged or of another format."""
         folder = self._folder(key)
         try:
-            manifest = json.loads((folder / "manifest.json").read_text())
-            if manifest["format"] != _FORMAT:
-                return None
-            arrays: dict[str, NDArray[Any]] = {}
-            for name, entry in manifest["arrays"].items():
-                # An empty file cannot be mapped.
-                mode: Literal["r"] | None = "r" if 0 not in entry["shape"] else None
-                array = np.load(folder / entry["file"], mmap_mode=mode, allow_pickle=False)
-                if [list(array.shape), str(array.dtype), _checksum(array)] != [
-                    entry["shape"],
-                    entry["dtype"],
-                    entry["crc32"],
-                ]:
-                    return None
-                arrays[name] = array
+            opened = os.open(folder, os.O_RDONLY)
+        except OSError:
+            return None
+        # Everything is opened from this one folder, though another process may put a new entry in its place meanwhile.
+        try:
+            arrays = _read(opened)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
+        finally:
+            os.close(opened)
+        _touch(folder / _MANIFEST)
         return arrays
 
     def put(self, key: str, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Store the arrays of an entry, replacing what was there."""
+        """Store the arrays of an entry, replacing what was there.
+
+        Raises:
+            DiskError: the folder cannot be written; nothing of the entry is left.
+            TypeError: an array holds Python objects.
+        """
         folder = self._folder(key)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder.parent))
         try:
-            entries: dict[str, Any] = {}
-            for number, (name, array) in enumerate(arrays.items()):
-                file = f"{number}.npy"
-                with (temporary / file).open("wb") as stream:
-                    np.save(stream, array, allow_pickle=False)
-                    stream.flush()
-                    os.fsync(stream.fileno())
-                entries[name] = {
-                    "file": file,
-                    "shape": list(array.shape),
-                    "dtype": str(array.dtype),
-                    "crc32": _checksum(array),
-                }
-            text = json.dumps({"format": _FORMAT, "key": key, "arrays": entries})
-            (temporary / "manifest.json").write_text(text)
-            if folder.exists():
-                shutil.rmtree(folder, ignore_errors=True)
-            temporary.rename(folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            temporary = _beside(folder, _WRITING)
+            try:
+                _write(temporary, key, arrays)
+                _move_into_place(temporary, folder)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+        except OSError as error:
+            size = sum(array.nbytes for array in arrays.values())
+            raise DiskError(
+                f"the cache cannot keep {key} ({size / 2**20:.1f} MiB) under {self.root}: {error.strerror or error}. "
+                "Make room, with `mmbench clean --cache` for example, or choose another folder with --cache or "
+                "$MMBENCH_CACHE"
+            ) from error
 
     def get_or_make(self, key: str, make: Callable[[], Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
-        """Return an entry, making it once however many processes ask for it at the same time."""
+        """Return an entry, making it once however many processes ask for it at the same time.
+
+        Raises:
+            DiskError: the folder cannot be written, or what was written cannot be read back.
+        """
         found = self.get(key)
         if found is not None:
             return found
         folder = self._folder(key)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.parent / f".{folder.name}.lock"):
+        lock = self._locked(folder)
+        try:
             found = self.get(key)
             if found is not None:
                 return found
             self.put(key, make())
             found = self.get(key)
+        finally:
+            lock.release()
         if found is None:
-            raise OSError(f"the cache entry {folder} cannot be read back; is the disk full or failing?")
+            raise DiskError(f"the cache entry {folder} cannot be read back; is the disk failing?")
         return found
 
+    def entries(self) -> list[CacheEntry]:
+        """Return what lies in the cache, the least recently used first; files of other programs are not looked at."""
+        found = []
+        for folder, _, files in os.walk(self.root):
+            if _MANIFEST not in files or not all(file == _MANIFEST or _ARRAY_FILE.fullmatch(file) for file in files):
+                continue
+            key = Path(folder).relative_to(self.root).as_posix()
+            if key == "." or any(part.startswith(_OURS) for part in key.split("/")):
+                continue
+            with suppress(OSError):  # somebody removes it at this moment
+                sizes = [(Path(folder) / file).stat() for file in files]
+                used_at = sizes[files.index(_MANIFEST)].st_mtime
+                found.append(CacheEntry(key=key, size_bytes=sum(item.st_size for item in sizes), used_at=used_at))
+        return sorted(found, key=lambda entry: (entry.used_at, entry.key))
+
+    def trim(
+        self, *, max_bytes: int | None = None, older_than_s: float | None = None, dry_run: bool = False
+    ) -> Trimmed:
+        """Remove entries, the least recently used first; never one that is being made.
+
+        Args:
+            max_bytes: Remove until no more than this is left; 0 removes everything.
+            older_than_s: Remove what was not used for this long.
+            dry_run: Only say what would be removed.
+        """
+        entries = self.entries()
+        if not dry_run:
+            self._sweep()
+        now = time.time()
+        left_bytes = sum(entry.size_bytes for entry in entries)
+        removed, kept, busy = [], [], []
+        for entry in entries:
+            too_much = max_bytes is not None and left_bytes > max_bytes
+            too_old = older_than_s is not None and now - entry.used_at > older_than_s
+            if not (too_much or too_old):
+                kept.append(entry)
+            elif self._remove(entry, dry_run=dry_run):
+                removed.append(entry)
+                left_bytes -= entry.size_bytes
+            else:
+                busy.append(entry)
+        return Trimmed(removed=tuple(removed), kept=tuple(kept), busy=tuple(busy))
+
+    def _remove(self, entry: CacheEntry, *, dry_run: bool) -> bool:
+        """Remove an entry unless it is being made, or was used since it was listed."""
+        folder = self._folder(entry.key)
+        if dry_run:
+            return not _is_held(_lock_file(folder))
+        lock = FileLock(_lock_file(folder))
+        try:
+            lock.acquire(timeout=0)
+        except (Timeout, OSError):
+            return False
+        try:
+            if (folder / _MANIFEST).stat().st_mtime > entry.used_at:
+                return False
+            # Moved away first: a reader must not find half an entry, nor a half-removed one be taken for a whole.
+            aside = _beside(folder, _REMOVING)
+            try:
+                folder.rename(aside / "entry")
+            finally:
+                shutil.rmtree(aside, ignore_errors=True)
+            _lock_file(folder).unlink(missing_ok=True)
+        except OSError:
+            return not folder.exists()
+        finally:
+            lock.release()
+        self._remove_empty(folder.parent)
+        return True
+
+    def _sweep(self) -> None:
+        """Remove what killed processes left behind."""
+        for folder, names, files in os.walk(self.root):
+            for name in [name for name in names if name.startswith(_OURS)]:
+                names.remove(name)
+                leftover = Path(folder) / name
+                made_for = name.removeprefix(_WRITING).removeprefix(_REMOVING).rpartition("-")[0]
+                if _is_old(leftover) and not _is_held(_lock_file(leftover.parent / made_for)):
+                    shutil.rmtree(leftover, ignore_errors=True)
+                    self._remove_empty(leftover.parent)
+            for name in files:
+                file = Path(folder) / name
+                entry = file.parent / name[1:-5]
+                if Path(folder) == self.root or file != _lock_file(entry) or entry.exists():
+                    continue
+                if _is_old(file) and not _is_held(file):
+                    file.unlink(missing_ok=True)
+                    self._remove_empty(file.parent)
+
+    def _remove_empty(self, folder: Path) -> None:
+        while folder != self.root and folder.is_relative_to(self.root):
+            try:
+                folder.rmdir()
+            except OSError:  # not empty, or gone
+                return
+            folder = folder.parent
+
+    def _locked(self, folder: Path) -> FileLock:
+        """Return the lock of an entry, held."""
+        for attempt in range(_TRIES):
+            lock = FileLock(_lock_file(folder))
+            try:
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                lock.acquire()
+                return lock
+            except OSError as error:
+                # The folder may have been removed as empty at this moment.
+                if not isinstance(error, FileNotFoundError) or attempt == _TRIES - 1:
+                    raise DiskError(
+                        f"the cache folder {self.root} cannot be written: {error.strerror or error}. "
+                        "Choose another with --cache or $MMBENCH_CACHE"
+                    ) from error
+        raise AssertionError("unreachable")
+
     def _folder(self, key: str) -> Path:
-        folder = (self.root / key).resolve()
-        if not folder.is_relative_to(self.root.resolve()):
+        parts = key.split("/")
+        if not all(parts) or any(part.startswith(".") or "\\" in part or "\0" in part for part in parts):
             raise ValueError(f"cache key {key!r} leaves the cache folder")
-        return folder
+        return self.root.joinpath(*parts)
 
 
-def _checksum(array: NDArray[Any]) -> int:
-    return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data) if array.size else 0
+def _read(folder: int) -> dict[str, NDArray[Any]]:
+    """Map the arrays of an entry whose folder is open.
+
+    Raises:
+        OSError, ValueError, KeyError, TypeError, AttributeError: something of it is missing or damaged.
+    """
+    with _open(_MANIFEST, folder) as stream:
+        manifest = json.loads(stream.read())
+    told = manifest.pop("crc32")
+    if manifest["format"] != _FORMAT or told != _checksum_of(manifest):
+        raise ValueError("another format, or a damaged manifest")
+    arrays: dict[str, NDArray[Any]] = {}
+    for name, entry in manifest["arrays"].items():
+        with _open(entry["file"], folder) as stream:
+            shape, dtype = tuple(entry["shape"]), np.dtype(entry["dtype"])
+            size = os.fstat(stream.fileno()).st_size
+            if size != entry["size_bytes"]:
+                raise ValueError("a truncated file")
+            with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+                if zlib.crc32(mapped) != entry["crc32"]:
+                    raise ValueError("a damaged file")
+            if 0 in shape:  # nothing can be mapped
+                arrays[name] = np.empty(shape, dtype)
+                continue
+            offset = size - int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+            arrays[name] = np.memmap(stream, dtype=dtype, mode="r", offset=offset, shape=shape)
+    return arrays
+
+
+def _write(folder: Path, key: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+    entries: dict[str, Any] = {}
+    for number, (name, given) in enumerate(arrays.items()):
+        array = np.asarray(given, order="C")
+        if array.dtype.hasobject:
+            raise TypeError(f"array {name!r} of cache entry {key} holds Python objects; give it a dtype of numbers")
+        header = io.BytesIO()
+        np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
+        data = array.reshape(-1).view(np.uint8).data if array.size else b""
+        file = f"{number}.npy"
+        # Written by hand, not by np.save: that one hides from a caller that the disk is full.
+        _write_through(folder / file, header.getvalue(), data)
+        entries[name] = {
+            "file": file,
+            "shape": list(array.shape),
+            "dtype": array.dtype.str,
+            "size_bytes": len(header.getvalue()) + array.nbytes,
+            "crc32": zlib.crc32(data, zlib.crc32(header.getvalue())),
+        }
+    manifest = {"format": _FORMAT, "key": key, "arrays": entries}
+    text = json.dumps({**manifest, "crc32": _checksum_of(manifest)})
+    _write_through(folder / _MANIFEST, text.encode())
+
+
+def _write_through(file: Path, *parts: bytes | memoryview) -> None:
+    with file.open("wb") as stream:
+        for part in parts:
+            stream.write(part)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _move_into_place(temporary: Path, folder: Path) -> None:
+    """Rename a finished entry to its place; one that stands there is moved away whole and then removed."""
+    replaced: list[Path] = []
+    try:
+        for _ in range(_TRIES):
+            try:
+                temporary.rename(folder)
+                return
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+            replaced.append(_beside(folder, _REMOVING))
+            with suppress(FileNotFoundError):  # another writer was as quick
+                folder.rename(replaced[-1] / "entry")
+        temporary.rename(folder)
+    finally:
+        for aside in replaced:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _beside(folder: Path, prefix: str) -> Path:
+    """Make a hidden folder of our own beside an entry's place."""
+    for attempt in range(_TRIES):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            return Path(tempfile.mkdtemp(prefix=f"{prefix}{folder.name}-", dir=folder.parent))
+        except FileNotFoundError:  # the parent was removed as empty at this moment
+            if attempt == _TRIES - 1:
+                raise
+    raise AssertionError("unreachable")
+
+
+def _open(name: str, folder: int) -> io.BufferedReader:
+    if name != _MANIFEST and not _ARRAY_FILE.fullmatch(name):
+        raise ValueError(f"{name!r} is no file of a cache entry")
+    return os.fdopen(os.open(name, os.O_RDONLY, dir_fd=folder), "rb")
+
+
+def _touch(manifest: Path) -> None:
+    """Note that an entry was read, at most once a minute: removal goes by it."""
+    with suppress(OSError):  # a cache that may only be read
+        if time.time() - manifest.stat().st_mtime > _TOUCH_EVERY_S:
+            os.utime(manifest)
+
+
+def _lock_file(folder: Path) -> Path:
+    return folder.parent / f".{folder.name}.lock"
+
+
+def _is_held(lock_file: Path) -> bool:
+    """Whether another process holds a lock; a lock that has no file is not made for asking."""
+    if not lock_file.exists():
+        return False
+    lock = FileLock(lock_file)
+    try:
+        lock.acquire(timeout=0)
+    except (Timeout, OSError):
+        return True
+    lock.release()
+    return False
+
+
+def _is_old(path: Path) -> bool:
+    """Whether nothing in a leftover was written for an hour."""
+    try:
+        latest = max(item.stat().st_mtime for item in (path, *_below(path)))
+    except OSError:
+        return False
+    return time.time() - latest > _LEFTOVER_AFTER_S
+
+
+def _below(path: Path) -> Iterator[Path]:
+    return path.rglob("*") if path.is_dir() else iter(())
+
+
+def _checksum_of(manifest: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(manifest, sort_keys=True).encode())
+
+
+def sizes_by_sort(entries: Sequence[CacheEntry]) -> dict[str, tuple[int, int]]:
+    """Return (number of entries, bytes) of each sort, the largest first."""
+    sorts = {entry.sort for entry in entries}
+    sizes = {
+        sort: (
+            sum(entry.sort == sort for entry in entries),
+            sum(entry.size_bytes for entry in entries if entry.sort == sort),
+        )
+        for sort in sorts
+    }
+    return dict(sorted(sizes.items(), key=lambda item: (-item[1][1], item[0])))

@@ -40,6 +40,10 @@ class DataError(MmbenchError):
     """Data that cannot be used: a missing file, a duplicate id, a NaN label, an empty split."""
 
 
+class DiskError(MmbenchError):
+    """A folder that cannot be written as needed: the disk is full, read-only or failing."""
+
+
 class ContractError(PluginError):
     """Code of a plugin did something other than its descriptor or the plugin API promises."""
 
