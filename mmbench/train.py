@@ -58,6 +58,8 @@ class Epoch:
         val_score: What chose the epoch, more being better: the primary metric on val, minus it where less is better,
             or minus the loss where that chooses.
         time_s: Wall time of training, without validation.
+        grad_norms: By modality, of several: the norm of its encoder's gradient in the epoch's last step, before
+            clipping. Their ratio says which modality is learning (Wang et al. 2020, arXiv:1905.12681).
     """
 
     train_loss: float
@@ -65,6 +67,7 @@ class Epoch:
     val_score: float
     lr: float
     time_s: float
+    grad_norms: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -150,12 +153,13 @@ class Trainer:
         for epoch in range(self.config.epochs):
             lr = self.optimiser.param_groups[0]["lr"]
             began = time.perf_counter()
-            train_loss = self.epoch(epoch)
+            grad_norms: dict[str, float] = {}
+            train_loss = self.epoch(epoch, grad_norms)
             taken = time.perf_counter() - began
             _check_finite(train_loss, "train", epoch)
             val_loss, score = self.validate()
             _check_finite(val_loss, "val", epoch)
-            history.append(Epoch(train_loss, val_loss, score, lr, taken))
+            history.append(Epoch(train_loss, val_loss, score, lr, taken, grad_norms))
             if score > best[0]:
                 last_gain = epoch
             if (score, -val_loss) > best:
@@ -183,22 +187,32 @@ class Trainer:
         by_loss = self.config.select == "loss" or len(self.tasks) > 1
         return "loss" if by_loss else primary_metric(self.tasks[0])
 
-    def epoch(self, epoch: int) -> float:
-        """Train on every sample once; return the mean loss. Nothing in here waits for the device but the end."""
+    def epoch(self, epoch: int, grad_norms: dict[str, float] | None = None) -> float:
+        """Train on every sample once; return the mean loss. Nothing in here waits for the device but the end.
+
+        Args:
+            epoch: From 0.
+            grad_norms: Filled with `Epoch.grad_norms`, where several modalities are trained.
+        """
         self._open_layers(epoch)
         self.model.train()
         self.objective.train()
         order = torch.randperm(len(self.train_data), generator=self.order)
         total = torch.zeros((), device=self.device)
         count = 0
+        norms: dict[str, Tensor] = {}
+        watched = grad_norms is not None and len(self.model.modalities) > 1
+        last = len(order.split(self.config.batch_size)) - (len(order) % self.config.batch_size == 1) - 1
         # A last batch of one would give BatchNorm nothing to normalise over.
         for batch in self.train_data.batches(order, self.config.batch_size, min_size=2):
-            total += self.step(batch, epoch)
+            total += self.step(batch, epoch, norms if watched and count == last else None)
             count += 1
+        if grad_norms is not None:
+            grad_norms.update({name: float(norm) for name, norm in norms.items()})
         return float(total) / max(count, 1)
 
-    def step(self, batch: Batch, epoch: int = 0) -> Tensor:
-        """One optimiser step; return the detached loss."""
+    def step(self, batch: Batch, epoch: int = 0, grad_norms: dict[str, Tensor] | None = None) -> Tensor:
+        """One optimiser step; return the detached loss. `grad_norms` is filled with each encoder's, on the device."""
         config = self.config
         self._set_lr()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
@@ -219,6 +233,8 @@ class Trainer:
         loss.backward()
         if self._after_backward is not None:
             self._after_backward(step)
+        if grad_norms is not None:
+            grad_norms.update(_grad_norms(self.model))
         if config.clip_norm:
             nn.utils.clip_grad_norm_(self.parameters, config.clip_norm)
         self.optimiser.step()
@@ -329,6 +345,16 @@ def predict(model: MultimodalModel, data: SplitData, config: TrainConfig) -> dic
             for name, logits in model(batch).logits.items():
                 parts[name].append(logits)
     return {name: torch.cat(chunks) for name, chunks in parts.items()}
+
+
+def _grad_norms(model: MultimodalModel) -> dict[str, Tensor]:
+    """Return the norm of the gradient of each encoder that has one."""
+    found = {}
+    for name, encoder in zip(model.modalities, model.encoders):
+        gradients = [parameter.grad for parameter in encoder.parameters() if parameter.grad is not None]
+        if gradients:
+            found[name] = nn.utils.get_total_norm(gradients).detach()
+    return found
 
 
 def _check_finite(loss: float, split: str, epoch: int) -> None:

@@ -295,3 +295,37 @@ def test_predictions_come_in_the_order_of_the_split():
     with torch.no_grad():
         alone = trainer.model(trainer.val_data.batch(torch.tensor([42]))).logits["label"]
     torch.testing.assert_close(logits[42:43], alone)
+
+
+class Added(nn.Module):
+    fused_dim = 16
+
+    def forward(self, features):
+        return features["x"].tensor + 0.1 * features["y"].tensor
+
+
+@pytest.mark.parametrize("count", [64, 65, 70])
+def test_the_gradient_of_each_encoder_in_an_epoch_s_last_step_is_in_the_history(count):
+    torch.manual_seed(0)
+    model = MultimodalModel({"x": Encoder(), "y": Encoder()}, {"x": "vector", "y": "vector"}, Added(), [LABEL])
+    values = np.random.default_rng(0).normal(size=(count, 4)).astype("f4")
+    columns = {name: Column(values, None, np.ones(count, bool)) for name in "xy"}
+    data = SplitData(columns, {"label": (values[:, 0] > 0).astype("i8")}, CPU)
+    config = TrainConfig(epochs=1, batch_size=32, optimiser="sgd", lr=1e-9, schedule="constant", warmup=0)
+    trainer = Trainer(model, Supervised(), data, data, [LABEL], {"label": None}, config, order_seed=3, noise_seed=4)
+
+    (epoch,) = trainer.run().history
+
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(3))
+    last = [chunk for chunk in order.split(32) if len(chunk) > 1][-1]
+    batch = data.batch(last)
+    F.cross_entropy(model(batch).logits["label"], batch.targets["label"]).backward()
+    for name, encoder in zip("xy", model.encoders):
+        norm = math.sqrt(sum(float((parameter.grad**2).sum()) for parameter in encoder.parameters()))
+        assert epoch.grad_norms[name] == pytest.approx(norm, rel=1e-4)
+
+
+def test_one_modality_has_no_gradients_to_compare():
+    (epoch, *_) = make_trainer(TrainConfig(epochs=1)).run().history
+
+    assert epoch.grad_norms == {}
