@@ -254,6 +254,10 @@ def run(
         _running("--retry", metavar="STATUS", help="Run finished cells of this status again, such as failed."),
     ] = None,
     cache: Cache = None,
+    cache_limit: Annotated[
+        str | None,
+        _running("--cache-limit", metavar="50GiB|none", help="How much of it may be left when the run ends."),
+    ] = None,
     plugin: Plugin = None,
     strict_plugins: Annotated[
         bool, _running("--strict-plugins", help="Exit 4 when any plugin failed to load.")
@@ -349,23 +353,46 @@ def env(as_json: Json = False) -> None:
 
 @app.command()
 def clean(
-    cache: Annotated[bool, typer.Option("--cache", help="Remove the transformed data that cells share.")] = False,
+    cache: Annotated[bool, typer.Option("--cache", help="What cells share: transformed data, features.")] = False,
+    older_than: Annotated[
+        str | None, typer.Option("--older-than", metavar="30d", help="Only what was not used for so long.")
+    ] = None,
+    max_size: Annotated[
+        str | None,
+        typer.Option("--max-size", metavar="10GiB", help="Only until no more is left; the longest unused goes first."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what is there and what would go.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do it without asking.")] = False,
+    as_json: Json = False,
 ) -> None:
-    """Remove what can be made again."""
-    from mmbench.config import cache_dir
-
+    """Remove what can be made again; what a run is making at this moment stays."""
     if not cache:
         raise UsageError("say what to remove: mmbench clean --cache")
-    import shutil
+    from mmbench import views
+    from mmbench.cache import ArrayCache
+    from mmbench.config import cache_dir, parse_bytes, parse_seconds
 
+    try:
+        older_than_s = None if older_than is None else float(parse_seconds(older_than))
+        max_bytes = None if max_size is None else parse_bytes(max_size)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    if older_than is None and max_size is None:
+        max_bytes = 0
     folder = cache_dir()
-    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) if folder.exists() else 0
-    if size and not yes:
-        typer.confirm(f"Remove {size / 2**20:.1f} MiB under {folder}?", abort=True)
-    for name in ("index", "column"):
-        shutil.rmtree(folder / name, ignore_errors=True)
-    typer.echo(f"removed {size / 2**20:.1f} MiB under {folder}")
+    store = ArrayCache(folder)
+    if not (yes or dry_run):
+        size = sum(
+            item.size_bytes for item in store.trim(max_bytes=max_bytes, older_than_s=older_than_s, dry_run=True).removed
+        )
+        if size:
+            typer.confirm(f"Remove {views.size_text(size)} under {folder}?", abort=True, err=as_json)
+    done = store.trim(max_bytes=max_bytes, older_than_s=older_than_s, dry_run=dry_run)
+    _emit(
+        as_json,
+        lambda: views.cache_json(folder, done, dry_run=dry_run),
+        lambda: views.print_cache(folder, done, dry_run=dry_run),
+    )
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -47,19 +48,44 @@ def _failures(value: Any) -> Any:
     return value
 
 
-def _seconds(value: Any) -> Any:
-    """Read "90", "90s", "15m" or "2h" as seconds."""
+def parse_seconds(value: Any) -> Any:
+    """Read "90", "90s", "15m", "2h" or "30d" as seconds.
+
+    Raises:
+        ValueError: the text is no duration.
+    """
     if not isinstance(value, str):
         return value
     factor = {"s": 1, "m": 60, "h": 3600, "d": 86400}.get(value[-1:].lower())
     try:
         return float(value) if factor is None else float(value[:-1]) * factor
     except ValueError:
-        raise ValueError(f"a duration reads 90, 90s, 15m or 2h; got {value!r}") from None
+        raise ValueError(f"a duration reads 90, 90s, 15m, 2h or 30d; got {value!r}") from None
+
+
+def parse_bytes(value: Any) -> Any:
+    """Read "10GiB", "500 MB", "1e9" or "none" as bytes; "none" is no limit.
+
+    Raises:
+        ValueError: the text is no size.
+
+    >>> parse_bytes("1.5KiB"), parse_bytes("2 GB"), parse_bytes("none")
+    (1536, 2000000000, None)
+    """
+    if not isinstance(value, str):
+        return value
+    if value.strip().lower() == "none":
+        return None
+    found = re.fullmatch(r"\s*(\d+(?:\.\d*)?(?:e\d+)?)\s*(?:([kmgt]?)(i?)b?)?\s*", value, re.IGNORECASE)
+    if not found:
+        raise ValueError(f"a size reads 10GiB, 500MB or none; got {value!r}")
+    number, prefix, binary = found.groups()
+    return int(float(number) * (1024 if binary else 1000) ** " kmgt".index(prefix.lower() or " "))
 
 
 Listed = Annotated[tuple[str, ...], BeforeValidator(_listed)]
-Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
+Seconds = Annotated[float, BeforeValidator(parse_seconds), Field(gt=0)]
+Bytes = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -124,6 +150,7 @@ class RunConfig(BaseModel):
     budget: Seconds | None = None
     retry: Listed = ()
     cache: str = ""
+    cache_limit: Annotated[Bytes | None, BeforeValidator(parse_bytes)] = 50 * 2**30
 
 
 def load_config(flags: Mapping[str, Any], *, config_file: Path | None = None, folder: Path | None = None) -> RunConfig:

@@ -21,7 +21,7 @@ from mmbench.plan import Plan
 from mmbench.record import FAILURES
 from mmbench.runner import Event, Summary, default_memory_bytes, run
 from mmbench.store import RunStore, check_run_name
-from mmbench.views import console, counted, duration, plan_headline, table
+from mmbench.views import console, counted, duration, plan_headline, size_text, table
 
 if TYPE_CHECKING:
     from mmbench.executors import Executor
@@ -65,6 +65,7 @@ def run_plan(plan: Plan, *, argv: Sequence[str], as_json: bool = False) -> int:
         if summary.num_launched or not (store.folder / "report").is_dir():
             _report(store, out)
             out.print(f"{counted(summary.num_launched, 'cell')} in {duration(time.monotonic() - began)}")
+            _bound_cache(plan, out)
         else:
             out.print("nothing left to do")
             out.print(f"report: {store.folder / 'report'}")
@@ -140,6 +141,20 @@ def _settle(store: RunStore, plan: Plan, argv: Sequence[str]) -> None:
             "environment": environment(),
         }
     )
+
+
+def _bound_cache(plan: Plan, out: Console) -> None:
+    """Remove from the cache what was not used for longest, where it holds more than `cache_limit`."""
+    from mmbench.cache import ArrayCache
+
+    limit = plan.config.cache_limit
+    done = ArrayCache(Path(plan.runtime["cache_dir"])).trim(max_bytes=limit)
+    if done.removed and limit is not None:
+        size = sum(entry.size_bytes for entry in done.removed)
+        out.print(
+            f"cache: {counted(len(done.removed), 'entry')} removed ({size_text(size)}), the longest unused ones, "
+            f"to stay within cache_limit = {size_text(limit)}"
+        )
 
 
 def _executor(plan: Plan) -> Executor:

@@ -16,6 +16,9 @@ from mmbench.record import FAILURES
 from mmbench.spec import DatasetSpec, EncoderSpec, FusionSpec, ObjectiveSpec, Role, role_of, to_json
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mmbench.cache import Trimmed
     from mmbench.plan import Plan
     from mmbench.registry import Entry, Registry
     from mmbench.store import RunStore
@@ -49,7 +52,7 @@ def duration(seconds: float) -> str:
     """Write a time span as people say it.
 
     >>> duration(40), duration(150), duration(7300)
-    ('40 s', '2 min 30 s', '2 h 2 min')
+    ('40 s', '2 min 30 s', '2 h 1 min')
     """
     seconds = round(seconds)
     if seconds < 90:
@@ -62,10 +65,26 @@ def duration(seconds: float) -> str:
 def counted(number: int, noun: str) -> str:
     """Write a count with its noun.
 
-    >>> counted(1, "cell"), counted(2, "cell")
-    ('1 cell', '2 cells')
+    >>> counted(1, "cell"), counted(2, "cell"), counted(3, "entry")
+    ('1 cell', '2 cells', '3 entries')
     """
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    if number == 1:
+        return f"1 {noun}"
+    return f"{number} {noun[:-1]}ies" if noun.endswith("ry") else f"{number} {noun}s"
+
+
+def size_text(size_bytes: int) -> str:
+    """Write a size as people say it.
+
+    >>> size_text(17), size_text(1536), size_text(50 * 2**30)
+    ('17 B', '1.5 KiB', '50 GiB')
+    """
+    size, unit = float(size_bytes), "B"
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if size < 1024 or unit == "TiB":
+            break
+        size /= 1024
+    return f"{size:.1f}".removesuffix(".0") + f" {unit}"
 
 
 def parts_json(registry: Registry, lists: Sequence[str]) -> dict[str, Any]:
@@ -266,3 +285,42 @@ def _target_hint(spec: Any) -> str:
 
 def _flat(values: list[Any]) -> bool:
     return all(isinstance(value, str | int | float) for value in values)
+
+
+def cache_json(folder: Path, done: Trimmed, *, dry_run: bool) -> dict[str, Any]:
+    """Return what `mmbench clean --cache` did, or would do, as plain JSON."""
+    from mmbench.cache import sizes_by_sort
+
+    return {
+        "folder": str(folder),
+        "dry_run": dry_run,
+        **{
+            name: {"entries": len(entries), "bytes": sum(entry.size_bytes for entry in entries)}
+            for name, entries in (("removed", done.removed), ("kept", done.kept), ("in_use", done.busy))
+        },
+        "sorts": {
+            sort: {"entries": number, "bytes": size}
+            for sort, (number, size) in sizes_by_sort((*done.removed, *done.kept, *done.busy)).items()
+        },
+    }
+
+
+def print_cache(folder: Path, done: Trimmed, *, dry_run: bool) -> None:
+    """Print what lies in the cache and what was removed, by sort."""
+    from mmbench.cache import sizes_by_sort
+
+    out = console()
+    everything = (*done.removed, *done.kept, *done.busy)
+    if not everything:
+        out.print(f"the cache {folder} is empty")
+        return
+    removed = sizes_by_sort(done.removed)
+    made = table("sort", "entries", "size", "would be removed" if dry_run else "removed", title=f"cache {folder}")
+    for sort, (number, size) in sizes_by_sort(everything).items():
+        made.add_row(sort, str(number), size_text(size), size_text(removed.get(sort, (0, 0))[1]))
+    out.print(made)
+    size = sum(entry.size_bytes for entry in done.removed)
+    verb = "would remove" if dry_run else "removed"
+    out.print(f"{verb} {counted(len(done.removed), 'entry')}, {size_text(size)}")
+    if done.busy:
+        out.print(f"{counted(len(done.busy), 'entry')} left alone: in use by a run")

@@ -477,3 +477,55 @@ def test_entries_may_be_removed_while_others_are_made(tmp_path: Path) -> None:
 
     assert process.returncode == 0
     assert hidden(tmp_path) == []
+
+
+def mmbench_command(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "mmbench.cli", *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, **environment},
+        timeout=120,
+    )
+
+
+def test_clean_shows_what_lies_there_and_removes_what_it_is_asked_to(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    aged(cache, "features/a/b", 40 * DAY, 3 * 2**20)
+    aged(cache, "encoder-cost/a/b", DAY)
+    aged(cache, "index/a", HOUR)
+
+    def clean(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return mmbench_command("clean", "--cache", *arguments, cwd=tmp_path, MMBENCH_CACHE=str(cache))
+
+    told = json.loads(clean("--dry-run", "--older-than", "30d", "--json").stdout)
+    assert (told["removed"]["entries"], told["kept"]["entries"], told["in_use"]["entries"]) == (1, 2, 0)
+    assert list(told["sorts"]) == ["features", "encoder-cost", "index"]
+    assert "Remove 3 MiB under" in clean("--older-than", "30d").stdout  # nobody says yes
+    assert (cache / "features/a/b").exists()
+
+    done = clean("--max-size", "1MiB", "--yes")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "removed 1 entry, 3 MiB" in done.stdout
+    assert sorted(path.name for path in cache.iterdir()) == ["encoder-cost", "index"]
+
+    assert "removed 2 entries" in clean("--yes").stdout
+    assert list(cache.iterdir()) == []
+    assert "is empty" in clean().stdout
+    wrong = clean("--max-size", "much")
+    assert (wrong.returncode, wrong.stderr) == (2, "mmbench: a size reads 10GiB, 500MB or none; got 'much'\n")
+
+
+def test_the_end_of_a_run_bounds_the_cache(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    aged(cache, "features/old/entry", 40 * DAY, 2**20)
+    selection = ["-d", "xor", "-f", "concat", "--grid", "smoke", "--max-cells", "2", "--protocol", "none"]
+
+    done = mmbench_command("run", *selection, "--cache", str(cache), "--cache-limit", "1MiB", cwd=tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    assert "cache: 1 entry removed (1 MiB), the longest unused ones, to stay within cache_limit = 1 MiB" in done.stdout
+    assert not (cache / "features").exists()
+    assert (cache / "index").exists()
