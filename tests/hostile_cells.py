@@ -47,6 +47,10 @@ def where_it_stands(payload: dict[str, Any], folder: Path) -> dict[str, Any]:
     )
 
 
+def says_whether_it_is_offline(payload: dict[str, Any], folder: Path) -> dict[str, Any]:
+    return _result(0, **{name: os.environ.get(name) for name in payload["names"]})
+
+
 def raises(payload: dict[str, Any], folder: Path) -> None:
     raise ValueError("5 heads do not divide 96;\n\x1b[31mchoose\x1b[0m \x00another\u202e number")
 

@@ -194,6 +194,17 @@ def test_a_cell_stands_alone_in_its_session_with_no_input_and_told_threads(tmp_p
     assert {name: outcome.info[name] for name in expected} == expected
 
 
+@pytest.mark.parametrize("how", [pytest.param("fork", marks=linux_only), "spawn", "inline"])
+def test_every_cell_is_told_to_stay_off_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: Any) -> None:
+    names = ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"]
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    with InlineExecutor() if how == "inline" else LocalExecutor(preload=(), start_method=how) as executor:
+        [outcome] = outcome_of(executor, job(tmp_path, "says_whether_it_is_offline", names=names))
+
+    assert outcome.info == dict.fromkeys(names, "1")
+    assert os.environ["HF_HUB_OFFLINE"] == "0"
+
+
 @pytest.mark.parametrize("start_method", ["fork", "spawn"])
 def test_a_cell_that_hangs_ends_at_its_time_limit_and_says_where_it_stood(tmp_path: Path, start_method: Any) -> None:
     with LocalExecutor(preload=(), start_method=start_method) as executor:

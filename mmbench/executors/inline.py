@@ -15,13 +15,14 @@ from typing import Any
 
 from mmbench.executors import Job, Outcome, Running
 from mmbench.executors.child import execute
+from mmbench.executors.launch import OFFLINE
 from mmbench.record import Metric
 
 
 class InlineExecutor:
     """Runs a cell inside `wait`. Nothing is isolated: limits of time and memory are not kept, a crash is a crash.
 
-    The current folder and the environment are put back after each cell.
+    The current folder and the environment are put back after each cell; a cell is told to stay off the network.
 
     Args:
         on_error: Told every exception of a cell while its frames are alive, for `pdb.post_mortem`.
@@ -94,6 +95,7 @@ class InlineExecutor:
 @contextmanager
 def _put_back() -> Iterator[None]:
     folder, variables = Path.cwd(), dict(os.environ)
+    os.environ.update(OFFLINE)
     try:
         yield
     finally:

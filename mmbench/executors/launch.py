@@ -27,6 +27,8 @@ _THREAD_VARIABLES = (
     "NUMEXPR_NUM_THREADS",
     "VECLIB_MAXIMUM_THREADS",
 )
+#: `mmbench prepare` alone may use the network: a cell whose weights are not here is told so at once.
+OFFLINE: Mapping[str, str] = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,9 +82,9 @@ class Launcher(Protocol):
 
 
 def environment(threads: int) -> dict[str, str]:
-    """Return the variables for the processes of cells: so many threads, and the same order of sets every time."""
+    """Return the variables for the processes of cells: so many threads, no network, the same order of sets always."""
     variables = dict.fromkeys(_THREAD_VARIABLES, str(threads))
-    return {"PYTHONHASHSEED": "0", **os.environ, **variables}
+    return {"PYTHONHASHSEED": "0", **os.environ, **variables, **OFFLINE}
 
 
 class ForkLauncher:
