@@ -14,7 +14,7 @@ from mmbench import Features, Modality, Waveform
 from mmbench.errors import UsageError
 
 RATE = 8_000
-SPECS = {spec.name: spec for spec in mmbench_audio.mmbench_encoders()}
+SPECS = {spec.name: spec for spec in mmbench_audio.mmbench_encoders() if not spec.takes_tuning}
 PROMISES = [(name, layout) for name, spec in SPECS.items() for layout in spec.layouts]
 LENGTHS = [1, 2, 79, 80, 81, 1000, 2777, 4001]  # in samples
 

@@ -10,7 +10,7 @@ from torch import nn
 from mmbench import Features, Modality
 from mmbench.errors import UsageError
 
-SPECS = {spec.name: spec for spec in mmbench_text.mmbench_encoders()}
+SPECS = {spec.name: spec for spec in mmbench_text.mmbench_encoders() if not spec.takes_tuning}
 PROMISES = [(name, layout) for name, spec in SPECS.items() for layout in spec.layouts]
 TEXTS = ["", "a", "zéro", "ноль", "零", "a much longer sentence, with words", "صفر", "twenty-two"]
 

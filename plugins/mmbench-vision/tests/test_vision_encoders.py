@@ -11,7 +11,7 @@ from torch import nn
 from mmbench import Features, Modality
 from mmbench.errors import UsageError
 
-SPECS = {spec.name: spec for spec in mmbench_vision.mmbench_encoders()}
+SPECS = {spec.name: spec for spec in mmbench_vision.mmbench_encoders() if not spec.takes_tuning}
 PROMISES = [(name, layout) for name, spec in SPECS.items() for layout in spec.layouts]
 
 

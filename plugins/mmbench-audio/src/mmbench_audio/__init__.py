@@ -1,4 +1,4 @@
-"""Audio encoders for mmbench, trained from scratch: two over log-mel spectrograms, one over the raw waveform."""
+"""Audio encoders for mmbench: small ones trained from scratch, and pretrained ones of the transformers library."""
 
 from mmbench import EncoderSpec, hookimpl
 
@@ -14,7 +14,7 @@ _SPECTROGRAM = {
 
 @hookimpl
 def mmbench_encoders() -> list[EncoderSpec]:
-    """Offer `logmel-cnn`, `logmel-lstm` and `conv1d`."""
+    """Offer `logmel-cnn`, `logmel-lstm`, `conv1d`, and `transformers` for pretrained ones."""
     return [
         EncoderSpec(
             name="logmel-cnn",
@@ -62,5 +62,22 @@ def mmbench_encoders() -> list[EncoderSpec]:
             paper="Zeghidour et al. 2021, arXiv:2101.08596; Dai et al. 2016, arXiv:1610.00087",
             licence="Apache-2.0",
             requires=("torchaudio",),
+        ),
+        EncoderSpec(
+            name="transformers",
+            kinds=("audio",),
+            layouts=("vector", "sequence", "pyramid"),
+            tunings=("frozen", "finetune", "adapter", "scratch"),
+            target="required",
+            describe="mmbench_audio.pretrained_files:describe",
+            prepare="mmbench_audio.pretrained_files:prepare",
+            factory="mmbench_audio.transformer:TransformerAudio",
+            defaults={"max_seconds": 30.0, "stages": 3},
+            version="1",
+            summary="Audio encoders of the transformers library (Whisper), by name or folder",
+            paper="Wolf et al. 2019, arXiv:1910.03771; each model has its own",
+            licence="Apache-2.0 (the library); each model's weights have their own",
+            requires=("transformers", "torchaudio"),
+            in_all=False,
         ),
     ]

@@ -40,7 +40,7 @@ class Resampled:
 
     def __call__(self, sample: Waveform) -> NDArray[np.float16]:
         """Shapes: waveform of L samples -> float16 (L',), at least one sample."""
-        samples = _at_rate(sample, self.rate, self.max_seconds)
+        samples = at_rate(sample, self.rate, self.max_seconds)
         if not self.level:
             samples = samples / samples.square().mean().sqrt().clamp(min=_QUIETEST)
         return samples.clamp(-_FLOAT16_MAX, _FLOAT16_MAX).to(torch.float16).numpy()
@@ -74,7 +74,7 @@ class LogMel:
 
     def __call__(self, sample: Waveform) -> NDArray[np.float16]:
         """Shapes: waveform of L samples -> float16 (T, M), T = 1 + L' // hop after resampling to L' samples."""
-        samples = _at_rate(sample, self.rate, self.max_seconds)
+        samples = at_rate(sample, self.rate, self.max_seconds)
         window = max(round(self.rate * self.window_ms / 1000), 1)
         hop = max(round(self.rate * self.hop_ms / 1000), 1)
         power = _mel_spectrogram(self.rate, window, hop, self.num_mels)(samples)  # (M, T)
@@ -116,7 +116,8 @@ def log_mel(
     )
 
 
-def _at_rate(sample: Waveform, rate: int, max_seconds: float) -> Tensor:
+def at_rate(sample: Waveform, rate: int, max_seconds: float) -> Tensor:
+    """Return the first `max_seconds` of a waveform, resampled: float32 (L',), at least one sample."""
     kept = sample.values[: max(round(max_seconds * sample.rate), 1)]
     samples = torch.tensor(kept, dtype=torch.float32)
     return samples if sample.rate == rate else _resampler(sample.rate, rate)(samples)

@@ -1,11 +1,11 @@
-"""Text encoders for mmbench, trained from scratch over hashed characters and n-grams: no vocabulary, any script."""
+"""Text encoders for mmbench: small ones over hashed characters and n-grams, and any of the transformers library."""
 
 from mmbench import EncoderSpec, hookimpl
 
 
 @hookimpl
 def mmbench_encoders() -> list[EncoderSpec]:
-    """Offer `embedding-lstm`, `text-transformer` and `bag-of-embeddings`."""
+    """Offer `embedding-lstm`, `text-transformer`, `bag-of-embeddings`, and `transformers` for pretrained ones."""
     return [
         EncoderSpec(
             name="embedding-lstm",
@@ -55,5 +55,22 @@ def mmbench_encoders() -> list[EncoderSpec]:
             summary="Mean of embeddings of words and character n-grams; tokens are the n-grams",
             paper="Bojanowski et al. 2016, arXiv:1607.04606; Joulin et al. 2016, arXiv:1607.01759",
             licence="Apache-2.0",
+        ),
+        EncoderSpec(
+            name="transformers",
+            kinds=("text",),
+            layouts=("vector", "sequence", "pyramid"),
+            tunings=("frozen", "finetune", "adapter", "scratch"),
+            target="required",
+            describe="mmbench_text.pretrained_files:describe",
+            prepare="mmbench_text.pretrained_files:prepare",
+            factory="mmbench_text.transformer:TransformerText",
+            defaults={"pooling": "auto", "max_length": 256, "stages": 3},
+            version="1",
+            summary="Any text encoder of transformers (BERT, MiniLM, GPT-2, T5, CLIP, …), by name or folder",
+            paper="Wolf et al. 2019, arXiv:1910.03771; each model has its own",
+            licence="Apache-2.0 (the library); each model's weights have their own",
+            requires=("transformers",),
+            in_all=False,
         ),
     ]

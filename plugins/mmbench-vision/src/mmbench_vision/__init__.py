@@ -1,11 +1,11 @@
-"""Image encoders for mmbench, trained from scratch: a small convolutional network, a perceptron, a tiny transformer."""
+"""Image encoders for mmbench: small ones trained from scratch, and any model of timm."""
 
 from mmbench import EncoderSpec, hookimpl
 
 
 @hookimpl
 def mmbench_encoders() -> list[EncoderSpec]:
-    """Offer `cnn`, `mlp` and `vit-tiny`."""
+    """Offer `cnn`, `mlp`, `vit-tiny`, and `timm` for pretrained ones."""
     return [
         EncoderSpec(
             name="cnn",
@@ -46,5 +46,22 @@ def mmbench_encoders() -> list[EncoderSpec]:
             summary="Two transformer layers over grid x grid patches; tokens are the patches",
             paper="Dosovitskiy et al. 2020, arXiv:2010.11929",
             licence="Apache-2.0",
+        ),
+        EncoderSpec(
+            name="timm",
+            kinds=("image",),
+            layouts=("vector", "sequence", "pyramid"),
+            tunings=("frozen", "finetune", "adapter", "scratch"),
+            target="required",
+            describe="mmbench_vision.timm_files:describe",
+            prepare="mmbench_vision.timm_files:prepare",
+            factory="mmbench_vision.timm_model:TimmImage",
+            defaults={"size": 0, "stages": 3},
+            version="1",
+            summary="Any model of timm (ResNet, VGG, ViT, ConvNeXt, …), by name or folder",
+            paper="Wightman 2019, doi:10.5281/zenodo.4414861; each architecture has its own",
+            licence="Apache-2.0 (the library); each model's weights have their own",
+            requires=("timm",),
+            in_all=False,
         ),
     ]

@@ -34,7 +34,7 @@ class SquarePixels:
 
     def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Shapes: uint8 (1 or 3, H, W) -> uint8 (channels, side, side)."""
-        image = _with_channels(image, self.channels)
+        image = with_channels(image, self.channels)
         if image.shape[1:] == (self.side, self.side):
             return np.ascontiguousarray(image)
         pixels = torch.tensor(image, dtype=torch.float32).unsqueeze(0)
@@ -79,7 +79,8 @@ class PixelScaler(nn.Module):
         return self.standardise(pixels.float())
 
 
-def _with_channels(image: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
+def with_channels(image: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
+    """Convert between grey and RGB: uint8 (1 or 3, H, W) -> uint8 (channels, H, W)."""
     if image.shape[0] == channels:
         return image
     if channels == 3:
