@@ -18,9 +18,9 @@ from torch import nn
 from mmbench.batches import SplitData, limited
 from mmbench.build import build_encoder, build_model, build_objective, call_factory, derive_seed, guarded_globals
 from mmbench.cache import ArrayCache
-from mmbench.config import TrainConfig
-from mmbench.data import SPLITS, Column, DatasetSource, Split, dataset_root, transform_key
-from mmbench.diagnostics import Findings, Subject, diagnose
+from mmbench.config import TrainConfig, part_root
+from mmbench.data import SPLITS, Column, DatasetSource, Split, Transform, dataset_root, transform_key
+from mmbench.diagnostics import DisturbedInputs, Findings, Subject, diagnose
 from mmbench.errors import ContractError, Unavailable
 from mmbench.evaluate import metrics
 from mmbench.frozen import FrozenEncoder, device_name
@@ -106,7 +106,7 @@ def run_cell(payload: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         evaluated = time.perf_counter()
         profiled, raw = _profile(model, trainer, data["train"], frozen, payload)
         profiled_at = time.perf_counter()
-        diagnosed = _diagnose(model, data, kept, scalers, train, payload, warnings)
+        diagnosed = _diagnose(model, data, kept, scalers, train, payload, (source, encoders, frozen), warnings)
     save_file({name: np.ascontiguousarray(value) for name, value in kept.items()}, folder / "predictions.safetensors")
     if raw:
         (folder / "timings.json").write_text(json.dumps(raw))
@@ -150,7 +150,7 @@ def open_dataset(payload: Mapping[str, Any], info: DatasetInfo) -> DatasetSource
     part = payload["dataset"]
 
     def open_splits() -> Mapping[str, Any]:
-        root = dataset_root(Path(payload["data_dir"]), part["ref"])
+        root = part_root(Path(payload["data_dir"]), part["ref"])
         root.mkdir(parents=True, exist_ok=True)
         opened = call_factory(part, [], root)
         if not isinstance(opened, Mapping):
@@ -279,6 +279,7 @@ def _diagnose(
     scalers: Mapping[str, TargetScaler | None],
     train: TrainConfig,
     payload: Mapping[str, Any],
+    made_from: tuple[DatasetSource, Mapping[str, nn.Module], Mapping[str, FrozenEncoder]],
     warnings: list[str],
 ) -> Findings:
     """What the model says about its modalities; a diagnosis that fails never costs the cell its result."""
@@ -292,8 +293,18 @@ def _diagnose(
         batch_size=max(train.batch_size, 256),
         autocast=train.precision == "bf16",
     )
+    source, encoders, frozen = made_from
+    stored = {name: encoder for name, encoder in frozen.items() if encoder.stored}
+
+    def transform_of(name: str) -> tuple[Transform, str]:
+        encoder = stored[name].build()[0] if name in stored else encoders[name]
+        return encoder.transform, transform_key(encoder, fallback=payload["encoders"][name]["digest"])  # type: ignore[return-value]
+
+    disturbed = DisturbedInputs(
+        source, data["test"], transform_of, {name: item.encode for name, item in stored.items()}
+    )
     try:
-        return diagnose(subject, payload.get("diagnostics", "none"))
+        return diagnose(subject, payload.get("diagnostics", "none"), disturbed)
     except Exception as error:
         warnings.append(f"there are no diagnostics: {type(error).__name__}: {error}")
         return Findings()

@@ -226,6 +226,16 @@ def data_dir() -> Path:
     return Path(chosen).expanduser().resolve() if chosen else user_data_path("mmbench")
 
 
+def part_root(data: Path, ref: str) -> Path:
+    """Return the folder in which a part keeps its files.
+
+    Args:
+        data: The folder of all parts' files, as from `data_dir`.
+        ref: ``dist/name``.
+    """
+    return data / ref.replace("/", "--")
+
+
 def _grid(name: str, grids: Mapping[str, Any]) -> dict[str, Any]:
     if not name or name in BUILTIN_GRIDS:
         return {}

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmbench.cache import ArrayCache
+from mmbench.config import part_root as dataset_root  # noqa: F401  (the name by which plugins know it)
 from mmbench.errors import ContractError, DataError
 from mmbench.spec import DatasetInfo, Kind, Modality, TaskSpec
 
@@ -172,6 +173,50 @@ class DatasetSource:
             )
             for split in SPLITS
         }
+
+    def changed_column(
+        self,
+        modality: str,
+        transform: Transform,
+        key: str,
+        change: Callable[[str, Any], Any],
+        positions: Sequence[int],
+    ) -> Column:
+        """Return one modality of some test samples, changed before `transform`; cached under a key of its own.
+
+        Args:
+            modality: Which.
+            transform: The encoder's.
+            key: Names transform and change by what they do.
+            change: (sample_id, canonical input) -> canonical input.
+            positions: In the test split.
+        """
+
+        def make() -> dict[str, Array]:
+            kind = next(item.kind for item in self.info.modalities if item.name == modality)
+            rows: list[Array | None] = []
+            shapes: set[tuple[int, ...]] = set()
+            samples = self.splits["test"]
+            for position in positions:
+                sample = samples[position]
+                value = sample.inputs.get(modality)
+                if value is None:
+                    rows.append(None)
+                    continue
+                value = change(sample.sample_id, value)
+                check_canonical(f"{modality!r} of sample {sample.sample_id!r}, changed,", kind, value)
+                row = np.asarray(transform(value))
+                _check_row(f"the transform of {modality!r}", row, shapes)
+                rows.append(row)
+            return _pack(rows, shape=next(iter(shapes), (1,)), same=len(shapes) == 1)
+
+        arrays = self._cache.get_or_make(f"column/{self.key}/{_digest([modality, key, list(positions)])}", make)
+        return Column(values=arrays["values"], offsets=arrays.get("offsets"), present=arrays["present"])
+
+    def train_values(self, modality: str, positions: Sequence[int]) -> list[Any]:
+        """Return one modality of some training samples as the dataset gives it; those that lack it are left out."""
+        found = [self.splits["train"][position].inputs.get(modality) for position in positions]
+        return [value for value in found if value is not None]
 
     def _make_index(self) -> dict[str, Array]:
         ids: dict[str, list[str]] = {}
@@ -361,8 +406,3 @@ def _pack(rows: Sequence[Array | None], *, shape: tuple[int, ...], same: bool) -
     lengths = [0 if row is None else len(row) for row in rows]
     values = np.concatenate(real) if real else np.zeros((0, *shape[1:]), dtype=dtype)
     return {"values": values, "offsets": np.cumsum([0, *lengths], dtype=np.int64), "present": present}
-
-
-def dataset_root(data_dir: Path, ref: str) -> Path:
-    """Return the folder in which a dataset plugin may keep its files."""
-    return data_dir / ref.replace("/", "--")

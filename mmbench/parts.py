@@ -74,7 +74,7 @@ def make_dataset_part(config: RunConfig, registry: Registry, reference: Referenc
     )
     if info is None:
         try:
-            info = _describe(spec.describe, reference)
+            info = call_plugin(spec.describe, reference)
         except Unavailable as error:
             raise DataError(f"dataset {reference.entry.ref}: {error}") from None
         if not isinstance(info, DatasetInfo):
@@ -89,7 +89,7 @@ def make_dataset_part(config: RunConfig, registry: Registry, reference: Referenc
     train = resolve_train(config, spec.train)
     return DatasetPart(
         reference=reference,
-        label=_label(registry, reference),
+        label=label_of(registry, reference),
         identity=identity,
         digest=digest(identity),
         unavailable=unavailable,
@@ -114,7 +114,7 @@ def make_part(registry: Registry, reference: Reference) -> Part:
             identity.pop("target", None)
     return Part(
         reference=reference,
-        label=_label(registry, reference),
+        label=label_of(registry, reference),
         identity=identity,
         digest=digest(identity),
         unavailable=unavailable,
@@ -122,14 +122,14 @@ def make_part(registry: Registry, reference: Reference) -> Part:
 
 
 def _identity_of_weights(reference: Reference, spec: EncoderSpec) -> dict[str, Any]:
-    info = _describe(spec.describe, reference, tuning=reference.tuning)
+    info = call_plugin(spec.describe, reference, tuning=reference.tuning)
     if not isinstance(info, EncoderInfo):
         raise Unavailable(f"its describe must return EncoderInfo, got {type(info).__name__}")
     return {"fingerprint": info.fingerprint} if info.fingerprint else {}
 
 
-def _describe(function: str, reference: Reference, **facts: Any) -> Any:
-    """Call a plugin's `describe`, whose every failure but its own words is a fault of that plugin.
+def call_plugin(function: str, reference: Reference, **facts: Any) -> Any:
+    """Call a plugin's `describe` or `prepare`, whose every failure but its own words is a fault of that plugin.
 
     Raises:
         MmbenchError: as the plugin raised it.
@@ -157,7 +157,8 @@ def _identity(reference: Reference) -> dict[str, Any]:
     return identity
 
 
-def _label(registry: Registry, reference: Reference) -> str:
+def label_of(registry: Registry, reference: Reference) -> str:
+    """Return what tables show: the short name, its target, and options that differ from their defaults."""
     spec = reference.entry.spec
     name = spec.name if registry.is_unique(reference.entry) else reference.entry.ref
     target = reference.target

@@ -203,7 +203,7 @@ class Plan:
                 self.registry.resolve(role, entry.ref) for entry in self.registry.entries(role) if entry.spec.in_all
             ]
         parts = {part.digest: part for part in (make_part(self.registry, reference) for reference in references)}
-        return [part for part in parts.values() if not _excluded(part.label, self.config.exclude)]
+        return [part for part in parts.values() if not is_excluded(part.label, self.config.exclude)]
 
 
 class _DatasetGrid:
@@ -407,7 +407,7 @@ def _datasets(config: RunConfig, registry: Registry, notes: list[str]) -> list[D
                 raise
             notes.append(f"{reference.entry.ref} is left out: {error}")
             continue
-        if not _excluded(part.label, config.exclude):
+        if not is_excluded(part.label, config.exclude):
             parts[part.digest] = part
     return list(parts.values())
 
@@ -431,7 +431,7 @@ def _encoders_of(plan: Plan, dataset: DatasetPart, modality: Modality) -> tuple[
         if plan.config.grid == "smoke":
             references = references[:1]
     parts = {part.digest: part for part in (make_part(plan.registry, reference) for reference in references)}
-    kept = [part for part in parts.values() if not _excluded(part.label, plan.config.exclude, modality.name)]
+    kept = [part for part in parts.values() if not is_excluded(part.label, plan.config.exclude, modality.name)]
     return tuple(sorted(kept, key=lambda part: part.label))
 
 
@@ -485,7 +485,7 @@ def _names(info: DatasetInfo) -> set[str]:
     return {modality.name for modality in info.modalities}
 
 
-def _excluded(label: str, patterns: Sequence[str], modality: str = "") -> bool:
+def is_excluded(label: str, patterns: Sequence[str], modality: str = "") -> bool:
     """Whether `--exclude` names this part, as "gated", "vit*" or "image=vit*"."""
     for pattern in patterns:
         name, wanted = split_selector(pattern)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from mmbench.data import SPLITS, Sample, Waveform, dataset_root
+from mmbench.data import SPLITS, Sample, Waveform
 from mmbench.errors import Unavailable
 from mmbench.registry import load_attribute
 from mmbench.spec import DatasetInfo, DatasetSpec
@@ -44,9 +44,9 @@ class DatasetSubject:
     def root(self) -> Path:
         """Where it may keep files: what an installed one uses in runs, so that nothing is fetched or made twice."""
         if self.part.plugin.form == "distribution":
-            from mmbench.config import data_dir  # pydantic is slow to import, and a child has no need of it
+            from mmbench.config import data_dir, part_root  # pydantic is slow to import, and a child has no need of it
 
-            root = dataset_root(data_dir(), self.part.ref)
+            root = part_root(data_dir(), self.part.ref)
         else:
             self._temporary = tempfile.TemporaryDirectory(prefix="mmbench-check-")
             root = Path(self._temporary.name)
