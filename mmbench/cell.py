@@ -19,7 +19,7 @@ from mmbench.batches import SplitData, limited
 from mmbench.build import build_encoder, build_model, build_objective, call_factory, derive_seed, guarded_globals
 from mmbench.cache import ArrayCache
 from mmbench.config import TrainConfig, part_root
-from mmbench.data import SPLITS, Column, DatasetSource, Split, Transform, dataset_root, transform_key
+from mmbench.data import SPLITS, Column, DatasetSource, Split, Transform, transform_key
 from mmbench.diagnostics import DisturbedInputs, Findings, Subject, diagnose
 from mmbench.errors import ContractError, Unavailable
 from mmbench.evaluate import metrics
