@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -127,10 +127,17 @@ class MultimodalModel(nn.Module):
                 encoder.eval()
         return self
 
-    def encode(self, batch: Batch) -> dict[str, Features]:
-        """Run every encoder on the samples that have its modality; the others get zeros and a False mask."""
+    def encode(self, batch: Batch, *, only: Collection[str] | None = None) -> dict[str, Features]:
+        """Run every encoder on the samples that have its modality; the others get zeros and a False mask.
+
+        Args:
+            batch: The samples.
+            only: Modalities to encode; all by default.
+        """
         encoded = {}
         for name, encoder in zip(self.modalities, self.encoders):
+            if only is not None and name not in only:
+                continue
             encoded[name] = self._encode_one(name, encoder, batch.inputs[name], batch.size)
         return encoded
 

@@ -6,107 +6,38 @@ Scores on changed inputs are metrics of phase "evaluate" with a condition other 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
-from numpy.typing import NDArray
 
 from mmbench.batches import SplitData
-from mmbench.data import Split
 from mmbench.diagnostics import emap
 from mmbench.diagnostics.calibration import errors
+from mmbench.diagnostics.disturbed import DisturbedInputs
 from mmbench.diagnostics.encoded import Encoded, Fill, absent, average, filled_with, join
+from mmbench.diagnostics.robustness import noise_curves
 from mmbench.diagnostics.shapley import shapley_shares
-from mmbench.diagnostics.subsets import (
-    MAX_MODALITIES,
-    Subset,
-    condition,
-    predict_subsets,
-    proper_subsets,
-)
-from mmbench.errors import Diverged
-from mmbench.evaluate import primary_value
-from mmbench.model import MultimodalModel
+from mmbench.diagnostics.subject import Findings, Scored, Subject, derived_metric, score_metric, scored, sign
+from mmbench.diagnostics.subsets import MAX_MODALITIES, Subset, condition, predict_subsets, proper_subsets
 from mmbench.record import Metric
 from mmbench.spec import TaskSpec
-from mmbench.tasks import (
-    TargetScaler,
-    majority_predictions,
-    metric_specs,
-    predictions,
-    primary_metric,
-)
+from mmbench.tasks import majority_predictions
 
 Depth: TypeAlias = Literal["none", "quick", "full"]
-Array: TypeAlias = NDArray[Any]
 #: Training samples whose mean features stand in for a modality, for fusions that take no mask.
 MAX_MEAN_SAMPLES = 256
 
 
-@dataclass(frozen=True)
-class Subject:
-    """A trained cell, as the diagnostics see it.
-
-    Attributes:
-        model: Holds the weights of the chosen epoch.
-        data: Splits by name; test is what is diagnosed.
-        tasks: What it predicts.
-        scalers: By task, as in training.
-        clean: By task: predictions of the whole test split (N, K), as `mmbench.tasks.predictions` gives them.
-        takes_missing: Whether the fusion honours masks; else mean features stand in for an absent modality.
-        batch_size: Samples encoded at a time.
-        autocast: Whether the model runs in bfloat16.
-    """
-
-    model: MultimodalModel
-    data: Mapping[Split, SplitData]
-    tasks: Sequence[TaskSpec]
-    scalers: Mapping[str, TargetScaler | None]
-    clean: Mapping[str, Array]
-    takes_missing: bool
-    batch_size: int = 256
-    autocast: bool = False
-
-    def target(self, task: TaskSpec, split: Split = "test") -> Array:
-        """Return a task's targets, (N,) or (N, K)."""
-        values: Array = self.data[split].targets[task.name].cpu().numpy()
-        return values
-
-    def score(self, task: TaskSpec, logits: torch.Tensor, rows: Sequence[int] | None = None) -> Scored:
-        """Return the task's primary metric for logits of the test split, or of some of its rows."""
-        predicted = predictions(task, logits.float(), self.scalers[task.name]).cpu().numpy()
-        target = self.target(task)
-        return scored(task, predicted, target if rows is None else target[list(rows)])
-
-
-@dataclass(frozen=True)
-class Scored:
-    """A value of a primary metric; None with the reason where it has none."""
-
-    value: float | None
-    note: str = ""
-
-
-@dataclass
-class Findings:
-    """What was found: metrics for the record, and facts for its info."""
-
-    metrics: list[Metric] = field(default_factory=list)
-    info: dict[str, Any] = field(default_factory=dict)
-
-
-def diagnose(subject: Subject, depth: Depth, noisy: Callable[[Findings], None] | None = None) -> Findings:
+def diagnose(subject: Subject, depth: Depth, disturbed: DisturbedInputs | None = None) -> Findings:
     """Diagnose a trained cell; a cell of one modality has errors, and nothing to compare.
 
     Args:
         subject: The cell.
         depth: "none"; "quick": missing modalities, Shapley shares, EMAP on some samples, calibration; "full": EMAP on
-            every test sample, and what `noisy` adds.
-        noisy: Adds what disturbed inputs do, in "full".
+            every test sample, and noise curves.
+        disturbed: Gives the disturbed inputs of "full"; without it there are no noise curves.
     """
     findings = Findings()
     if depth == "none":
@@ -118,47 +49,9 @@ def diagnose(subject: Subject, depth: Depth, noisy: Callable[[Findings], None] |
     subject.model.eval()
     if len(subject.model.modalities) > 1:
         _modalities(subject, depth, findings)
-    if depth == "full" and noisy is not None:
-        noisy(findings)
+    if depth == "full" and disturbed is not None:
+        noise_curves(subject, disturbed.kinds, disturbed, findings)
     return findings
-
-
-def scored(task: TaskSpec, predicted: Array, target: Array) -> Scored:
-    """Return the task's primary metric, or why it has no value."""
-    try:
-        value = primary_value(task, predicted, target)
-    except Diverged:
-        return Scored(None, "the predictions are not finite")
-    return Scored(value) if math.isfinite(value) else Scored(None, f"{primary_metric(task)} is not defined here")
-
-
-def score_metric(task: TaskSpec, found: Scored, *, condition: str, n: int, note: str = "") -> Metric:
-    """Return a score on changed test inputs as a record holds it."""
-    spec = metric_specs(task)[primary_metric(task)]
-    return Metric(
-        phase="evaluate",
-        name=spec.name,
-        value=found.value,
-        split="test",
-        condition=condition,
-        task=task.name,
-        unit=spec.unit,
-        direction=spec.direction,
-        n=n,
-        note=found.note or note,
-    )
-
-
-def derived_metric(task: TaskSpec, name: str, value: float | None, *, n: int, note: str = "") -> Metric:
-    """Return a number derived from scores, in the unit of the task's primary metric; more is better."""
-    unit = metric_specs(task)[primary_metric(task)].unit
-    about: dict[str, Any] = {"split": "test", "task": task.name, "unit": unit, "direction": "max", "n": n, "note": note}
-    return Metric(phase="diagnose", name=name, value=value, **about)
-
-
-def sign(task: TaskSpec) -> float:
-    """Return what a score is multiplied by for more to be better."""
-    return -1.0 if metric_specs(task)[primary_metric(task)].direction == "min" else 1.0
 
 
 def _modalities(subject: Subject, depth: Depth, findings: Findings) -> None:
@@ -257,4 +150,4 @@ def _tensors(values: torch.Tensor | tuple[torch.Tensor, ...]) -> tuple[torch.Ten
     return values if isinstance(values, tuple) else (values,)
 
 
-__all__ = ["Depth", "Findings", "Scored", "Subject", "diagnose"]
+__all__ = ["Depth", "DisturbedInputs", "Findings", "Subject", "diagnose"]
