@@ -573,3 +573,12 @@ def test_an_outcome_file_that_is_garbled_counts_as_none(tmp_path: Path) -> None:
         found.append(_read_outcome(path))
 
     assert found == [good, None, None, None, None, None, None]
+
+
+@linux_only
+def test_memory_that_a_cell_frees_is_kept_for_its_next_tensor(local: LocalExecutor, tmp_path: Path) -> None:
+    (outcome,) = outcome_of(local, job(tmp_path, "faults_of_a_second_large_tensor"))
+
+    assert outcome.status == "ok", outcome.reason
+    assert outcome.info["first"] >= 64 * 2**20 / 2**21  # even with huge pages
+    assert outcome.metrics[0].value < outcome.info["first"] / 10

@@ -37,6 +37,8 @@ _GPU_FIGURES = re.compile(
 )
 _HOST_OOM = re.compile(r"DefaultCPUAllocator: (?:can't allocate memory|not enough memory)|alloc_cpu\.cpp")
 
+# From glibc's malloc.h.
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -177,8 +179,24 @@ def adopt_orphans() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
+def keep_freed_memory() -> None:
+    """Let malloc keep what is freed for the next tensor, where malloc is glibc's.
+
+    By default every large tensor is mapped anew, and touching its fresh pages takes longer than many an operation on
+    them: a convolutional network over 64 images of 224 pixels ran 2 to 6 times faster with this. A cell's process is
+    short, so what it keeps is soon given back.
+    """
+    if sys.platform == "linux":
+        with suppress(AttributeError, OSError):  # another C library
+            libc = ctypes.CDLL(None)
+            libc.mallopt(_M_MMAP_MAX, 0)
+            libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+            libc.mallopt(_M_TOP_PAD, 64 * 2**20)
+
+
 def main(job_file: str, parent_pid: int) -> None:
     """Run the job described in a file: how a cell starts where processes cannot be forked."""
+    keep_freed_memory()
     run_and_leave(json.loads(Path(job_file).read_text()), parent_pid=parent_pid)
 
 

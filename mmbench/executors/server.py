@@ -42,6 +42,7 @@ def main(fd: int, parent_pid: int, preload: Sequence[str]) -> None:
     """
     # A preload that hangs would not notice a closed socket.
     child.die_with_parent(parent_pid)
+    child.keep_freed_memory()  # forked children inherit it
     for module in preload:
         try:
             importlib.import_module(module)
