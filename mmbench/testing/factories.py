@@ -63,9 +63,7 @@ def options_fit_the_factory(subject: Any) -> None:
         raise NotChecked(f"unavailable here: {error}") from None
     except (TypeError, ValueError):
         raise NotChecked("its signature cannot be read") from None
-    given = dict(spec.defaults)
-    if getattr(spec, "target", "none") != "none":
-        given["target"] = part.target
+    given = {**spec.defaults, **part.told}
     try:
         signature.bind(*_POSITIONAL[part.role], **given)
     except TypeError as error:

@@ -16,12 +16,14 @@ from mmbench.spec import FusionSpec, TaskSpec
 from mmbench.testing.checks import Fault, NotChecked, Remark, check
 from mmbench.testing.subjects import MODALITIES, FusionCase, ModuleSubject
 
-NUM_STEPS = 1000
+NUM_STEPS = 500
 #: One for each try: what suits a linear layer is too fast for attention over tokens, and the other way round.
-LEARNING_RATES = (5e-3, 1e-3, 1e-3, 1e-3)
+LEARNING_RATES = (1e-3, 5e-4, 1e-3, 3e-3)
 NUM_TRIES = len(LEARNING_RATES)
 SHARE_OF_CEILING = 0.95
-_BATCH, _NUM_TEST, _CHECK_EVERY = 128, 1200, 50
+_BATCH, _CHECK_EVERY = 64, 25
+#: A multiple of every set's number of rows, so that the test holds each of them equally often.
+_NUM_TEST = 360
 _WIDTH, _TOKENS, _NOISE = 16, 4, 0.15
 
 
@@ -78,7 +80,7 @@ SETS: dict[str, TinySet] = {
     "solves-what-it-says",
     "fusion",
     level="full",
-    promise="It reaches 95 % of the ceiling of every set that it declares in `solves`, within 1,000 steps.",
+    promise="It reaches 95 % of the ceiling of every set that it declares in `solves`, within 500 steps.",
     mend="Take the set out of `solves` and give the reason in `cannot_solve`, or look for what keeps it from learning.",
     needs=("every-parameter-trains", "every-modality-gets-gradient", "declared-width"),
 )
@@ -176,10 +178,10 @@ def _train(subject: ModuleSubject, tiny: TinySet, seed: int) -> float:
     generator = torch.Generator().manual_seed(seed)
     draw = _Drawer(tiny, names, sequence=layout == "sequence", device=subject.device)
     test = draw(torch.arange(_NUM_TEST) % len(tiny.rows), torch.Generator().manual_seed(99))
-    optimiser = torch.optim.Adam(model.parameters(), lr=LEARNING_RATES[seed])
+    optimiser = torch.optim.Adam(model.parameters(), lr=LEARNING_RATES[seed], fused=True)
     best = 0.0
     for step in range(1, NUM_STEPS + 1):
-        batch = draw(torch.randint(len(tiny.rows), (_BATCH,), generator=generator), generator)
+        batch = draw(_balanced_rows(len(tiny.rows), generator), generator)
         output = model.train()(batch)
         loss = F.cross_entropy(output.logits["label"], batch.targets["label"]) + sum(output.losses.values())
         optimiser.zero_grad(set_to_none=True)
@@ -193,6 +195,15 @@ def _train(subject: ModuleSubject, tiny: TinySet, seed: int) -> float:
             if best >= SHARE_OF_CEILING * tiny.ceiling:
                 break
     return best
+
+
+def _balanced_rows(num_rows: int, generator: torch.Generator) -> Tensor:
+    """Rows for one batch, each as often as the others where they fit: (_BATCH,).
+
+    An interaction shows in the difference between rows only; with unequal counts, chance is louder than it is.
+    """
+    rounds = -(-_BATCH // num_rows)
+    return torch.cat([torch.randperm(num_rows, generator=generator) for _ in range(rounds)])[:_BATCH]
 
 
 class _Drawer:

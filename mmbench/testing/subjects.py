@@ -112,10 +112,8 @@ class Case:
         Raises:
             NotChecked: something that it needs is not on this machine.
         """
-        spec: Any = self.part.spec
-        target = {"target": self.part.target} if getattr(spec, "target", "none") != "none" else {}
         try:
-            module = load_attribute(spec.factory)(*arguments, **target, **self.part.options)
+            module = load_attribute(self.part.spec.factory)(*arguments, **self.part.told, **self.part.options)
         except Unavailable as error:
             raise NotChecked(f"unavailable here: {error}") from None
         if not isinstance(module, nn.Module):

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from mmbench.errors import UsageError, did_you_mean
 from mmbench.loading import LoadedPlugin, load_plugin, load_plugin_file
 from mmbench.registry import GROUP, Reference, load_registry
-from mmbench.spec import SPEC_OF_ROLE, Role, Spec, role_of
+from mmbench.spec import SPEC_OF_ROLE, EncoderSpec, Role, Spec, role_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +61,17 @@ class Part:
     def role(self) -> Role:
         """Which kind of part this is."""
         return role_of(self.spec)
+
+    @property
+    def told(self) -> dict[str, str]:
+        """What mmbench itself tells the factory beside the options: the target, and how it will be trained.
+
+        Fresh weights are asked for where there are any, so that a check needs no file and everything can train.
+        """
+        told = {"target": self.target} if getattr(self.spec, "target", "none") != "none" else {}
+        if isinstance(self.spec, EncoderSpec) and self.spec.takes_tuning:
+            told["tuning"] = "scratch" if "scratch" in self.spec.tunings else self.spec.tunings[0]
+        return told
 
 
 @dataclass(frozen=True, kw_only=True)
