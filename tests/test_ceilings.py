@@ -32,7 +32,7 @@ def runs(tmp_path_factory):
         return [
             (row["encoders"], row["fusion"], float(row["value"]))
             for row in csv.DictReader(io.StringIO(done.stdout))
-            if row["metric"] == "accuracy" and row["split"] == "test"
+            if row["metric"] == "accuracy" and row["split"] == "test" and row["condition"] == "clean"
         ]
 
     return go

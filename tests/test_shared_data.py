@@ -30,7 +30,7 @@ def accuracies(rows):
     return {
         (row["encoders"], row["fusion"]): float(row["value"])
         for row in rows
-        if row["metric"] == "accuracy" and row["split"] == "test"
+        if row["metric"] == "accuracy" and row["split"] == "test" and row["condition"] == "clean"
     }
 
 
