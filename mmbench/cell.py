@@ -182,7 +182,7 @@ def _encoders(
     for name, part in payload["encoders"].items():
         if name in frozen:
             given = frozen[name]
-            encoders[name], columns[name] = given.features() if given.stored else given.build()
+            encoders[name], columns[name] = given.features() if given.stored else given.running()
             continue
         seed = derive_seed("encoder", payload["cell_id"], name)
         encoder = encoders[name] = build_encoder(source.modality(name), part, seed, warnings)

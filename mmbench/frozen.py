@@ -7,6 +7,7 @@ import json
 import platform
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,30 @@ BATCH_SIZE = 32
 _DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
+class Standardiser(nn.Module):
+    """Brings every feature to mean 0 and standard deviation 1 over the training set.
+
+    Frozen encoders give features of any scale (unit vectors here, hundreds there), which nothing after them could
+    change; a fusion that adds or multiplies modalities would see the loudest one only.
+
+    Args:
+        mean, std: (D,); a feature that does not vary is left at 0.
+
+    Shapes: (…, D) -> (…, D).
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, mean: Tensor, std: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean)
+        self.register_buffer("scale", torch.where(std > 1e-6 * mean.abs().clamp(min=1e-6), 1 / std, 0.0))
+
+    def forward(self, values: Tensor) -> Tensor:
+        return (values - self.mean) * self.scale
+
+
 class StoredFeatures(nn.Module):
     """Stands in a model for a frozen encoder whose features are known already.
 
@@ -42,19 +67,40 @@ class StoredFeatures(nn.Module):
         feature_dim: Width of the features.
         layout: "vector" or "sequence".
         feature_dtype: As they are stored: "fp32", "fp16" or "bf16" (which travels as int16).
+        after: What they go through.
 
     Shapes: (P, D) or (P, T, D) -> the same, float32.
     """
 
-    def __init__(self, feature_dim: int, layout: Layout, feature_dtype: str) -> None:
+    def __init__(self, feature_dim: int, layout: Layout, feature_dtype: str, after: nn.Module) -> None:
         super().__init__()
-        self.feature_dim, self.layout, self.feature_dtype = feature_dim, layout, feature_dtype
+        self.feature_dim, self.layout, self.feature_dtype, self.after = feature_dim, layout, feature_dtype, after
 
     def forward(self, values: Tensor, mask: Tensor | None) -> Features:
         """Return stored features as an encoder returns its own."""
         if self.feature_dtype == "bf16":
             values = values.view(torch.bfloat16)
-        return Features(values.float(), mask)
+        return Features(self.after(values.float()), mask)
+
+
+class RunningEncoder(nn.Module):
+    """A frozen encoder that runs in every step, its features standardised as stored ones are.
+
+    Shapes: as the encoder's.
+    """
+
+    def __init__(self, encoder: nn.Module, after: nn.Module) -> None:
+        super().__init__()
+        self.encoder, self.after = encoder, after
+        self.feature_dim = encoder.feature_dim
+
+    def forward(self, values: Tensor, mask: Tensor | None) -> Features:
+        """Encode."""
+        features = self.encoder(values, mask)
+        features = Features(features) if isinstance(features, Tensor) else features
+        if isinstance(features.values, tuple):
+            return features  # type: ignore[no-any-return]
+        return replace(features, values=self.after(features.values))  # type: ignore[no-any-return]
 
 
 class FrozenEncoder:
@@ -102,6 +148,7 @@ class FrozenEncoder:
         """
         arrays = self.cache.get_or_make(f"features/{self.source.key[:16]}/{self.key}", self._make_features)
         about = json.loads(arrays["about"].tobytes())
+        after = self._standardiser(arrays["mean"], arrays["std"])
         columns = {
             split: Column(
                 values=arrays[f"{split}.values"],
@@ -110,7 +157,23 @@ class FrozenEncoder:
             )
             for split in SPLITS
         }
-        return StoredFeatures(about["feature_dim"], self.part["layout"], self._dtype), columns
+        return StoredFeatures(about["feature_dim"], self.part["layout"], self._dtype, after), columns
+
+    def running(self) -> tuple[RunningEncoder, Mapping[Split, Column]]:
+        """Return the encoder for a cell in which it runs in every step, and what it reads."""
+        encoder, columns = self.build()
+        after: nn.Module = nn.Identity()
+        if self.part["layout"] != "pyramid":
+            model, data = self._model("train")
+            with tempfile.TemporaryDirectory(prefix="mmbench-encoding-") as folder:
+                found = _encode(model, data, self.modality, self._dtype, Path(folder) / "train")
+                after = self._standardiser(*_moments(found, self._dtype))
+        return RunningEncoder(encoder, after), columns
+
+    def _standardiser(self, mean: NDArray[Any], std: NDArray[Any]) -> nn.Module:
+        if not self.part["tuning_options"]["standardise"]:
+            return nn.Identity()
+        return Standardiser(torch.from_numpy(np.array(mean)), torch.from_numpy(np.array(std)))
 
     def cost(self, batch_size: int, protocol: Protocol) -> EncoderCost:
         """Return what the encoder takes by itself for a batch of the training set and for a single sample.
@@ -162,6 +225,8 @@ class FrozenEncoder:
                 model, data = self._model(split)
                 found = _encode(model, data, self.modality, self._dtype, Path(folder) / split)
                 arrays.update({f"{split}.{name}": array for name, array in found.items()})
+                if split == "train":
+                    arrays["mean"], arrays["std"] = _moments(found, self._dtype)
         about = {"feature_dim": encoder.feature_dim, "ref": self.part["ref"], "modality": self.modality}
         return {**arrays, "about": np.frombuffer(json.dumps(about).encode(), dtype=np.uint8)}
 
@@ -241,6 +306,25 @@ def _encode(model: MultimodalModel, data: SplitData, modality: str, dtype: str, 
     if len(set(counts.tolist())) == 1 and counts[0]:
         return {**found, "values": flat.reshape(len(counts), int(counts[0]), width)}
     return {**found, "values": flat, "offsets": np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)}
+
+
+def _moments(found: Mapping[str, NDArray[Any]], dtype: str) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Mean and standard deviation of every feature over all present samples or real tokens: two of (D,) float32."""
+    values = found["values"]
+    flat = values.reshape(-1, values.shape[-1])
+    rows = np.flatnonzero(found["present"]) if len(flat) == len(found["present"]) else np.arange(len(flat))
+    count, total, squares = 0, np.zeros(flat.shape[1]), np.zeros(flat.shape[1])
+    shift: NDArray[Any] | None = None
+    for start in range(0, len(rows), 4096):
+        chunk = torch.from_numpy(np.array(flat[rows[start : start + 4096]]))
+        part = (chunk.view(torch.bfloat16) if dtype == "bf16" else chunk).double().numpy()
+        shift = part.mean(axis=0) if shift is None else shift  # so that squares of large means do not cancel
+        count, total, squares = count + len(part), total + (part - shift).sum(0), squares + ((part - shift) ** 2).sum(0)
+    if shift is None:
+        return np.zeros(flat.shape[1], np.float32), np.ones(flat.shape[1], np.float32)
+    mean = total / count
+    variance = np.maximum(squares / count - mean**2, 0.0)
+    return (shift + mean).astype(np.float32), np.sqrt(variance).astype(np.float32)
 
 
 def _to_numpy(values: Tensor, dtype: str, encoder: nn.Module, modality: str) -> NDArray[Any]:

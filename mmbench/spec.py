@@ -35,7 +35,7 @@ TUNINGS: tuple[Tuning, ...] = get_args(Tuning)
 TUNING_OPTIONS: Mapping[Tuning, Options] = MappingProxyType(
     {
         "scratch": {},
-        "frozen": {"feature_dtype": "fp32"},
+        "frozen": {"feature_dtype": "fp32", "standardise": True},
         "finetune": {"lr_factor": 0.1, "freeze_epochs": 0, "gradual": False},
         "adapter": {"lr_factor": 1.0, "lora_rank": 8, "lora_alpha": 16.0},
     }

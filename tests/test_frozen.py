@@ -13,7 +13,7 @@ import torch
 
 from mmbench.cell import dataset_info, open_dataset, run_cell
 from mmbench.config import load_config
-from mmbench.errors import UsageError
+from mmbench.errors import DataError, UsageError
 from mmbench.frozen import FrozenEncoder
 from mmbench.plan import local_runtime, make_plan
 from mmbench.registry import load_registry
@@ -125,6 +125,27 @@ def test_half_precision_features_are_close_and_half_the_size(make):
     assert sizes[",feature_dtype=fp16"] == sizes[",feature_dtype=bf16"] == sizes[""] / 2
 
 
+def test_features_are_standardised_by_the_training_set_alone(make):
+    def features(modality: str, split: str, options: str = "") -> np.ndarray:
+        (cell,) = [
+            cell for cell in make.plan(fusion="late-transformer", options=options).cells() if cell.role == "cell"
+        ]
+        payload = cell.payload()
+        source = open_dataset(payload, dataset_info(payload["dataset"]["info"]))
+        module, columns = FrozenEncoder(source, modality, payload, torch.device("cpu"), []).features()
+        column = columns[split]
+        rows = column.values if column.offsets is not None else column.values[column.present]
+        return module(torch.from_numpy(np.array(rows)), None).values.numpy().reshape(-1, 8)
+
+    for modality in ("row", "steps"):
+        train, test = features(modality, "train"), features(modality, "test")
+        np.testing.assert_allclose(train.mean(axis=0), 0, atol=1e-5)
+        np.testing.assert_allclose(train.std(axis=0), 1, atol=1e-4)
+        plain = {split: features(modality, split, ",standardise=false") for split in ("train", "test")}
+        mean, std = plain["train"].mean(axis=0), plain["train"].std(axis=0)
+        np.testing.assert_allclose(test, (plain["test"] - mean) / std, atol=1e-4)
+
+
 def test_other_weights_in_the_same_file_are_other_features_and_a_moved_file_is_the_same_cell(make, weights):
     first = {cell.cell_id for cell in make.plan().cells() if cell.role == "cell"}
     state = torch.load(weights, weights_only=True)
@@ -171,7 +192,7 @@ def test_features_that_are_not_finite_are_refused_with_the_encoder_named(make, w
     state["norm.running_var"] *= 0
     torch.save(state, weights)
 
-    with pytest.raises(Exception, match=r"do not fit fp16; use feature_dtype=bf16 or fp32"):
+    with pytest.raises(DataError, match=r"do not fit fp16; use feature_dtype=bf16 or fp32"):
         make.run(options=",feature_dtype=fp16")
 
 
