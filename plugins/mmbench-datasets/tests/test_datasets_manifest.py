@@ -456,6 +456,30 @@ def test_audio_whose_header_claims_more_than_is_there_is_refused(tmp_path):
         column(target, "sound")
 
 
+@pytest.mark.parametrize("seconds", [0.1, 36_000])
+def test_a_wav_header_that_claims_more_sound_than_the_file_holds_is_refused_when_planning(tmp_path, seconds):
+    target = media(tmp_path)
+    soundfile.write(tmp_path / "a3.wav", np.zeros(400), 8_000, subtype="PCM_16")
+    content = bytearray((tmp_path / "a3.wav").read_bytes())
+    content[40:44] = struct.pack("<I", int(seconds * 16_000))
+    (tmp_path / "a3.wav").write_bytes(content)
+
+    message = f"a3.wav is cut short: its header claims {int(seconds * 16_000):,} bytes of sound, and 800 are there"
+    assert message in refuse(target)
+    with pytest.raises(DataError, match=message):
+        column(target, "sound")
+
+
+def test_a_wav_that_was_streamed_has_no_length_in_its_header_and_is_read(tmp_path):
+    target = media(tmp_path)
+    soundfile.write(tmp_path / "a3.wav", np.zeros(400), 8_000, subtype="PCM_16")
+    content = bytearray((tmp_path / "a3.wav").read_bytes())
+    content[4:8] = content[40:44] = b"\xff\xff\xff\xff"
+    (tmp_path / "a3.wav").write_bytes(content)
+
+    assert column(target, "sound")["s3"].values.shape == (400,)
+
+
 def test_audio_beyond_max_seconds_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"claims 0.1 s, more than max_seconds=0.01.*\[max_seconds="):
         column(media(tmp_path), "sound", max_seconds=0.01)

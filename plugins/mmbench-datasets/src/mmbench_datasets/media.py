@@ -17,6 +17,8 @@ from mmbench.spec import Kind
 _MOST_PIXELS = 64_000_000
 _MOST_VIDEO_BYTES = 1 << 30
 _BLOCK_FRAMES = 1 << 16
+_MOST_CHUNKS = 1000
+_LENGTH_UNKNOWN = 0xFFFFFFFF  # what a program writes into a WAV header when it streams
 _IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 _LEAVE_OUT = "or leave it out (in a manifest, leave the cell empty)"
 _AUDIO_ADVICE = f"replace it by a sound WAV, FLAC, Ogg or Opus file, {_LEAVE_OUT}"
@@ -71,6 +73,7 @@ def check_header(path: MediaFile, kind: Kind, where: str) -> None:
     elif kind == "audio":
         import soundfile
 
+        _check_wav(path, where)
         try:
             soundfile.info(_opened(path))
         except (soundfile.SoundFileError, OSError, ValueError) as error:
@@ -119,6 +122,7 @@ def read_audio(path: MediaFile, where: str, *, max_seconds: float) -> Waveform:
     """
     import soundfile
 
+    _check_wav(path, where)
     try:
         with soundfile.SoundFile(_opened(path)) as opened:
             claimed, rate, container = opened.frames, int(opened.samplerate), opened.format
@@ -145,6 +149,34 @@ def read_audio(path: MediaFile, where: str, *, max_seconds: float) -> Waveform:
     if total < claimed and container != "MP3":  # the length of an MP3 is an estimate
         raise DataError(f"{where}: {path.name} is cut short: {total} of {claimed} samples are there; {_AUDIO_ADVICE}")
     return Waveform(values=np.concatenate(blocks), rate=rate)
+
+
+def _check_wav(path: MediaFile, where: str) -> None:
+    """Check that a WAV file holds as much sound as its header claims: libsndfile would shorten it in silence.
+
+    Raises:
+        DataError: it holds less.
+    """
+    try:
+        with io.BytesIO(path.content) if isinstance(path, Embedded) else path.open("rb") as stream:
+            size = stream.seek(0, io.SEEK_END)
+            stream.seek(0)
+            if stream.read(12)[::8] != b"RW":  # RIFF....WAVE
+                return
+            for _ in range(_MOST_CHUNKS):
+                header = stream.read(8)
+                claimed = int.from_bytes(header[4:], "little")
+                held = size - stream.tell()
+                if header[:4] == b"data" and claimed != _LENGTH_UNKNOWN and claimed > held:
+                    raise DataError(
+                        f"{where}: {path.name} is cut short: its header claims {claimed:,} bytes of sound, and "
+                        f"{held:,} are there; {_AUDIO_ADVICE}"
+                    )
+                if len(header) < 8 or header[:4] == b"data":
+                    return
+                stream.seek(claimed + claimed % 2, io.SEEK_CUR)
+    except OSError as error:
+        raise _unreadable_audio(path, where, error) from None
 
 
 def read_video(path: MediaFile, where: str, *, max_seconds: float) -> NDArray[np.uint8]:
