@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mmbench.data import Column
+from mmbench.errors import DataError
 from mmbench.model import Batch, Input
 
 #: Share of free memory that one cell's data may take before they are streamed instead.
@@ -159,6 +160,21 @@ def limited(num_samples: int, limit: int) -> NDArray[np.int64] | None:
     if not limit or limit >= num_samples:
         return None
     return np.sort(np.random.default_rng(0).permutation(num_samples)[:limit]).astype(np.int64)
+
+
+def complete(columns: Mapping[str, Column], subset: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+    """Return the positions, of a subset or of all, whose samples have every modality.
+
+    Raises:
+        DataError: there is none.
+    """
+    here = np.logical_and.reduce([column.present for column in columns.values()])
+    found = np.flatnonzero(here) if subset is None else subset[here[subset]]
+    if not len(found):
+        raise DataError(
+            f"missing=drop leaves no training sample: none has all of {', '.join(columns)}; choose another policy"
+        )
+    return found.astype(np.int64)
 
 
 def _hold(column: Column, device: torch.device, budget: float) -> _Held:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from mmbench.errors import ContractError
+from mmbench.missing import make_filler
 from mmbench.model import MultimodalModel, encoder_dim
 from mmbench.registry import load_attribute
 from mmbench.spec import Layout, Modality, TaskSpec
@@ -63,6 +64,8 @@ def build_model(
 ) -> MultimodalModel:
     """Build the fusion and join everything to one model."""
     part = payload["fusion"]
+    torch.manual_seed(derive_seed("missing", payload["cell_id"]))
+    missing = make_filler(part["missing_policy"], _dims(encoders))
     torch.manual_seed(derive_seed("fusion", payload["cell_id"]))
     fusion = call_factory(part, warnings, _dims(encoders), tasks)
     if not isinstance(fusion, nn.Module):
@@ -76,6 +79,7 @@ def build_model(
         accepts=part["accepts"],
         unimodal_heads=bool(getattr(objective, "needs_unimodal_heads", False)),
         dropout=dropout,
+        missing=missing,
     )
 
 

@@ -15,7 +15,7 @@ import torch
 from safetensors.numpy import save_file
 from torch import nn
 
-from mmbench.batches import SplitData, limited
+from mmbench.batches import SplitData, complete, limited
 from mmbench.build import build_encoder, build_model, build_objective, call_factory, derive_seed, guarded_globals
 from mmbench.cache import ArrayCache
 from mmbench.config import TrainConfig, part_root
@@ -63,7 +63,8 @@ def run_cell(payload: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         if part["tuning"] == "frozen"
     }
     encoders, columns = _encoders(source, frozen, payload, warnings)
-    data = {split: _split_data(source, split, columns, device, train) for split in SPLITS}
+    drop = payload["fusion"]["missing_policy"] == "drop"
+    data = {split: _split_data(source, split, columns, device, train, drop and split == "train") for split in SPLITS}
     with guarded_globals(warnings):
         for name, encoder in encoders.items():
             encoder.to(device)
@@ -198,13 +199,13 @@ def _split_data(
     columns: Mapping[str, Mapping[Split, Column]],
     device: torch.device,
     train: TrainConfig,
+    complete_only: bool = False,
 ) -> SplitData:
-    return SplitData(
-        {name: column[split] for name, column in columns.items()},
-        source.index.targets[split],
-        device,
-        subset=limited(len(source.index.sample_ids[split]), train.limit),
-    )
+    ours = {name: column[split] for name, column in columns.items()}
+    subset = limited(len(source.index.sample_ids[split]), train.limit)
+    if complete_only:
+        subset = complete(ours, subset)
+    return SplitData(ours, source.index.targets[split], device, subset=subset)
 
 
 def _run_majority(

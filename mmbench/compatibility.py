@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from mmbench.spec import DatasetInfo, EncoderSpec, FusionSpec, Layout, ObjectiveSpec
+from mmbench.spec import DatasetInfo, EncoderSpec, FusionSpec, Layout, MissingPolicy, ObjectiveSpec
 
 LAYOUT_WORDS: Mapping[Layout, str] = {
     "vector": "one vector (B, D)",
     "sequence": "token sequences (B, T, D)",
     "pyramid": "features of several layers",
 }
+#: Policies that need something else to fill a modality from.
+FROM_OTHERS: tuple[MissingPolicy, ...] = ("interpolate", "impute")
 
 
 def choose_layout(encoder: EncoderSpec, fusion: FusionSpec) -> Layout | None:
@@ -26,9 +28,22 @@ def choose_layout(encoder: EncoderSpec, fusion: FusionSpec) -> Layout | None:
 
 
 def incompatibilities(
-    info: DatasetInfo, num_modalities: int, missing: Sequence[str], fusion: FusionSpec, objective: ObjectiveSpec
+    info: DatasetInfo,
+    num_modalities: int,
+    missing: Sequence[str],
+    fusion: FusionSpec,
+    objective: ObjectiveSpec,
+    policy: MissingPolicy = "mask",
 ) -> list[str]:
-    """Return all reasons why a fusion and an objective cannot serve a dataset, apart from layouts."""
+    """Return all reasons why a fusion and an objective cannot serve a dataset, apart from layouts.
+
+    Args:
+        info: The dataset.
+        num_modalities: How many of its modalities are joined.
+        missing: Those of them that some samples lack.
+        fusion, objective: What is to serve.
+        policy: What the fusion is given for missing modalities.
+    """
     reasons = []
     for spec in (fusion, objective):
         if num_modalities < spec.min_modalities:
@@ -37,8 +52,12 @@ def incompatibilities(
             reasons.append(f"{spec.name} takes at most {spec.max_modalities} modalities, got {num_modalities}")
         unserved = [task for task in info.tasks if task.kind not in spec.task_kinds]
         reasons += [f"{spec.name} does not serve {task.kind} tasks such as {task.name!r}" for task in unserved]
-    if missing and not fusion.missing:
+    if missing and not fusion.missing and policy == "mask":
         reasons.append(f"{fusion.name} does not take missing modalities, and some samples lack {', '.join(missing)}")
+    if policy != "mask" and fusion.accepts == "pyramid":
+        reasons.append(f"missing={policy} fills vectors and token sequences, but {fusion.name} needs several layers")
+    if policy in FROM_OTHERS and num_modalities < 2:
+        reasons.append(f"missing={policy} fills a modality from the others, and there is only one")
     if fusion.level not in objective.levels:
         reasons.append(f"{objective.name} does not work with {fusion.level}-level fusion such as {fusion.name}")
     return reasons

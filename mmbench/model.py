@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mmbench.errors import ContractError
 from mmbench.features import Features
+from mmbench.missing import Filler
 from mmbench.spec import FusionLevel, Layout, TaskSpec
 
 
@@ -75,6 +76,7 @@ class MultimodalModel(nn.Module):
         tasks: What to predict.
         unimodal_heads: Whether to give every modality heads of its own (always so at decision level).
         dropout: Applied to what the heads read.
+        missing: Fills the features of missing modalities before anything reads them; None leaves that to the fusion.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class MultimodalModel(nn.Module):
         accepts: Layout = "vector",
         unimodal_heads: bool = False,
         dropout: float = 0.0,
+        missing: Filler | None = None,
     ) -> None:
         super().__init__()
         self.modalities = tuple(encoders)
@@ -100,6 +103,7 @@ class MultimodalModel(nn.Module):
         self.encoders = nn.ModuleList(encoders.values())
         self._held: frozenset[str] = frozenset()
         self.fusion = fusion
+        self.missing = missing
         self.dropout = nn.Dropout(dropout)
         self.heads = nn.ModuleList()
         if level == "feature":
@@ -143,13 +147,14 @@ class MultimodalModel(nn.Module):
 
     def fuse(self, features: Mapping[str, Features]) -> Output:
         """Join encoded features and predict, so that fusion can run on features that were encoded before."""
-        losses = {f"{name}.{loss}": value for name, given in features.items() for loss, value in given.losses.items()}
-        unimodal = self._unimodal_logits(features)
+        filled = features if self.missing is None else self.missing(self.accepted(features))
+        losses = {f"{name}.{loss}": value for name, given in filled.items() for loss, value in given.losses.items()}
+        unimodal = self._unimodal_logits(filled)
         size = _batch_size(features)
         if self.level == "decision":
-            logits = self._vote(unimodal, features, size)
+            logits = self._vote(unimodal, filled, size)
             return Output(logits=logits, features=features, fused=None, unimodal_logits=unimodal, losses=losses)
-        fused = self.fusion({name: self._as_accepted(name, given) for name, given in features.items()})
+        fused = self.fusion(self.accepted(filled))
         if isinstance(fused, Features):
             losses.update({f"fusion.{loss}": value for loss, value in fused.losses.items()})
             fused = fused.tensor
@@ -157,6 +162,10 @@ class MultimodalModel(nn.Module):
         read = self.dropout(fused)
         logits = {task.name: head(read) for task, head in zip(self.tasks, self.heads)}
         return Output(logits=logits, features=features, fused=fused, unimodal_logits=unimodal, losses=losses)
+
+    def accepted(self, features: Mapping[str, Features]) -> dict[str, Features]:
+        """Return features in the layout that the fusion takes: sequences pooled where it takes vectors."""
+        return {name: self._as_accepted(name, given) for name, given in features.items()}
 
     def forward(self, batch: Batch) -> Output:
         """Predict every task for a batch."""

@@ -11,7 +11,16 @@ from typing import Any
 from mmbench.config import RunConfig, TrainConfig, resolve_train
 from mmbench.errors import DataError, MmbenchError, Unavailable
 from mmbench.registry import Reference, Registry, load_attribute, missing_packages
-from mmbench.spec import TUNING_OPTIONS, DatasetInfo, DatasetSpec, EncoderInfo, EncoderSpec, to_json
+from mmbench.spec import (
+    MISSING_POLICIES,
+    MISSING_VERSION,
+    TUNING_OPTIONS,
+    DatasetInfo,
+    DatasetSpec,
+    EncoderInfo,
+    EncoderSpec,
+    to_json,
+)
 
 KEY_VERSION = 1
 
@@ -154,6 +163,8 @@ def _identity(reference: Reference) -> dict[str, Any]:
         identity["tuning"] = reference.tuning
         if reference.tuning_options:
             identity["tuning_options"] = to_json(reference.tuning_options)
+    if reference.missing != MISSING_POLICIES[0]:
+        identity["missing"] = {"policy": reference.missing, "version": MISSING_VERSION}
     return identity
 
 
@@ -170,6 +181,8 @@ def label_of(registry: Registry, reference: Reference) -> str:
             options["tuning"] = reference.tuning
         usual = TUNING_OPTIONS[reference.tuning]  # type: ignore[index]
         options.update({key: value for key, value in reference.tuning_options.items() if usual[key] != value})
+    if reference.missing != MISSING_POLICIES[0]:
+        options["missing"] = reference.missing
     if not options:
         return name
     return f"{name}[{','.join(f'{key}={_shown(options[key])}' for key in sorted(options))}]"

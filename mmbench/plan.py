@@ -94,7 +94,14 @@ class Cell:
         fusion = None
         if self.fusion:
             facts = self.fusion.spec
-            fusion = {**self.fusion.to_json(), "level": facts.level, "accepts": facts.accepts, "missing": facts.missing}
+            policy = self.fusion.reference.missing
+            fusion = {
+                **self.fusion.to_json(),
+                "level": facts.level,
+                "accepts": facts.accepts,
+                "missing": facts.missing or policy != "mask",
+                "missing_policy": policy,
+            }
         return {
             "cell_id": self.cell_id,
             "identity": self.identity(),
@@ -340,7 +347,7 @@ class _DatasetGrid:
         if memo not in self._fusion_reasons:
             missing = [name for name in self.dataset.info.missing if name in encoders]
             self._fusion_reasons[memo] = incompatibilities(
-                self.dataset.info, len(encoders), missing, fusion.spec, objective.spec
+                self.dataset.info, len(encoders), missing, fusion.spec, objective.spec, fusion.reference.missing
             )
         reasons = list(self._fusion_reasons[memo])
         if self.plan.registry.has_skip:

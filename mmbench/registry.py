@@ -24,13 +24,16 @@ from mmbench.errors import ContractError, PluginError, SpecError, Unavailable, U
 from mmbench.loading import LoadedPlugin, PluginInfo, in_words, load_plugin, load_plugin_file, read_plugin_file
 from mmbench.reference import format_reference, has_options, parse_reference
 from mmbench.spec import (
+    MISSING_POLICIES,
     RESERVED_OPTIONS,
     SPEC_OF_ROLE,
     TUNING_NAMES,
     TUNING_OPTIONS,
     DatasetSpec,
     EncoderSpec,
+    FusionSpec,
     Kind,
+    MissingPolicy,
     Role,
     Spec,
     Tuning,
@@ -108,6 +111,7 @@ class Reference:
         options: Every option, the given ones merged into the defaults.
         tuning: How an encoder is trained; "" for everything else.
         tuning_options: What belongs to that tuning (`mmbench.spec.TUNING_OPTIONS`), merged into its defaults.
+        missing: What a fusion is given for missing modalities; "mask", which is nothing, for everything else.
     """
 
     entry: Entry
@@ -115,6 +119,7 @@ class Reference:
     options: Mapping[str, Any] = field(default_factory=dict)
     tuning: str = ""
     tuning_options: Mapping[str, Any] = field(default_factory=dict)
+    missing: MissingPolicy = "mask"
 
 
 class Registry:
@@ -256,6 +261,7 @@ class Registry:
             raise UsageError(f"{where} needs a target: write {spec.name}:TARGET. See `mmbench show {spec.name}`.")
         options = dict(given)
         tuning, about_tuning = _tuning(where, spec, options) if isinstance(spec, EncoderSpec) else ("", {})
+        missing = _missing(where, options) if isinstance(spec, FusionSpec) else "mask"
         reserved = sorted(options.keys() & set(RESERVED_OPTIONS[role]))
         if reserved:
             raise UsageError(f"{where} cannot have an option {reserved[0]!r}: mmbench itself gives that")
@@ -270,6 +276,7 @@ class Registry:
             options=MappingProxyType(merged),
             tuning=tuning,
             tuning_options=MappingProxyType(about_tuning),
+            missing=missing,
         )
 
     def _clash_error(self, role: Role, found: Sequence[Entry]) -> UsageError:
@@ -484,6 +491,16 @@ def _tuning(where: str, spec: EncoderSpec, options: dict[str, Any]) -> tuple[Tun
         return tuning, check_options(f"{where} with tuning={tuning}", given, TUNING_OPTIONS[tuning])
     except SpecError as error:
         raise UsageError(str(error)) from None
+
+
+def _missing(where: str, options: dict[str, Any]) -> MissingPolicy:
+    """Take a fusion's policy for missing modalities out of the options that somebody gave."""
+    policy = options.pop("missing", MISSING_POLICIES[0])
+    if policy not in MISSING_POLICIES:
+        hint = did_you_mean(str(policy), MISSING_POLICIES)
+        raise UsageError(f"{where}: missing={policy} is none of {', '.join(MISSING_POLICIES)}.{hint}")
+    chosen: MissingPolicy = policy
+    return chosen
 
 
 def _takes_target(entry: Entry) -> bool:

@@ -25,12 +25,17 @@ TaskKind: TypeAlias = Literal["multiclass", "multilabel", "regression", "retriev
 Tuning: TypeAlias = Literal["scratch", "frozen", "finetune", "adapter"]
 FusionLevel: TypeAlias = Literal["feature", "decision"]
 Target: TypeAlias = Literal["none", "optional", "required"]
+MissingPolicy: TypeAlias = Literal["mask", "drop", "zero", "mean", "interpolate", "impute", "learned-token"]
 Options: TypeAlias = Mapping[str, Any]
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 TASK_KINDS: tuple[TaskKind, ...] = get_args(TaskKind)
 TUNINGS: tuple[Tuning, ...] = get_args(Tuning)
+#: What a fusion's reference may say of missing modalities, the default first: `gated[missing=impute]`.
+MISSING_POLICIES: tuple[MissingPolicy, ...] = get_args(MissingPolicy)
+#: Bumped when a policy other than the default gives other results.
+MISSING_VERSION = "1"
 #: What a reference may say of each tuning beside it, with the defaults: `resnet18[tuning=finetune,lr_factor=0.05]`.
 TUNING_OPTIONS: Mapping[Tuning, Options] = MappingProxyType(
     {
@@ -45,7 +50,7 @@ TUNING_NAMES: tuple[str, ...] = tuple(sorted({name for options in TUNING_OPTIONS
 RESERVED_OPTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "encoder": ("modality", "layout", "target", "tuning", *TUNING_NAMES),
-        "fusion": ("dims", "tasks"),
+        "fusion": ("dims", "tasks", "missing"),
         "objective": ("dims", "tasks"),
         "dataset": ("root", "target"),
     }

@@ -154,7 +154,10 @@ class Trainer:
             lr = self.optimiser.param_groups[0]["lr"]
             began = time.perf_counter()
             grad_norms: dict[str, float] = {}
+            if epoch == 0:
+                self.observe()
             train_loss = self.epoch(epoch, grad_norms)
+            self.observe()
             taken = time.perf_counter() - began
             _check_finite(train_loss, "train", epoch)
             val_loss, score = self.validate()
@@ -210,6 +213,16 @@ class Trainer:
         if grad_norms is not None:
             grad_norms.update({name: float(norm) for name, norm in norms.items()})
         return float(total) / max(count, 1)
+
+    def observe(self) -> None:
+        """Show the policy for missing modalities the training set's features as the weights give them now."""
+        filler = self.model.missing
+        if filler is None or not filler.observes:
+            return
+        self.model.eval()
+        batches = self.train_data.in_order(max(self.config.batch_size, 256))
+        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+            filler.observe((self.model.accepted(self.model.encode(batch)) for batch in batches), len(self.train_data))
 
     def step(self, batch: Batch, epoch: int = 0, grad_norms: dict[str, Tensor] | None = None) -> Tensor:
         """One optimiser step; return the detached loss. `grad_norms` is filled with each encoder's, on the device."""

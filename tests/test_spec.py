@@ -196,6 +196,7 @@ def test_what_every_descriptor_states_is_checked(role: Any, facts: dict[str, Any
     [
         *(("encoder", option) for option in ("modality", "layout", "target", "tuning")),
         *((role, option) for role in ("fusion", "objective") for option in ("dims", "tasks")),
+        ("fusion", "missing"),
         *(("dataset", option) for option in ("root", "target")),
     ],
 )

@@ -63,6 +63,8 @@ def staged(model: MultimodalModel, clock: StageClock) -> Iterator[None]:
 
         around(model, "head", "objective")  # whatever the model does beside encoders and fusion: heads, pooling, masks
         around(model.fusion, "fusion", None)
+        if model.missing is not None:
+            around(model.missing, "missing", None)
         for name, encoder in zip(model.modalities, model.encoders):
             around(encoder, f"encode.{name}", None)
         stack.callback(register_optimizer_step_pre_hook(lambda *_: clock.enter("optimiser")).remove)
