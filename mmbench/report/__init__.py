@@ -21,9 +21,10 @@ def build_report(folder: Path) -> Report:
         UsageError: there is no run, or its plan is damaged.
     """
     from mmbench.report.evidence import with_evidence
+    from mmbench.report.modalities import with_modalities
     from mmbench.report.tables import build_report
 
-    return with_evidence(build_report(folder), folder)
+    return with_modalities(with_evidence(build_report(folder), folder), folder)
 
 
 def write_report(folder: Path, report: Report | None = None) -> list[Path]:

@@ -161,7 +161,7 @@ def _row_scores(
     by_seed = []
     for seed in board.seeds:
         path = folder / "cells" / row.cell_ids[seed] / "predictions.safetensors"
-        loaded = _load(path, board.task)
+        loaded = load_predictions(path, board.task)
         if loaded is None:
             return None, (), f"the predictions of cell {row.cell_ids[seed]} are not there or cannot be read"
         prediction, target, ids = loaded
@@ -191,8 +191,8 @@ def _checked_scores(prediction: NDArray[np.generic], target: NDArray[np.generic]
     return scores if scores is not None and scores.ndim == 1 and np.isfinite(scores).all() else None
 
 
-def _load(path: Path, task: str) -> tuple[NDArray[np.generic], NDArray[np.generic], tuple[str, ...]] | None:
-    """Predictions, targets and ids of the test split, or None where the file does not hold them."""
+def load_predictions(path: Path, task: str) -> tuple[NDArray[np.generic], NDArray[np.generic], tuple[str, ...]] | None:
+    """Return predictions, targets and ids of the test split, or None where the file does not hold them."""
     from safetensors import SafetensorError, safe_open
 
     try:

@@ -7,13 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mmbench.report.answer import answer, board_answer, cautions, combo, metric_words, spread
+from mmbench.report.markdown_modalities import modality_lines
 from mmbench.report.methods import Across, across_datasets
 from mmbench.report.statistics import Undefined
 from mmbench.report.tables import Board, Gain, Problem, Report, Row, Score
-from mmbench.report.text import MAX_NAME, amount, clean, counted, markdown, number, seconds, signed
-
-#: Columns that hold words; numbers stand on the right.
-_WORDS = ("encoders", "fusion", "objective", "method")
+from mmbench.report.text import MAX_NAME, amount, clean, counted, markdown, number, seconds, signed, table_lines
 
 
 def render_markdown(report: Report) -> str:
@@ -62,12 +60,14 @@ def _board(board: Board, *, answered_here: bool) -> Iterator[str]:
         "Gain is against the best single modality on the same seeds."
     )
     yield ""
-    yield from _table(_heads(board), [_cells(row) for row in board.rows])
+    yield from table_lines(_heads(board), [_cells(row) for row in board.rows])
     yield ""
     if board.floor is not None:
         yield f"- Majority floor: {number(board.floor.mean)} (what one would say without looking at the sample)"
     for modalities, value in board.ceilings.items():
         yield f"- Ceiling of {markdown(modalities, MAX_NAME)}: {number(float(value))} (best possible, by construction)"
+    if board.modalities is not None:
+        yield from modality_lines(board, board.modalities)
 
 
 def _across(report: Report) -> Iterator[str]:
@@ -82,7 +82,7 @@ def _across(report: Report) -> Iterator[str]:
         "rates are among the methods with a result on every dataset. IQM is the interquartile mean over all runs."
     )
     yield ""
-    yield from _table(
+    yield from table_lines(
         ["method", "mean rank", "win rate", "IQM", "95 % CI", *(markdown(name, 40) for name in found.datasets)],
         [
             [
@@ -184,13 +184,6 @@ def gain_cell(gain: Gain | None) -> str:
 def seeds_cell(row: Row) -> str:
     """How many of the board's seeds the row has."""
     return f"{len(row.score.by_seed) if row.score else 0}/{len(row.seeds)}{'' if row.complete else ' incomplete'}"
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    yield f"| {' | '.join(heads)} |"
-    yield "|" + "|".join(" --- " if head in _WORDS else " ---: " for head in heads) + "|"
-    for row in rows:
-        yield f"| {' | '.join(row)} |"
 
 
 def _problems(title: str, problems: Sequence[Problem]) -> Iterator[str]:

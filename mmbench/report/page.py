@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,9 @@ from typing import Any
 from mmbench.report.answer import answer, board_answer, cautions, combo, metric_words, spread
 from mmbench.report.markdown import critical_words, provenance, reproduce
 from mmbench.report.methods import across_datasets
+from mmbench.report.modalities import cell_info, is_subset
 from mmbench.report.outcomes import split_encoders
+from mmbench.report.portrait import Curve, Modalities, Portrait
 from mmbench.report.reproduce import row_command
 from mmbench.report.statistics import Undefined
 from mmbench.report.tables import Board, Problem, Report, Row
@@ -97,6 +98,7 @@ def _board(board: Board, report: Report, folder: Path | None) -> dict[str, Any]:
         "curves": _curves(board, shown, folder) if folder is not None else [],
         "stages": _stages(board, shown),
         "conditions": _conditions(board, shown),
+        "modalities": _modalities(board.modalities, board) if board.modalities else None,
     }
 
 
@@ -209,7 +211,7 @@ def _curves(board: Board, shown: Sequence[int], folder: Path) -> list[dict[str, 
     found = []
     for place in shown:
         for seed, cell_id in board.rows[place].cell_ids.items():
-            info = _info(folder, cell_id)
+            info = cell_info(folder, cell_id)
             history, by = info.get("history"), info.get("selected_by")
             if not isinstance(history, list) or not history or not all(isinstance(item, Mapping) for item in history):
                 continue
@@ -220,16 +222,6 @@ def _curves(board: Board, shown: Sequence[int], folder: Path) -> list[dict[str, 
             what = "loss on val" if by == "loss" else f"{metric_words(str(by))} on val"
             found.append({"row": place, "seed": seed, "what": what, "values": values, "train": train})
     return found
-
-
-def _info(folder: Path, cell_id: str) -> Mapping[str, Any]:
-    """The info of a cell's record, or nothing where it cannot be read."""
-    try:
-        data = json.loads((folder / "cells" / cell_id / "record.json").read_text(encoding="utf-8"))
-        info = data["info"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
-    return info if isinstance(info, Mapping) else {}
 
 
 def _stages(board: Board, shown: Sequence[int]) -> dict[str, Any]:
@@ -246,14 +238,62 @@ def _stages(board: Board, shown: Sequence[int]) -> dict[str, Any]:
 
 
 def _conditions(board: Board, shown: Sequence[int]) -> dict[str, Any]:
-    """Scores on inputs that something was done to, for chosen rows."""
-    names = list(dict.fromkeys(name for place in shown for name in board.rows[place].conditions))
+    """Scores with modalities taken away, or under conditions of a plugin's own, for chosen rows."""
+    found = dict.fromkeys(name for place in shown for name in board.rows[place].conditions)
+    # Curves and the additive approximation have places of their own.
+    names = [name for name in found if is_subset(name) or not name.startswith(("noise:", "emap"))]
     rows = [
         {"row": place, "values": [_rounded(board.rows[place].conditions.get(name)) for name in names]}
         for place in shown
-        if board.rows[place].conditions
+        if any(name in board.rows[place].conditions for name in names)
     ]
     return {"names": [clean(name, MAX_NAME) for name in names], "rows": rows}
+
+
+def _modalities(found: Modalities, board: Board) -> dict[str, Any]:
+    """Portraits, curves and errors; names stand in lists, for a name may be a word of JavaScript."""
+    names = dict.fromkeys(name for portrait in found.portraits for name in portrait.shares)
+    errors = found.errors
+    return {
+        "names": [clean(name, MAX_NAME) for name in names],
+        "portraits": [_portrait(portrait, list(names)) for portrait in found.portraits],
+        "curves": [_curve(curve) for curve in found.curves],
+        "units": [[clean(name, MAX_LABEL), clean(unit)] for name, unit in found.units.items()],
+        "errors": None
+        if errors is None
+        else {
+            "row": errors.place,
+            "bins": [[count, _rounded(mean), _rounded(share)] for count, mean, share in errors.bins],
+            "confusion": [list(line) for line in errors.confusion],
+            "classes": [clean(name, MAX_NAME) for name in board.class_names]
+            or [str(number) for number in range(len(errors.confusion))],
+        },
+    }
+
+
+def _portrait(portrait: Portrait, names: Sequence[str]) -> dict[str, Any]:
+    solved = portrait.solved
+    return {
+        "row": portrait.place,
+        "shares": [_rounded(portrait.shares.get(name)) for name in names],
+        "gap": _rounded(portrait.emap_gap),
+        "emap": _rounded(portrait.emap),
+        "solved": None
+        if solved is None
+        else [_rounded(value) for value in (solved.only_fusion, solved.only_single, solved.both, solved.neither)],
+        "gradients": [[clean(name, MAX_NAME), list(map(_rounded, line))] for name, line in portrait.gradients.items()],
+    }
+
+
+def _curve(curve: Curve) -> dict[str, Any]:
+    return {
+        "row": curve.place,
+        "what": clean(curve.disturbance, MAX_LABEL),
+        "points": [[x, _rounded(y)] for x, y in zip(curve.severities, curve.scores)],
+        "relative": _rounded(curve.relative),
+        "effective": _rounded(curve.effective),
+        "late": curve.late,
+    }
 
 
 def _problem(problem: Problem) -> dict[str, Any]:

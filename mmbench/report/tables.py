@@ -11,6 +11,7 @@ from typing import Any
 
 from mmbench.record import FAILURES, Direction, Metric, Record
 from mmbench.report.outcomes import DONE, PENDING, Outcome, outcomes, split_encoders
+from mmbench.report.portrait import Modalities
 from mmbench.store import RunStore
 
 MAJORITY = "majority"
@@ -78,6 +79,7 @@ class Row:
         numbers: Mean over seeds of every other number, by name ("latency_p50_s", "f1_macro", …); None where it could
             not be measured.
         conditions: Mean of the board's metric on test by condition other than "clean" ("drop:audio").
+        diagnostics: Mean over seeds of what is derived from them ("shapley:audio", "emap_gap"); not of `numbers`.
         contended: Whether a time was taken while others computed on the device.
         rank: 1 is best; equal means share a rank; None for rows that lack seeds.
         group: 1 for the rows that cannot be told apart from the best, 2 for the next, …; None where nobody tested.
@@ -97,6 +99,7 @@ class Row:
     gain: Gain | None = None
     numbers: Mapping[str, float | None] = field(default_factory=dict)
     conditions: Mapping[str, float | None] = field(default_factory=dict)
+    diagnostics: Mapping[str, float | None] = field(default_factory=dict)
     contended: bool = False
     rank: int | None = None
     group: int | None = None
@@ -142,6 +145,7 @@ class Board:
         least_gap: Difference of the first two rows that a paired test would probably find, or None.
         mixed: What differs between cells and should not: counts of cells by value, by what it is ("torch", "split").
         warnings: What cells warned of, with how many did.
+        modalities: What the diagnostics of its cells say, or None.
     """
 
     dataset: str
@@ -169,6 +173,7 @@ class Board:
     least_gap: float | None = None
     mixed: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     warnings: Mapping[str, int] = field(default_factory=dict)
+    modalities: Modalities | None = None
 
     @property
     def best(self) -> Row | None:
@@ -381,6 +386,7 @@ def _row(
         val=_mean(item.value for cell in done for item in cell.metrics if _is_score(item, "val", task, metric)),
         numbers=numbers,
         conditions=_conditions(done, task, metric),
+        diagnostics=_diagnostics(done, task),
         contended=contended,
     )
 
@@ -464,9 +470,20 @@ def _conditions(done: Sequence[Outcome], task: str, metric: str) -> dict[str, fl
     values: dict[str, list[float | None]] = defaultdict(list)
     for cell in done:
         for item in cell.metrics:
-            if item.condition != "clean" and item.split == "test" and item.task == task and item.name == metric:
+            on_test = item.phase == "evaluate" and item.split == "test" and item.task == task
+            if on_test and item.condition != "clean" and item.name == metric:
                 values[item.condition].append(item.value)
     return {condition: _mean(given) for condition, given in values.items()}
+
+
+def _diagnostics(done: Sequence[Outcome], task: str) -> dict[str, float | None]:
+    """Means over seeds of what cells derived from their scores on such inputs."""
+    values: dict[str, list[float | None]] = defaultdict(list)
+    for cell in done:
+        for item in cell.metrics:
+            if item.phase == "diagnose" and item.task == task:
+                values[item.name].append(item.value)
+    return {name: _mean(given) for name, given in values.items()}
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from mmbench.report.answer import answer, board_answer, cautions, metric_words
 from mmbench.report.markdown import gain_cell, interval, seeds_cell, spread_cell
+from mmbench.report.markdown_modalities import modality_line
 from mmbench.report.tables import Board, Report, Row
 from mmbench.report.text import MAX_NAME, amount, clean, counted, number, seconds
 
@@ -47,6 +48,8 @@ def print_tables(report: Report, out: Console, file: Path | None = None) -> None
         left = len(board.rows) - len(shown)
         if left > 0:
             out.print(Text(f"… {counted(left, 'more row')}{where}", style="dim"))
+        if board.modalities is not None and (line := modality_line(board, board.modalities)):
+            out.print(Text(line))
         for caution in cautions(board):
             out.print(Text(f"careful: {caution}", style="yellow"))
     if report.failures:

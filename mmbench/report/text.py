@@ -8,11 +8,14 @@ import html
 import math
 import re
 import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
 
 #: Longest name, and longest reason, that a table shows.
 MAX_NAME = 80
 MAX_REASON = 400
 
+#: Columns of Markdown tables that hold words.
+_WORDS = ("encoders", "fusion", "objective", "method", "disturbance")
 _MARKDOWN = re.compile(r"([\\`*_\[|~$])")
 
 
@@ -115,6 +118,14 @@ def counted(count: int, noun: str) -> str:
     ('1 cell', '3 seeds')
     """
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def table_lines(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    """Yield a GitHub table of cells that are already escaped; numbers stand on the right."""
+    yield f"| {' | '.join(heads)} |"
+    yield "|" + "|".join(" --- " if head in _WORDS else " ---: " for head in heads) + "|"
+    for row in rows:
+        yield f"| {' | '.join(row)} |"
 
 
 def _three(value: float) -> str:

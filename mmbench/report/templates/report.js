@@ -55,6 +55,8 @@
     count: (value) =>
       Math.abs(value) < 1000 ? (Number.isInteger(value) ? String(value) : three(value)) : scaled(value, [[1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"]]),
     number: (value) => number(value),
+    plain: (value) => String(Number(value.toPrecision(3))),
+    whole: (value) => (Number.isInteger(value) ? String(value) : ""),
   };
   function shown(value, kind) {
     return value === null || value === undefined ? "–" : KINDS[kind](value);
@@ -553,15 +555,179 @@
         el("div", { class: "legend" }, board.stages.names.map((name, at) => el("span", null, el("i", { style: `background:${colour(at)}` }), bdi(name))))));
   }
 
-  // Scores under changed inputs
+  // Modalities: what each is worth, what gaps and noise cost, where the best row is wrong
 
   function conditions(board) {
     if (!board.conditions.rows.length) return null;
-    return el("section", { class: "conditions" }, el("h3", null, "Missing and disturbed inputs"),
-      el("div", { class: "scroll" }, el("table", null,
+    return el("section", { class: "conditions" }, el("h3", null, "Missing modalities"),
+      el("p", { class: "note" }, `${board.metric} on the same test samples with modalities taken away, in the words of the export; the darker, the closer to the row's own clean score.`),
+      el("div", { class: "scroll" }, el("table", { class: "heat" },
         el("thead", null, el("tr", null, el("th", null, "row"), el("th", { class: "n" }, "clean"), board.conditions.names.map((name) => el("th", { class: "n" }, bdi(name))))),
-        el("tbody", null, board.conditions.rows.map((item) =>
-          el("tr", null, el("td", null, bdi(board.rows[item.row].name)), el("td", { class: "n" }, number(board.rows[item.row].mean)), item.values.map((value) => el("td", { class: "n" }, number(value)))))))));
+        el("tbody", null, board.conditions.rows.map((item) => {
+          const clean = board.rows[item.row].mean;
+          return el("tr", null, el("td", null, bdi(board.rows[item.row].name)), el("td", { class: "n" }, number(clean)), item.values.map((value) => shaded(value, keptShare(board, clean, value))));
+        })))));
+  }
+  // 1 for a score as good as the clean one, 0 for the floor's.
+  function keptShare(board, clean, value) {
+    if (value === null || clean === null) return null;
+    const floor = board.floor === null ? (board.direction === "min" ? 2 * clean : 0) : board.floor;
+    return clean === floor ? 0 : Math.min(Math.max((value - floor) / (clean - floor), 0), 1);
+  }
+  function shaded(value, share, title) {
+    return el("td", { class: "cell", title: title || null, style: share === null ? null : `background: rgb(var(--heat) / ${(0.04 + 0.46 * share).toFixed(3)})` }, number(value));
+  }
+
+  function portraits(board) {
+    const found = board.modalities;
+    if (!found || !found.portraits.length) return null;
+    const told = found.portraits.filter((item) => item.gap !== null || item.solved || item.shares.some((value) => value !== null));
+    if (!told.length) return null;
+    const most = Math.max(...told.flatMap((item) => item.shares.map((value) => value || 0)), 1e-12);
+    const heads = [["fusion", false], [board.metric, true], ["gain", true], ["interactions add", true], ...found.names.map((name) => [name, true]), ["only fusion right", true], ["lost by fusion", true]];
+    const total = (solved) => Math.round(solved.reduce((sum, value) => sum + value, 0));
+    const whole = (value) => (Number.isInteger(value) ? String(value) : number(value, 1));
+    return el("section", { class: "portraits" }, el("h3", null, "Modalities"),
+      el("p", { class: "note" }, "Interactions add: the EMAP gap, what the model's score is above that of its best additive approximation. Columns named like a modality hold its Shapley share: they divide the score above the majority floor. Only fusion right: test samples that no modality's best row alone gets right; lost: those that one does and the fusion does not."),
+      el("table", { class: "cards" },
+        el("thead", null, el("tr", null, heads.map(([head, right]) => el("th", { class: right ? "n" : null, scope: "col" }, bdi(head))))),
+        el("tbody", null, told.map((item) => {
+          const row = board.rows[item.row];
+          const cells = [
+            [bdi(row.name), "encoders"],
+            [score(row), "n"],
+            [row.gain === null ? "" : signed(row.gain), "n"],
+            [item.gap === null ? "–" : el("span", { class: item.gap > 0 ? "up" : "", title: `additive part alone: ${number(item.emap)}` }, signed(item.gap)), "n"],
+            ...item.shares.map((value) => [value === null ? "–" : el("span", { class: "share" }, el("i", { style: `width:${(60 * Math.max(value, 0)) / most}px` }), signed(value)), "n"]),
+            [item.solved ? el("span", { title: `of ${total(item.solved)}` }, whole(item.solved[0])) : "–", "n"],
+            [item.solved ? whole(item.solved[1]) : "–", "n"],
+          ];
+          return el("tr", { class: "row" }, cells.map(([cell, kind], at) => el("td", { class: kind, "data-label": heads[at][0] }, cell === "" ? null : el("span", null, cell))));
+        }))));
+  }
+
+  // Lines over a few points each; `series` = [{ name, colour, points: [[x, y]] }].
+  function lineChart(holder, series, xKind, xTitle, yTitle, ratio) {
+    const frame = frameOf(holder, ratio);
+    const all = series.flatMap((item) => item.points.filter(([, y]) => y !== null));
+    const x = scale(all.map(([at]) => at), frame.left, frame.right, false);
+    const y = scale(all.map(([, at]) => at), frame.bottom, frame.top, false);
+    const drawn = svg("svg", { viewBox: `0 0 ${frame.width} ${frame.height}`, role: "img", "aria-label": `${yTitle} by ${xTitle}` });
+    drawn.append(...axes(x, y, frame, xKind, "number", xTitle, yTitle));
+    const dots = [];
+    const paths = series.map((item) => {
+      const known = item.points.filter(([, value]) => value !== null);
+      const path = svg("path", { class: "curve", stroke: item.colour, "stroke-dasharray": item.dashed ? "5 4" : null, d: known.map(([at, value], place) => `${place ? "L" : "M"}${x(at).toFixed(1)} ${y(value).toFixed(1)}`).join("") });
+      drawn.append(path);
+      for (const [at, value] of known) {
+        drawn.append(svg("circle", { cx: x(at), cy: y(value), r: 2.6, fill: item.colour }));
+        dots.push({ item, path, at, value, px: x(at), py: y(value) });
+      }
+      return path;
+    });
+    const clear = () => {
+      hideTip();
+      for (const path of paths) path.classList.remove("dim");
+    };
+    drawn.addEventListener("pointermove", (event) => {
+      const box = drawn.getBoundingClientRect();
+      const mx = ((event.clientX - box.left) * frame.width) / box.width, my = ((event.clientY - box.top) * frame.height) / box.height;
+      let nearest = null, least = 30 ** 2;
+      for (const dot of dots) {
+        const distance = (dot.px - mx) ** 2 + (dot.py - my) ** 2;
+        if (distance < least) [nearest, least] = [dot, distance];
+      }
+      if (nearest === null) return clear();
+      for (const path of paths) path.classList.toggle("dim", path !== nearest.path);
+      showTip([nearest.item.name, `${xTitle} ${shown(nearest.at, xKind)}: ${number(nearest.value)}`], event.clientX, event.clientY);
+    });
+    drawn.addEventListener("pointerleave", clear);
+    holder.replaceChildren(drawn, el("div", { class: "legend" }, series.map((item) => el("span", null, el("i", { style: `background:${item.colour}` }), bdi(item.name)))));
+  }
+  function selector(label, options, draw) {
+    return el("select", { "aria-label": label, onchange: draw }, options.map((name) => el("option", { value: name }, name)));
+  }
+
+  function robustness(board) {
+    const curves = board.modalities ? board.modalities.curves : [];
+    if (!curves.length) return null;
+    const units = new Map(board.modalities.units);
+    const places = [...new Set(curves.map((curve) => curve.row))];
+    const holder = el("div", { class: "panel" }), unit = el("p", { class: "note" }), areas = el("div", { class: "scroll" });
+    const which = selector("Which disturbance", [...new Set(curves.map((curve) => curve.what))], draw);
+    function draw() {
+      const chosen = curves.filter((curve) => curve.what === which.value);
+      const series = chosen.map((curve) => ({ name: board.rows[curve.row].name, colour: board.rows[curve.row].single ? "var(--ink)" : `var(--c${places.indexOf(curve.row) % 8})`, dashed: board.rows[curve.row].single, points: curve.points }));
+      lineChart(holder, series, "plain", "severity s", `${board.metric}, ${arrow(board.direction)}`, 0.42);
+      unit.textContent = units.has(which.value) ? `What s means: ${units.get(which.value)}. At s = 0 the inputs are clean; the other modalities stay clean throughout.` : "";
+      areas.replaceChildren(el("table", null,
+        el("thead", null, el("tr", null, el("th", null, "row"), el("th", { class: "n" }, "clean"), el("th", { class: "n" }, "relative"), el("th", { class: "n" }, "effective"))),
+        el("tbody", null, chosen.map((curve) => {
+          const late = curve.late === null ? "the run has no late fusion of these encoders" : `against ${board.rows[curve.late].name}`;
+          return el("tr", null, el("td", null, bdi(board.rows[curve.row].name)), el("td", { class: "n" }, number(curve.points[0][1])), el("td", { class: "n" }, number(curve.relative)), el("td", { class: "n", title: late }, signed(curve.effective)));
+        }))));
+    }
+    return {
+      section: el("section", { class: "robustness" }, el("h3", null, "Robustness"), el("div", { class: "bar" }, el("label", null, "disturbance", which)), holder, unit, areas,
+        el("p", { class: "note" }, "Relative: the area under the curve. Effective: how much more of its clean score a row keeps than the late fusion of the same encoders in this run, as the area between both curves from one start (MultiBench's two measures).")),
+      draw,
+    };
+  }
+
+  function gradients(board) {
+    const lines = board.modalities ? board.modalities.portraits.filter((item) => item.gradients.length) : [];
+    if (!lines.length) return null;
+    const holder = el("div", { class: "panel" });
+    const which = el("select", { "aria-label": "Which row", onchange: draw }, lines.map((item, at) => el("option", { value: at }, board.rows[item.row].name)));
+    function draw() {
+      const series = lines[which.value].gradients.map(([name, values], at) => ({ name, colour: `var(--c${at % 8})`, points: values.map((value, epoch) => [epoch + 1, value]) }));
+      lineChart(holder, series, "whole", "epoch", "norm of the encoder's gradient", 0.34);
+    }
+    return {
+      section: el("section", { class: "gradients" }, el("h3", null, "Which modality learns"),
+        el("p", { class: "note" }, "Norm of each encoder's gradient in the last step of an epoch, first seed. A modality whose curve lies far below the others' is hardly trained."),
+        el("div", { class: "bar" }, el("label", null, "row", which)), holder),
+      draw,
+    };
+  }
+
+  function errors(board) {
+    const found = board.modalities && board.modalities.errors;
+    if (!found) return null;
+    const known = found.bins.filter(([count]) => count);
+    const size = 300, left = 44, right = 290, top = 12, bottom = 258;
+    const x = (value) => left + value * (right - left), y = (value) => bottom - value * (bottom - top);
+    const drawn = svg("svg", { viewBox: `0 0 ${size} ${size}`, role: "img", "aria-label": "Reliability diagram" });
+    for (const value of [0, 0.25, 0.5, 0.75, 1])
+      drawn.append(svg("line", { class: "grid", x1: left, x2: right, y1: y(value), y2: y(value) }), svg("text", { x: left - 6, y: y(value) + 4, "text-anchor": "end" }, String(value)), svg("text", { x: x(value), y: bottom + 16, "text-anchor": "middle" }, String(value)));
+    drawn.append(svg("line", { class: "floor", x1: x(0), y1: y(0), x2: x(1), y2: y(1) }), svg("text", { x: (left + right) / 2, y: bottom + 34, "text-anchor": "middle" }, "confidence"), svg("text", { x: left + 4, y: top + 10 }, "share right"));
+    const most = Math.max(...known.map(([count]) => count), 1);
+    for (const [count, mean, share] of known) {
+      const bin = found.bins.length;
+      const at = Math.min(Math.floor(mean * bin), bin - 1) / bin;
+      const bar = svg("rect", { x: x(at) + 1, y: y(share), width: (right - left) / bin - 2, height: Math.max(bottom - y(share), 1), fill: "var(--accent)", "fill-opacity": (0.15 + 0.6 * Math.sqrt(count / most)).toFixed(3) });
+      bar.append(svg("title", null, `${Math.round(count)} predictions, ${number(mean)} sure, ${number(share)} right`));
+      drawn.append(bar, svg("circle", { cx: x(mean), cy: y(share), r: 2.6, fill: "var(--ink)" }));
+    }
+    const parts = [el("figure", null, el("div", { class: "panel" }, drawn), el("figcaption", { class: "note" }, "Reliability: bars on the diagonal mean that the model is as sure as it is right; the paler, the fewer predictions."))];
+    if (found.confusion.length) {
+      const largest = found.confusion.map((line) => Math.max(line.reduce((sum, count) => sum + count, 0), 1));
+      const cell = (count, at, said) => {
+        const colour = at === said ? "var(--heat)" : "var(--wrong)";
+        const style = count ? `background: rgb(${colour} / ${(0.08 + 0.5 * (count / largest[at])).toFixed(3)})` : null;
+        return el("td", { class: "cell", title: `${found.classes[at]} taken for ${found.classes[said]}: ${count}`, style }, count ? String(count) : "");
+      };
+      const head = el("tr", null, el("th", null, "true \\ said"), found.classes.map((name) => el("th", { scope: "col", title: name }, bdi(short(name)))));
+      const lines = found.confusion.map((line, at) =>
+        el("tr", null, el("th", { scope: "row", title: found.classes[at] }, bdi(short(found.classes[at]))), line.map((count, said) => cell(count, at, said))));
+      parts.push(el("figure", null,
+        el("div", { class: "scroll" }, el("table", { class: "heat confusion" }, el("thead", null, head), el("tbody", null, lines))),
+        el("figcaption", { class: "note" }, "Confusion: test samples by true class (rows) and predicted class (columns), all seeds together.")));
+    }
+    return el("section", { class: "errors" }, el("h3", null, "Where the best row is wrong"), el("p", { class: "note" }, bdi(board.rows[found.row].name)), el("div", { class: "pair" }, parts));
+  }
+  function short(name) {
+    return name.length > 12 ? `${name.slice(0, 11)}…` : name;
   }
 
   // Methods over datasets
@@ -617,6 +783,7 @@
 
   function boardSection(board) {
     const pareto = paretoChart(board), heat = heatMap(board), curves = learningCurves(board);
+    const noise = robustness(board), learns = gradients(board);
     const title = board.first ? board.dataset : `${board.dataset}: ${board.task}`;
     const facts = [`${board.numDone} of ${board.numPlanned} cells have a result.`];
     if (board.floor !== null) facts.push(`Predicting without looking at the sample gives ${number(board.floor)}.`);
@@ -630,13 +797,17 @@
       pareto && pareto.section,
       leaderboard(board),
       heat && heat.section,
-      curves && curves.section,
-      stages(board),
+      portraits(board),
       conditions(board),
+      noise && noise.section,
+      errors(board),
+      curves && curves.section,
+      learns && learns.section,
+      stages(board),
     );
     for (const node of [...section.childNodes]) if (node.nodeType === 3 && ["false", "0", ""].includes(node.data)) node.remove();
     const draw = () => {
-      for (const part of [pareto, heat, curves]) if (part) part.draw();
+      for (const part of [pareto, heat, noise, curves, learns]) if (part) part.draw();
     };
     redraw.push(() => section.isConnected && !section.hidden && draw());
     return { section, draw };
