@@ -199,6 +199,72 @@ def plan(
 
 
 @app.command()
+def prepare(
+    grid: Grid = None,
+    dataset: Dataset = None,
+    encoder: Encoder = None,
+    fusion: Fusion = None,
+    objective: Objective = None,
+    modality: ModalityName = None,
+    exclude: Exclude = None,
+    seeds: Seeds = None,
+    master_seed: MasterSeed = None,
+    max_cells: MaxCells = None,
+    no_baselines: NoBaselines = False,
+    config: Config = None,
+    set_: Set = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    lr: Lr = None,
+    precision: Precision = None,
+    limit: Limit = None,
+    jobs: Jobs = None,
+    plugin: Plugin = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only verify what is here, byte by byte; exit 1 when something is amiss.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be fetched.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it without asking.")] = False,
+    mirror: Annotated[
+        str, typer.Option("--mirror", metavar="URL", help="Fetch files from this server; $HF_ENDPOINT is the hub's.")
+    ] = "",
+    source: Annotated[
+        Path | None, typer.Option("--from", metavar="DIR", help="Take files from this folder, by name or by hash.")
+    ] = None,
+    patience: Annotated[
+        str, typer.Option("--patience", metavar="30s", help="How long a server may be silent before another attempt.")
+    ] = "30s",
+    as_json: Json = False,
+) -> None:
+    """Fetch the weights and data that a selection needs; everything else works without a network."""
+    flags = _flags(locals())
+    from mmbench.config import data_dir, load_config, parse_seconds
+    from mmbench.download import Patience
+    from mmbench.prepare import Sources, run_prepare, stay_offline
+
+    if check or source is not None:
+        stay_offline()
+    if source is not None and not source.is_dir():
+        raise UsageError(f"--from {source}: there is no such folder")
+    if source is not None and mirror:
+        raise UsageError("--from and --mirror exclude each other")
+    if mirror and not mirror.startswith(("https://", "http://")):
+        raise UsageError(f"--mirror {mirror}: write an address such as https://mirror.example.org/mmbench")
+    try:
+        timeout_s = float(parse_seconds(patience))
+    except ValueError as error:
+        raise UsageError(f"--patience: {error}") from None
+    loaded = load_config(flags, config_file=config)
+    sources = Sources(mirror=mirror, folder=source, patience=Patience(timeout_s=timeout_s))
+    registry = _registry([Path(file) for file in loaded.plugin])
+    raise typer.Exit(
+        run_prepare(
+            loaded, registry, data_dir(), sources=sources, check=check, dry_run=dry_run, yes=yes, as_json=as_json
+        )
+    )
+
+
+@app.command()
 def run(
     grid: Grid = None,
     dataset: Dataset = None,

@@ -44,6 +44,12 @@ class DiskError(MmbenchError):
     """A folder that cannot be written as needed: the disk is full, read-only or failing."""
 
 
+class DownloadError(MmbenchError):
+    """A file that cannot be fetched: no answer, another size or hash than promised, an address that is not allowed."""
+
+    exit_code = 1
+
+
 class ContractError(PluginError):
     """Code of a plugin did something other than its descriptor or the plugin API promises."""
 

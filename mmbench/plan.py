@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -420,26 +420,40 @@ def _datasets(config: RunConfig, registry: Registry, notes: list[str]) -> list[D
 
 
 def _encoders_of(plan: Plan, dataset: DatasetPart, modality: Modality) -> tuple[Part, ...]:
-    general, specific = [], []
-    for selector in plan.config.encoder:
-        name, pattern = split_selector(selector)
-        if not name:
-            general += _matching(plan.registry, pattern, modality)
-        elif name == modality.name or (name == modality.kind and name not in _names(dataset.info)):
-            specific += plan.registry.match("encoder", pattern, modality.kind)
-    references = specific or general
-    if not references:
-        entries = plan.registry.entries("encoder")
-        references = [
-            plan.registry.resolve("encoder", entry.ref, modality.kind)
-            for entry in entries
-            if isinstance(entry.spec, EncoderSpec) and modality.kind in entry.spec.kinds and entry.spec.in_all
-        ]
-        if plan.config.grid == "smoke":
-            references = references[:1]
+    references = encoder_references(plan.config, plan.registry, modality, _names(dataset.info))
     parts = {part.digest: part for part in (make_part(plan.registry, reference) for reference in references)}
     kept = [part for part in parts.values() if not is_excluded(part.label, plan.config.exclude, modality.name)]
     return tuple(sorted(kept, key=lambda part: part.label))
+
+
+def encoder_references(
+    config: RunConfig, registry: Registry, modality: Modality, names: Collection[str]
+) -> list[Reference]:
+    """Return the encoders that a selection means for one modality, before `--exclude`.
+
+    Args:
+        config: The selection.
+        registry: What is installed.
+        modality: Which.
+        names: Of all modalities of its dataset, which go before kinds of the same name.
+    """
+    general, specific = [], []
+    for selector in config.encoder:
+        name, pattern = split_selector(selector)
+        if not name:
+            general += _matching(registry, pattern, modality)
+        elif name == modality.name or (name == modality.kind and name not in names):
+            specific += registry.match("encoder", pattern, modality.kind)
+    references = specific or general
+    if not references:
+        references = [
+            registry.resolve("encoder", entry.ref, modality.kind)
+            for entry in registry.entries("encoder")
+            if isinstance(entry.spec, EncoderSpec) and modality.kind in entry.spec.kinds and entry.spec.in_all
+        ]
+        if config.grid == "smoke":
+            references = references[:1]
+    return references
 
 
 def _matching(registry: Registry, pattern: str, modality: Modality) -> list[Reference]:
