@@ -311,7 +311,7 @@ def similarity_attention(module, sample):
             if n == m:
                 continue
             a, b = linear(module.similarity, own), linear(module.similarity, partner)
-            weights = softmax((a @ b.T).ravel()).reshape(len(own), len(partner))
+            weights = softmax((a @ b.T).ravel() / math.sqrt(width)).reshape(len(own), len(partner))
             sums.append(sum(weights[i, j] * own[i] for i in range(len(own)) for j in range(len(partner))))
         pooled[m] = np.mean(sums, axis=0) if sums else own.mean(axis=0)
     return hidden_layer(module, or_zeros(pooled, width))

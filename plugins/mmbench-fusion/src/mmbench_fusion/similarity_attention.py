@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -14,13 +15,14 @@ from mmbench_fusion.projection import TokenProjections
 
 
 class SimilarityAttention(nn.Module):
-    """Weights w = softmax((A t_a)(A t_b)^T) over all pairs of real tokens of two modalities.
+    """Weights w = softmax((A t_a)(A t_b)^T / sqrt(model_dim)) over all pairs of real tokens of two modalities.
 
     Each side is summed with them, c_a = sum over i, j of w_ij t_a,i and c_b = sum over i, j of w_ij t_b,j, and
     fused = relu(norm(W [c_a; c_b] + b)). Tokens are t_m = norm_m(W_m x_m + b_m) + e_m; A is shared, without bias.
 
     Source: the similarity form of co-attention (Lu et al. 2016, arXiv:1606.00061, affinity matrix), reduced to one map
-    and one softmax. For more than two modalities c_m is the mean over its pairs.
+    and one softmax; scaled as in Vaswani et al. 2017, arXiv:1706.03762, because without it the softmax is all but hard
+    before training and keeps the pairs it began with. For more than two modalities c_m is the mean over its pairs.
 
     Shapes: {modality: Features} each (B, T, D of that modality) -> (B, fused_dim). A missing modality makes no pair; a
     modality left without a partner is averaged over its tokens.
@@ -29,6 +31,7 @@ class SimilarityAttention(nn.Module):
     def __init__(self, dims: Mapping[str, int], tasks: Sequence[TaskSpec], *, model_dim: int, fused_dim: int) -> None:
         super().__init__()
         self.fused_dim = fused_dim
+        self.scale = math.sqrt(model_dim)
         self.projections = TokenProjections(dims, model_dim)
         self.similarity = nn.Linear(model_dim, model_dim, bias=False)
         self.linear = nn.Linear(len(dims) * model_dim, fused_dim)
@@ -41,7 +44,7 @@ class SimilarityAttention(nn.Module):
         weights = [torch.zeros_like(part[:, :, 0]) for part in tokens]  # (B, T of that modality), summed over pairs
         for first in range(len(tokens)):
             for second in range(first + 1, len(tokens)):
-                scores = mapped[first] @ mapped[second].transpose(1, 2)
+                scores = mapped[first] @ mapped[second].transpose(1, 2) / self.scale
                 real = masks[first].unsqueeze(2) & masks[second].unsqueeze(1)  # (B, T first, T second)
                 pairs = masked_softmax(scores.flatten(1), real.flatten(1)).view_as(scores)
                 weights[first] = weights[first] + pairs.sum(dim=2)
