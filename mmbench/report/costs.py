@@ -34,7 +34,7 @@ SHOWN = (
     ("p95", "latency_p95_s", seconds),
     ("step", "step_time_s", seconds),
     ("cold start", "cold_start_s", seconds),
-    ("GFLOP", "flops_per_sample", lambda value: amount(None if value is None else value / 1e9)),
+    ("FLOP", "flops_per_sample", amount),
     ("of peak", "share_of_measured_peak", lambda value: "–" if value is None else f"{value:.0%}"),
     ("memory", "inference_peak_memory", size_bytes),
     ("params", "num_parameters_registered", amount),
@@ -136,9 +136,7 @@ def remarks(costs: Sequence[Cost]) -> list[str]:
     disturbed = sum(cost.contended for cost in costs)
     rounds = sum(cost.num_rounds for cost in costs)
     if disturbed:
-        lines[f"careful: others computed on the device during {disturbed} of {rounds} measurements; see the notes"] = (
-            None
-        )
+        lines[f"careful: others computed on the device in {disturbed} of {rounds} measurements; see notes"] = None
     return list(lines)
 
 
@@ -254,8 +252,10 @@ def _csv(costs: Sequence[Cost]) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(
-        ("dataset", "encoders", "fusion", "objective", "variant", "rounds", "status")
-        + ("metric", "value", "low", "high", "unit", "note")
+        (
+            *("dataset", "encoders", "fusion", "objective", "variant", "rounds", "status"),
+            *("metric", "value", "low", "high", "unit", "note"),
+        )
     )
     for cost in costs:
         names = (cost.dataset, cost.encoders, cost.fusion, cost.objective, cost.variant)

@@ -560,7 +560,7 @@
   function conditions(board) {
     if (!board.conditions.rows.length) return null;
     return el("section", { class: "conditions" }, el("h3", null, "Missing modalities"),
-      el("p", { class: "note" }, `${board.metric} on the same test samples with modalities taken away, in the words of the export; the darker, the closer to the row's own clean score.`),
+      el("p", { class: "note" }, `Scores (${board.metric}) on the same test samples with modalities taken away, in the words of the export; the darker, the closer to the row's own clean score.`),
       el("div", { class: "scroll" }, el("table", { class: "heat" },
         el("thead", null, el("tr", null, el("th", null, "row"), el("th", { class: "n" }, "clean"), board.conditions.names.map((name) => el("th", { class: "n" }, bdi(name))))),
         el("tbody", null, board.conditions.rows.map((item) => {
@@ -588,7 +588,7 @@
     const total = (solved) => Math.round(solved.reduce((sum, value) => sum + value, 0));
     const whole = (value) => (Number.isInteger(value) ? String(value) : number(value, 1));
     return el("section", { class: "portraits" }, el("h3", null, "Modalities"),
-      el("p", { class: "note" }, "Interactions add: the EMAP gap, what the model's score is above that of its best additive approximation. Columns named like a modality hold its Shapley share: they divide the score above the majority floor. Only fusion right: test samples that no modality's best row alone gets right; lost: those that one does and the fusion does not."),
+      el("p", { class: "note" }, "Interactions add: the EMAP gap, what the model's score is above that of its best additive approximation. Columns named like a modality hold its Shapley share: they divide the score above the majority floor. Only fusion right: test samples that no modality's best row alone gets right; lost: those that one does and the fusion does not" + (board.numTest ? `; of ${board.numTest}, mean over seeds.` : ".")),
       el("table", { class: "cards" },
         el("thead", null, el("tr", null, heads.map(([head, right]) => el("th", { class: right ? "n" : null, scope: "col" }, bdi(head))))),
         el("tbody", null, told.map((item) => {
