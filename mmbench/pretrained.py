@@ -93,7 +93,8 @@ def build(model_class: Any, config: Any, folder: WeightFolder, tuning: str, *, n
 
 def drop_pooler(model: nn.Module) -> None:
     """Take away the dense layer over the first token that pretraining ended with, or that was never trained at all."""
-    if isinstance(getattr(model, "pooler", None), nn.Module):
+    pooler = getattr(model, "pooler", None)
+    if isinstance(pooler, nn.Module) and any(True for _ in pooler.parameters()):
         model.register_module("pooler", None)
 
 

@@ -1,4 +1,4 @@
-"""Audio encoders for mmbench: small ones trained from scratch, and pretrained ones of the transformers library."""
+"""Audio encoders for mmbench: small ones trained from scratch, and pretrained ones of transformers and torchaudio."""
 
 from mmbench import EncoderSpec, hookimpl
 
@@ -14,7 +14,7 @@ _SPECTROGRAM = {
 
 @hookimpl
 def mmbench_encoders() -> list[EncoderSpec]:
-    """Offer `logmel-cnn`, `logmel-lstm`, `conv1d`, and `transformers` for pretrained ones."""
+    """Offer `logmel-cnn`, `logmel-lstm`, `mfcc-lstm`, `conv1d`, and two kinds of pretrained ones."""
     return [
         EncoderSpec(
             name="logmel-cnn",
@@ -39,6 +39,30 @@ def mmbench_encoders() -> list[EncoderSpec]:
             paper="Graves & Schmidhuber 2005, doi:10.1016/j.neunet.2005.06.042",
             licence="Apache-2.0",
             requires=("torchaudio",),
+        ),
+        EncoderSpec(
+            name="mfcc-lstm",
+            kinds=("audio",),
+            layouts=("vector", "sequence"),
+            factory="mmbench_audio.mfcc_lstm:MfccLSTM",
+            defaults={
+                "feature_dim": 64,
+                "width": 32,
+                "depth": 1,
+                "dropout": 0.0,
+                "rate": 16_000,
+                "num_coefficients": 20,
+                "num_mels": 40,
+                "window_ms": 32.0,
+                "hop_ms": 20.0,
+                "max_seconds": 4.0,
+            },
+            version="1",
+            summary="Bidirectional LSTM over cepstral coefficients and their slopes; tokens are the frames",
+            paper="Davis & Mermelstein 1980, doi:10.1109/TASSP.1980.1163420; LSTM: doi:10.1016/j.neunet.2005.06.042",
+            licence="Apache-2.0",
+            requires=("torchaudio",),
+            in_all=False,
         ),
         EncoderSpec(
             name="conv1d",
@@ -74,10 +98,27 @@ def mmbench_encoders() -> list[EncoderSpec]:
             factory="mmbench_audio.transformer:TransformerAudio",
             defaults={"max_seconds": 30.0, "stages": 3},
             version="1",
-            summary="Audio encoders of the transformers library (Whisper), by name or folder",
+            summary="Audio encoders of transformers (Whisper, wav2vec 2.0, HuBERT, WavLM, AST), by name or folder",
             paper="Wolf et al. 2019, arXiv:1910.03771; each model has its own",
             licence="Apache-2.0 (the library); each model's weights have their own",
             requires=("transformers", "torchaudio"),
+            in_all=False,
+        ),
+        EncoderSpec(
+            name="torchaudio",
+            kinds=("audio",),
+            layouts=("vector", "sequence", "pyramid"),
+            tunings=("frozen", "finetune", "adapter"),
+            target="required",
+            describe="mmbench_audio.torchaudio_files:describe",
+            prepare="mmbench_audio.torchaudio_files:prepare",
+            factory="mmbench_audio.torchaudio_model:TorchaudioSpeech",
+            defaults={"max_seconds": 30.0, "stages": 3},
+            version="1",
+            summary="Speech models of torchaudio's pipelines (WAV2VEC2_BASE, HUBERT_BASE, …), by name",
+            paper="Yang et al. 2021, arXiv:2110.15018; each model has its own",
+            licence="BSD-2-Clause (the library); the weights MIT",
+            requires=("torchaudio",),
             in_all=False,
         ),
     ]

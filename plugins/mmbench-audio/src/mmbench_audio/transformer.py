@@ -4,34 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
-
-from mmbench import Features, Modality
-from mmbench.blocks import check_range
+from mmbench import Modality
 from mmbench.errors import Unavailable
-from mmbench.pretrained import attention_projections, load_config, spread_layers
+from mmbench.pretrained import load_config
 from mmbench.spec import Layout
 from mmbench.weights import WeightFolder
-from mmbench_audio.pcm import Pcm
+from mmbench_audio.ast_model import AstPatches
+from mmbench_audio.backbone import Backbone, PretrainedAudio
 from mmbench_audio.pretrained_files import find
+from mmbench_audio.speech import SPEECH_MODELS, SpeechFrames
 from mmbench_audio.whisper import WhisperFrames
 
 
-class TransformerAudio(nn.Module):
-    """A pretrained audio encoder that reads waveforms at its own rate.
-
-    A sequence has the last hidden states of the real frames; a pyramid has those of `stages` layers, evenly spread,
-    the last among them; a vector is the mean over real frames.
+class TransformerAudio(PretrainedAudio):
+    """A pretrained audio encoder of the library: Whisper, AST, or one of the wav2vec 2.0 family.
 
     Source: Wolf et al. 2019, arXiv:1910.03771; each family's module names its own.
 
     Args:
         target: Path of a folder, or a name on the hub whose snapshot lies in the hub's cache.
         tuning: "scratch" for fresh weights of the same architecture, anything else for the pretrained ones.
-        max_seconds: What comes later is cut off; never more than the model can read.
-        stages: How many layers a pyramid has.
-
-    Shapes: int16 (B, L), mask (B, L) or None -> (B, D), (B, T, D), or `stages` of (B, T, D).
 
     Raises:
         Unavailable: the folder or its weights are not there or cannot be used.
@@ -41,31 +33,17 @@ class TransformerAudio(nn.Module):
     def __init__(
         self, modality: Modality, layout: Layout, *, target: str, tuning: str, max_seconds: float, stages: int
     ) -> None:
-        super().__init__()
-        check_range("max_seconds", max_seconds, 0.01)
         folder = find(target)
-        self.layout = layout
-        self.model = _build(load_config(folder), folder, tuning)
-        self.layers = spread_layers(self.model.num_layers, stages) if layout == "pyramid" else ()
-        width = self.model.feature_dim
-        self.feature_dim = (width,) * stages if layout == "pyramid" else width
-        self.adapter_targets = attention_projections(self.model)
-        self.transform = Pcm(
-            rate=self.model.rate,
-            max_seconds=min(max_seconds, self.model.max_seconds),
-            min_samples=self.model.min_samples,
-        )
-
-    def forward(self, values: Tensor, mask: Tensor | None = None) -> Features:
-        hidden, mask = self.model(values, mask, all_layers=self.layout == "pyramid")
-        if self.layout == "pyramid":
-            tokens = tuple(hidden[layer] for layer in self.layers)
-            return Features(tokens, None if mask is None else (mask,) * len(tokens))
-        features = Features(hidden[-1], mask)
-        return features if self.layout == "sequence" else Features(features.to_vector().values)
+        backbone = _build(load_config(folder), folder, tuning)
+        super().__init__(modality, layout, backbone, max_seconds=max_seconds, stages=stages)
 
 
-def _build(config: Any, folder: WeightFolder, tuning: str) -> nn.Module:
+def _build(config: Any, folder: WeightFolder, tuning: str) -> Backbone:
     if config.model_type == "whisper":
         return WhisperFrames(config, folder, tuning)
-    raise Unavailable(f"{folder.path} holds a model of type {config.model_type!r}, which is none of: whisper")
+    if config.model_type == "audio-spectrogram-transformer":
+        return AstPatches(config, folder, tuning)
+    if config.model_type in SPEECH_MODELS:
+        return SpeechFrames(config, folder, tuning)
+    known = ", ".join(("whisper", "audio-spectrogram-transformer", *SPEECH_MODELS))
+    raise Unavailable(f"{folder.path} holds a model of type {config.model_type!r}, which is none of: {known}")

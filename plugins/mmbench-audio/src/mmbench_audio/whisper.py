@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from mmbench.pretrained import build
 from mmbench.weights import WeightFolder
-from mmbench_audio.pcm import to_float
+from mmbench_audio.backbone import Backbone, Hidden
+from mmbench_audio.pcm import Pcm, to_float
 
 
-class WhisperFrames(nn.Module):
+class WhisperFrames(Backbone):
     """Whisper's encoder over windows of 30 s, as it was trained; padding is silence, and only real frames come out.
 
     The log-mel spectrogram is made on the device, in the arithmetic of the library's own processor. Whisper attends
@@ -21,8 +22,8 @@ class WhisperFrames(nn.Module):
 
     Source: Radford et al. 2022, arXiv:2212.04356.
 
-    Shapes: int16 (B, L) at 16 kHz, mask (B, L) or None -> tuple of hidden states (B, T, D), T = ceil(L / 320), and
-    their mask (B, T) or None.
+    Shapes: int16 (B, L) at 16 kHz, mask (B, L) or None -> hidden states (B, T, D), T = ceil(L / 320), mask (B, T)
+    or None.
     """
 
     window: Tensor
@@ -46,19 +47,19 @@ class WhisperFrames(nn.Module):
         self.register_buffer("filters", filters, persistent=False)
         self.num_layers = config.encoder_layers
         self.feature_dim = config.d_model
-        self.min_samples = 1
-        self.max_seconds = self.num_samples / self.rate
 
-    def forward(
-        self, values: Tensor, mask: Tensor | None, *, all_layers: bool
-    ) -> tuple[tuple[Tensor, ...], Tensor | None]:
+    def transform(self, max_seconds: float) -> Pcm:
+        return Pcm(rate=self.rate, max_seconds=min(max_seconds, self.num_samples / self.rate))
+
+    def forward(self, values: Tensor, mask: Tensor | None, *, all_layers: bool) -> Hidden:
+        values, mask = values[:, : self.num_samples], None if mask is None else mask[:, : self.num_samples]
         spectrogram = self._log_mel(to_float(values, mask))
         given = self.encoder(spectrogram, output_hidden_states=all_layers)
-        hidden = given.hidden_states if all_layers else (given.last_hidden_state,)
+        hidden = (*given.hidden_states[:-1], given.last_hidden_state) if all_layers else (given.last_hidden_state,)
         num_tokens = -(-values.shape[1] // self.samples_per_token)
         tokens = tuple(layer[:, :num_tokens] for layer in hidden)
         # A token is real when the first of its samples is.
-        return tokens, None if mask is None else mask[:, :: self.samples_per_token]
+        return Hidden(tokens, None if mask is None else mask[:, :: self.samples_per_token])
 
     def _log_mel(self, samples: Tensor) -> Tensor:
         """Return log-mel frames of 30 s: float32 (B, L) -> (B, M, 3000)."""

@@ -96,10 +96,12 @@ class TransformerText(nn.Module):
         self.adapter_targets = attention_projections(self.model)
         tokenizer = load_tokenizer(folder.path)
         limit = min(max_length, _longest(self.model), tokenizer.model_max_length)
+        self.max_length = limit
         self.transform = WordPieces.of(folder, max_length=limit, fixed_length=self.fixed_length)
 
     def forward(self, values: Tensor, mask: Tensor | None = None) -> Features:
-        numbers = values.long()
+        # What stands beyond the longest text that the model can read is padding.
+        numbers, mask = values[:, : self.max_length].long(), None if mask is None else mask[:, : self.max_length]
         if mask is not None:
             numbers = numbers.masked_fill(~mask, self.padding_number)
         given = self.model(
@@ -108,7 +110,7 @@ class TransformerText(nn.Module):
             output_hidden_states=self.layout == "pyramid",
         )
         if self.layout == "pyramid":
-            tokens = tuple(given.hidden_states[layer] for layer in self.layers)
+            tokens = (*(given.hidden_states[layer] for layer in self.layers[:-1]), given.last_hidden_state)
             return Features(tokens, None if mask is None else (mask,) * len(tokens))
         if self.layout == "sequence":
             return Features(given.last_hidden_state, mask)

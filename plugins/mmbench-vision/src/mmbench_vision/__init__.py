@@ -1,11 +1,11 @@
-"""Image encoders for mmbench: small ones trained from scratch, and any model of timm."""
+"""Image encoders for mmbench: small ones trained from scratch, and any model of timm or transformers."""
 
 from mmbench import EncoderSpec, hookimpl
 
 
 @hookimpl
 def mmbench_encoders() -> list[EncoderSpec]:
-    """Offer `cnn`, `mlp`, `vit-tiny`, and `timm` for pretrained ones."""
+    """Offer `cnn`, `mlp`, `vit-tiny`, and `timm` and `transformers` for pretrained ones."""
     return [
         EncoderSpec(
             name="cnn",
@@ -62,6 +62,23 @@ def mmbench_encoders() -> list[EncoderSpec]:
             paper="Wightman 2019, doi:10.5281/zenodo.4414861; each architecture has its own",
             licence="Apache-2.0 (the library); each model's weights have their own",
             requires=("timm",),
+            in_all=False,
+        ),
+        EncoderSpec(
+            name="transformers",
+            kinds=("image",),
+            layouts=("vector", "sequence", "pyramid"),
+            tunings=("frozen", "finetune", "adapter", "scratch"),
+            target="required",
+            describe="mmbench_vision.tower_files:describe",
+            prepare="mmbench_vision.tower_files:prepare",
+            factory="mmbench_vision.tower:TransformerImage",
+            defaults={"pooling": "auto", "stages": 3},
+            version="1",
+            summary="Image towers of transformers (CLIP, SigLIP, ViT, DINOv2, …), by name or folder",
+            paper="Wolf et al. 2019, arXiv:1910.03771; each model has its own",
+            licence="Apache-2.0 (the library); each model's weights have their own",
+            requires=("transformers", "torchvision"),
             in_all=False,
         ),
     ]
