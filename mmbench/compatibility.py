@@ -53,7 +53,10 @@ def incompatibilities(
         unserved = [task for task in info.tasks if task.kind not in spec.task_kinds]
         reasons += [f"{spec.name} does not serve {task.kind} tasks such as {task.name!r}" for task in unserved]
     if missing and not fusion.missing and policy == "mask":
-        reasons.append(f"{fusion.name} does not take missing modalities, and some samples lack {', '.join(missing)}")
+        reasons.append(
+            f"{fusion.name} does not take missing modalities, and some samples lack {', '.join(missing)}; "
+            f"fill them, as by {fusion.name}[missing=mean]"
+        )
     if policy != "mask" and fusion.accepts == "pyramid":
         reasons.append(f"missing={policy} fills vectors and token sequences, but {fusion.name} needs several layers")
     if policy in FROM_OTHERS and num_modalities < 2:

@@ -116,7 +116,7 @@ def test_all_reasons_are_given_not_the_first():
     assert incompatibilities(info, 3, ["b"], pair, objective) == [
         "pair takes at most 2 modalities, got 3",
         "pair does not serve regression tasks such as 'y'",
-        "pair does not take missing modalities, and some samples lack b",
+        "pair does not take missing modalities, and some samples lack b; fill them, as by pair[missing=mean]",
         "align does not work with decision-level fusion such as pair",
     ]
 
