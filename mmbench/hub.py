@@ -121,8 +121,8 @@ def _download(repository: Repository) -> None:
         # It has some thirty kinds of errors, some of them of the HTTP library that it uses in this version.
         said = " ".join(str(error).split()) or type(error).__name__
         raise DownloadError(
-            f"the hub does not give {repository.name}@{repository.revision}: {said[:400]}. $HF_ENDPOINT names a "
-            "mirror, $HF_TOKEN your account where the publisher asks for one"
+            f"the hub does not give {repository.name}@{repository.revision}: {said[:400].rstrip('.')}. $HF_ENDPOINT "
+            "names a mirror, $HF_TOKEN your account where the publisher asks for one"
         ) from error
 
 

@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -68,6 +68,7 @@ class Found:
         if self.need is not None:
             asset = self.need.asset
             row.update(name=asset.name, url=asset.url, licence=asset.licence, size_bytes=asset.size_bytes)
+            row["checked_by"] = _checked_by(self.need)
             row["path"] = "" if self.need.repository else str(self.need.place)
         return row
 
@@ -123,7 +124,9 @@ def run_prepare(
         if todo:
             _print(out, found, todo, data)
         if todo and not check and not dry_run:
-            _ask(todo, yes=yes)
+            fetchable = [item for item in todo if item.need and (item.need.asset.url or sources.folder)]
+            if fetchable and not yes:
+                typer.confirm(f"Fetch {_amount(fetchable)}?", abort=True)
             done = dict(_fetch_all(out, todo, sources))
             found = [done.get(id(item), item) for item in found]
     except KeyboardInterrupt:
@@ -274,7 +277,8 @@ def _assets(reference: Reference) -> Iterable[AssetSpec]:
     if absent:
         raise Unavailable(f"{reference.entry.ref} needs {', '.join(absent)}: pip install {' '.join(absent)}")
     facts = {"tuning": reference.tuning} if isinstance(spec, EncoderSpec) else {}
-    told = call_plugin(spec.prepare, reference, **facts)
+    with redirect_stdout(sys.stderr):  # what a plugin prints must not stand among JSON
+        told = call_plugin(spec.prepare, reference, **facts)
     if not isinstance(told, list | tuple) or not all(isinstance(asset, AssetSpec) for asset in told):
         raise Unavailable(f"{spec.prepare} must return a tuple of AssetSpec, got {told!r}")
     return (*fixed, *told)
@@ -426,22 +430,27 @@ def _progress(out: Any) -> Iterator[Callable[[Need], Callable[[int, int | None],
         bars.stop()
 
 
-def _ask(todo: list[Found], *, yes: bool) -> None:
-    if not yes:
-        typer.confirm(f"Fetch {_amount(todo)}?", abort=True)
-
-
 def _print(out: Any, found: list[Found], todo: list[Found], data: Path) -> None:
-    made = table("needed by", "what", "size", "licence", "from", "state", title=f"{_amount(todo)}, into {data}")
+    made = table(
+        "needed by", "what", "size", "licence", "checked by", "from", "state", title=f"{_amount(todo)}, into {data}"
+    )
     for item in todo:
         assert item.need is not None
         asset = item.need.asset
         size = "unknown" if asset.size_bytes is None else size_text(asset.size_bytes)
-        made.add_row(item.part, asset.name, size, asset.licence or "not stated", asset.url or "by hand", item.reason)
+        licence, source = asset.licence or "not stated", asset.url or "by hand"
+        made.add_row(item.part, asset.name, size, licence, _checked_by(item.need), source, item.reason)
     out.print(made)
     there = sum(item.status == "complete" for item in found)
     if there:
         out.print(f"{counted(there, 'file')} already there")
+
+
+def _checked_by(need: Need) -> str:
+    """Say what tells that a file is the right one."""
+    if need.repository is not None:
+        return "the hub's hashes"
+    return "sha256" if need.asset.sha256 else "its size" if need.asset.size_bytes is not None else "nothing"
 
 
 def _amount(todo: list[Found]) -> str:
@@ -465,9 +474,7 @@ def _print_end(out: Any, found: list[Found], *, check: bool, dry_run: bool) -> N
     if there == len(found):
         fetched = sum(item.status == "fetched" for item in found)
         out.print(
-            f"{counted(fetched, 'file')} fetched, all {there} there"
-            if fetched
-            else f"all {counted(there, 'file')} there"
+            f"{counted(fetched, 'file')} fetched, all there" if fetched else f"all there: {counted(there, 'file')}"
         )
     elif check or not dry_run:
         out.print(f"{there} of {counted(len(found), 'file')} there")

@@ -153,12 +153,13 @@ class AssetSpec:
         name: File or repository name, as the person who has to fetch it will look for it; a relative path under the
             part's own folder where `url` is a file.
         url: Where it comes from: ``https://…`` for one file, ``hf:ORGANISATION/NAME[@REVISION]`` for a repository of
-            the Hugging Face hub, kept in that library's own cache; "" when only a person can get it.
+            the Hugging Face hub (of models for an encoder, of data for a dataset), kept in that library's own cache;
+            "" when only a person can get it.
         sha256: Hex digest of the file, or "" where the source publishes none.
         size_bytes: Size, or None when unknown.
         licence: SPDX name or the publisher's words.
         files: Glob patterns of the files wanted of a repository; empty for all.
-        unpack: Whether the file is a zip or tar archive to unpack beside itself.
+        unpack: Whether the file is a zip or tar archive to unpack beside itself; links become copies.
     """
 
     name: str
@@ -259,7 +260,7 @@ class EncoderSpec(_Spec):
         describe: ``"package.module:function"``, called while planning as ``describe(target, tuning=…, **options) ->
             EncoderInfo`` (without target where it takes none) for every tuning but "scratch"; it raises `Unavailable`
             when the weights are not at hand, answers within a second, uses no network, imports no torch.
-        weights: Files it needs.
+        weights: Files it needs; `mmbench prepare` puts them into `mmbench.config.part_root(data_dir(), "DIST/NAME")`.
         prepare: ``"package.module:function"``, called as `describe` is by `mmbench prepare`; returns the `AssetSpec`
             of the target's files. It may import anything, and use the network.
         defaults: Every option with its default; the only source of hyperparameters.

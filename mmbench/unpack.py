@@ -39,7 +39,7 @@ class _Member:
 def unpack(archive: Path, sha256: str) -> None:
     """Unpack a zip or tar archive beside itself, and leave a marker that says what was unpacked.
 
-    Files are unpacked into a folder of their own first, and moved when all is well. A link to a file inside becomes
+    Only one process may do so at a time, for one archive. Files are unpacked into a folder of their own first, and moved when all is well. A link to a file inside becomes
     a copy of that file.
 
     Args:
@@ -51,9 +51,12 @@ def unpack(archive: Path, sha256: str) -> None:
         DiskError: the folder cannot hold it.
     """
     folder = archive.parent
-    marker_of(archive).unlink(missing_ok=True)
+    prefix = f".unpacking-{archive.name}-"
     try:
-        temporary = Path(tempfile.mkdtemp(prefix=f".unpacking-{archive.name}-", dir=folder))
+        marker_of(archive).unlink(missing_ok=True)
+        for leftover in [path for path in folder.iterdir() if path.name.startswith(prefix)]:
+            shutil.rmtree(leftover)  # of a process that was killed: the caller holds the lock of this archive
+        temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=folder))
         try:
             files = _Unpacking(archive, temporary).run()
             _move(temporary, folder, files, archive)

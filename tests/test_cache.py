@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 
 import mmbench.cache
 from mmbench.cache import ArrayCache, sizes_by_sort
+from mmbench.config import RunConfig
 from mmbench.errors import DiskError
 
 KEY = "column/3f/9c"
@@ -477,6 +478,20 @@ def test_entries_may_be_removed_while_others_are_made(tmp_path: Path) -> None:
 
     assert process.returncode == 0
     assert hidden(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("50GiB", 50 * 2**30), ("10 gb", 10**10), ("1.5k", 1500), ("2e9", 2 * 10**9), (7, 7), ("0", 0), ("none", None)],
+)
+def test_sizes_are_read_as_people_write_them(text: Any, size: int | None) -> None:
+    assert RunConfig(cache_limit=text).cache_limit == size
+
+
+@pytest.mark.parametrize("text", ["much", "-1", "5 GiBs", "1.2.3k", -3])
+def test_other_sizes_are_refused(text: Any) -> None:
+    with pytest.raises(ValueError, match=r"a size reads 10GiB, 500MB or none|greater than or equal to 0"):
+        RunConfig(cache_limit=text)
 
 
 def mmbench_command(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -404,6 +404,15 @@ def test_a_tar_is_unpacked_and_links_inside_become_copies(tmp_path: Path) -> Non
     assert {path.read_bytes() for path in (tmp_path / "data").iterdir()} == {b"content"}
 
 
+def test_what_a_killed_process_left_while_unpacking_is_removed(tmp_path: Path) -> None:
+    archive = zip_of(tmp_path / "a.zip", x=b"one")
+    (tmp_path / ".unpacking-a.zip-dead" / "deep").mkdir(parents=True)
+
+    unpack(archive, "")
+
+    assert names(tmp_path) == [".a.zip.unpacked.json", "a.zip", "x"]
+
+
 def refused(archive: Path, match: str) -> None:
     """Check that an archive is refused, and that nothing of it stays in its folder or above."""
     before = sorted(str(path) for path in archive.parent.parent.rglob("*"))
@@ -545,7 +554,7 @@ def test_what_is_lacking_is_fetched_once_and_then_known(
     said = capsys.readouterr().out
     assert "1 file, 1 MiB, into" in said
     assert "CC-BY-4.0" in said
-    assert said.endswith("1 file fetched, all 1 there\n")
+    assert said.endswith("1 file fetched, all there\n")
     assert (tmp_path / "tests--needy" / "data.bin").read_bytes() == CONTENT
     assert prepare(registry, tmp_path, check=True) == prepare(registry, tmp_path) == 0
     assert len(server.seen) == 1
@@ -579,6 +588,7 @@ def test_json_says_how_it_stands_with_every_file(
         "url": f"{server.address}/data.bin",
         "licence": "MIT",
         "size_bytes": None,
+        "checked_by": "sha256",
         "path": str(tmp_path / "tests--needy" / "data.bin"),
     }
     assert (told["files"][1]["status"], told["files"][1]["reason"]) == (
@@ -692,6 +702,8 @@ def test_what_only_a_person_can_get_is_said_with_its_place(tmp_path: Path, capsy
     said = capsys.readouterr().out
     place = tmp_path / "tests--needy" / "mosi.pkl"
     assert f"nobody may hand out mosi.pkl (CMU, on request): get it from its publisher and put it at {place}" in said
+
+    assert "Fetch" not in said  # there is nothing to agree to
 
     place.parent.mkdir(exist_ok=True)
     place.write_bytes(b"x")
@@ -931,6 +943,98 @@ def test_an_address_on_the_hub_must_name_a_repository(url: str) -> None:
         hub.parse(url, "model")
 
 
+class HubHandler(BaseHTTPRequestHandler):
+    """What the hub answers to its library about one repository of data, and nothing else."""
+
+    commit = "c" * 40
+    files = {"config.json": b"{}", "data/x.bin": b"weights" * 1000, "README.md": b"not wanted"}  # noqa: RUF012
+
+    def log_message(self, *arguments: Any) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self.answer(with_body=False)
+
+    def do_GET(self) -> None:
+        self.answer(with_body=True)
+
+    def answer(self, *, with_body: bool) -> None:
+        path = self.path.partition("?")[0]
+        headers = {}
+        if "/resolve/" in path:
+            name = path.partition(f"/resolve/{self.commit}/")[2]
+            body = self.files[name]
+            headers = {"ETag": f'"{self.hash_of(name)}"', "X-Repo-Commit": self.commit}
+        elif "/tree/" in path:
+            rows = [
+                {"type": "file", "path": name, "size": len(body), **self.oid(name)} for name, body in self.files.items()
+            ]
+            body = json.dumps(rows).encode()
+        else:
+            siblings = [{"rfilename": name} for name in self.files]
+            body = json.dumps({"id": "org/set", "sha": self.commit, "siblings": siblings}).encode()
+        self.send_response(200)
+        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if with_body:
+            self.wfile.write(body)
+
+    def hash_of(self, name: str) -> str:
+        body = self.files[name]
+        git = hashlib.sha1(b"blob %d\0" % len(body) + body, usedforsecurity=False).hexdigest()
+        return sha256(body) if name.endswith("bin") else git
+
+    def oid(self, name: str) -> dict[str, Any]:
+        size = len(self.files[name])
+        if not name.endswith("bin"):
+            return {"oid": self.hash_of(name)}
+        return {"oid": "0" * 40, "lfs": {"oid": self.hash_of(name), "size": size, "pointerSize": 1}}
+
+
+HUB_PLUGIN = '''
+"""A dataset that lies on the hub."""
+from mmbench import AssetSpec, DatasetSpec, Modality, TaskSpec, hookimpl
+
+
+@hookimpl
+def mmbench_datasets():
+    files = (AssetSpec(name="org/set", url="hf:org/set", files=("*.json", "data/*.bin")),)
+    modalities = (Modality(name="t", kind="tabular"),)
+    tasks = (TaskSpec(name="y", kind="multiclass", num_outputs=2),)
+    return [
+        DatasetSpec(name="needy", factory="needy:open", version="1", modalities=modalities, tasks=tasks, files=files)
+    ]
+'''
+
+
+def test_the_hubs_real_library_brings_the_wanted_files_and_a_changed_byte_is_mended(tmp_path: Path) -> None:
+    pytest.importorskip("huggingface_hub")
+    (tmp_path / "needy.py").write_text(HUB_PLUGIN)
+    with ThreadingHTTPServer(("127.0.0.1", 0), HubHandler) as served:
+        thread = threading.Thread(target=served.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        thread.start()
+        variables = {
+            "HF_ENDPOINT": f"http://127.0.0.1:{served.server_address[1]}",
+            "HF_HUB_CACHE": str(tmp_path / "hub"),
+            "HF_HUB_DISABLE_XET": "1",
+            "NO_PROXY": "127.0.0.1",
+        }
+        snapshot = tmp_path / "hub" / "datasets--org--set" / "snapshots" / ("c" * 40)
+
+        done = command(tmp_path, "-d", "needy", "--yes", **variables)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert tree(snapshot) == {"config.json": b"{}", "data/x.bin": b"weights" * 1000}
+
+        (snapshot / "data" / "x.bin").resolve().write_bytes(b"weightz" * 1000)
+        found = command(tmp_path, "-d", "needy", "--check", **variables)
+        assert found.returncode == 1
+        assert "data/x.bin is damaged" in found.stdout
+        assert command(tmp_path, "-d", "needy", "--yes", **variables).returncode == 0
+        assert tree(snapshot)["data/x.bin"] == b"weights" * 1000
+        served.shutdown()
+
+
 # The command line
 
 PLUGIN = '''
@@ -950,14 +1054,14 @@ def mmbench_datasets():
 '''
 
 
-def command(folder: Path, *arguments: str, answer: str = "") -> subprocess.CompletedProcess[str]:
+def command(folder: Path, *arguments: str, answer: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "mmbench.cli", "prepare", "--plugin", "needy.py", *arguments],
         cwd=folder,
         capture_output=True,
         text=True,
         input=answer,
-        env={**os.environ, "MMBENCH_DATA": str(folder / "data"), "COLUMNS": "200"},
+        env={**os.environ, "MMBENCH_DATA": str(folder / "data"), "COLUMNS": "200", **variables},
         timeout=60,
     )
 
@@ -974,7 +1078,7 @@ def test_the_command_says_licence_and_size_asks_and_fetches(server: Server, tmp_
 
     agreed = command(tmp_path, "-d", "needy", answer="y\n")
     assert (agreed.returncode, agreed.stderr) == (0, "")
-    assert "1 file fetched, all 1 there" in agreed.stdout
+    assert "1 file fetched, all there" in agreed.stdout
     assert file.read_bytes() == CONTENT
 
     assert command(tmp_path, "-d", "needy", "--check").returncode == 0
