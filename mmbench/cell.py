@@ -25,14 +25,18 @@ from mmbench.errors import ContractError, Unavailable
 from mmbench.evaluate import metrics
 from mmbench.frozen import FrozenEncoder, device_name
 from mmbench.model import MultimodalModel
+from mmbench.parts import perf_key
 from mmbench.profiling import PROTOCOLS, profile
 from mmbench.profiling.apart import add_encoders
+from mmbench.profiling.device import Neighbours, driver_version, hardware_name
+from mmbench.profiling.findings import mark_contended
 from mmbench.record import Metric
 from mmbench.registry import load_plugin_file
 from mmbench.spec import DatasetInfo, Modality, TaskSpec
 from mmbench.tasks import TargetScaler, majority_predictions, predictions
 from mmbench.train import Trained, Trainer, predict
 from mmbench.tuning import apply_tuning, read_tuning
+from mmbench.variant import Variant
 
 
 def run_cell(payload: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -116,6 +120,7 @@ def run_cell(payload: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         "metrics": [metric.to_json() for metric in found],
         "info": {
             **_facts(source, data, payload, train, device),
+            **perf_facts(payload, train, _variant(train), min(train.batch_size, len(data["train"])), device),
             "layouts": dict(model.layouts),
             "pooled": [
                 name for name, layout in model.layouts.items() if layout == "sequence" and model.accepts == "vector"
@@ -266,6 +271,27 @@ def _facts(
     }
 
 
+def perf_facts(
+    payload: Mapping[str, Any], train: TrainConfig, variant: Variant, batch_size: int, device: torch.device
+) -> dict[str, Any]:
+    """Return what decides a cost beside the combo, and the key of both."""
+    setup = {
+        "device": hardware_name(device),
+        "driver": driver_version(device),
+        "torch": torch.__version__,
+        "threads": payload["threads"],
+        "batch_size": batch_size,
+        "optimiser": train.optimiser,
+        "protocol": payload["protocol"],
+        **variant.to_json(),
+    }
+    return {"perf_key": perf_key(payload["identity"], setup), "perf_setup": setup}
+
+
+def _variant(train: TrainConfig) -> Variant:
+    return Variant(precision=train.precision)
+
+
 def _ids_tensor(source: DatasetSource, split: Split, data: SplitData) -> np.ndarray:
     """Sample ids as the bytes of a JSON list, so that predictions can be matched without the dataset."""
     ids = source.index.sample_ids[split]
@@ -321,6 +347,7 @@ def _profile(
     if payload["protocol"] == "none":
         return [], {}
     size, protocol = min(trainer.config.batch_size, len(data)), PROTOCOLS[payload["protocol"]]
+    neighbours = Neighbours(data.device)
     found, raw = profile(
         model,
         {"train": data.batch(torch.arange(size)), "single": data.batch(torch.tensor([data.first_complete()]))},
@@ -330,6 +357,7 @@ def _profile(
         contended=payload["contended"],
         autocast=torch.bfloat16 if trainer.config.precision == "bf16" else None,
     )
+    found = mark_contended(found, neighbours.reason())
     stored = {name: encoder for name, encoder in frozen.items() if encoder.stored}
     if stored:
         # Performance is never that of cached features.

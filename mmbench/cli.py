@@ -47,6 +47,7 @@ class Role(StrEnum):
 _selection = partial(typer.Option, rich_help_panel="Selection")
 _training = partial(typer.Option, rich_help_panel="Training")
 _running = partial(typer.Option, rich_help_panel="Running")
+_measuring = partial(typer.Option, rich_help_panel="Measuring")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Plugin = Annotated[
@@ -342,6 +343,78 @@ def run(
     from mmbench.session import run_plan
 
     raise typer.Exit(run_plan(made, argv=sys.argv[1:], as_json=as_json))
+
+
+@app.command()
+def profile(
+    grid: Grid = None,
+    dataset: Dataset = None,
+    encoder: Encoder = None,
+    fusion: Fusion = None,
+    objective: Objective = None,
+    modality: ModalityName = None,
+    exclude: Exclude = None,
+    max_cells: MaxCells = None,
+    no_baselines: NoBaselines = False,
+    config: Config = None,
+    set_: Set = None,
+    batch_size: BatchSize = None,
+    limit: Limit = None,
+    run: Run = None,
+    results: Results = None,
+    threads: Annotated[int | None, _running("--threads", help="CPU threads of the measured process.")] = None,
+    device: Device = None,
+    protocol: Annotated[
+        str, _measuring("--protocol", metavar="quick|standard|rigorous", help="How carefully to measure.")
+    ] = "standard",
+    rounds: Annotated[
+        int, _measuring("--rounds", min=1, help="Repeat everything in turn (A B A B), so that drift meets all.")
+    ] = 1,
+    batch_sizes: Annotated[
+        str, _measuring("--batch-sizes", metavar="sweep|none|1,8,64", help="sweep: 1, 2, 4, … while it fits.")
+    ] = "sweep",
+    memory_limit: Annotated[
+        str | None, _measuring("--memory-limit", metavar="4GiB", help="Of the sweep; half of what is free by default.")
+    ] = None,
+    precision: Annotated[
+        str, _measuring("--precision", metavar="fp32,tf32,bf16,fp16,int8", help="Number formats, each a row.")
+    ] = "fp32",
+    compile_: Annotated[
+        str, _measuring("--compile", metavar="none,default,reduce-overhead", help="torch.compile modes, each a row.")
+    ] = "none",
+    memory_format: Annotated[
+        str, _measuring("--memory-format", metavar="contiguous,channels_last", help="Layouts of images, each a row.")
+    ] = "contiguous",
+    isolate: Annotated[str | None, _running("--isolate", metavar="process|none")] = None,
+    timeout: Annotated[str | None, _running("--timeout", metavar="30m", help="Limit for one profile.")] = None,
+    memory: Annotated[float | None, _running("--memory", metavar="GIB", help="Limit for one profile.")] = None,
+    retry: Annotated[list[str] | None, _running("--retry", metavar="STATUS")] = None,
+    cache: Cache = None,
+    plugin: Plugin = None,
+    as_json: Json = False,
+) -> None:
+    """Measure what a selection costs, without training it: speed, memory, stages, batch sizes, number formats."""
+    from mmbench.config import parse_bytes
+    from mmbench.profile_plan import ProfileOptions, read_batch_sizes
+    from mmbench.variant import variants
+
+    try:
+        limit_bytes = None if memory_limit is None else parse_bytes(memory_limit)
+    except ValueError as error:
+        raise UsageError(f"--memory-limit: {error}") from None
+    options = ProfileOptions(
+        variants=variants(precision.split(","), compile_.split(","), memory_format.split(",")),
+        batch_sizes=read_batch_sizes(batch_sizes),
+        memory_limit_bytes=limit_bytes,
+    )
+    if protocol == "none":
+        raise UsageError("--protocol none measures nothing; there is quick, standard and rigorous")
+    # `--precision` here says how models are run; how they would be trained is none of it.
+    flags = _flags({**locals(), "precision": None, "seeds": str(rounds), "jobs": 1})
+    made = _plan(flags, config)
+    from mmbench.profile_session import profile_plan
+
+    raise typer.Exit(profile_plan(made, options, argv=sys.argv[1:], as_json=as_json))
 
 
 @app.command()

@@ -33,7 +33,7 @@ def hardware() -> dict[str, Any]:
     import psutil
 
     return {
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "num_cpus": usable_cpus(),
         "memory_bytes": int(psutil.virtual_memory().total),
         "gpus": _gpus(),
@@ -57,6 +57,15 @@ def versions() -> dict[str, str]:
     return found
 
 
+def cpu_name() -> str:
+    """Return the processor as its maker calls it."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
 def git_state(folder: Path) -> dict[str, Any] | None:
     """Return commit and whether files differ from it, or None outside a repository."""
     try:
@@ -71,14 +80,6 @@ def _git(folder: Path, *arguments: str) -> str:
         ["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=5, check=True, stdin=subprocess.DEVNULL
     )
     return done.stdout.strip()
-
-
-def _cpu_name() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def _gpus() -> list[dict[str, str]]:

@@ -226,3 +226,19 @@ def combine_key(
     joined = ",".join(f"{name}={encoders[name]}" for name in sorted(encoders))
     text = f"quality/{KEY_VERSION}|{dataset}|{joined}|{fusion}|{objective}|{train}|{master_seed}|{seed}"
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def perf_key(identity: Mapping[str, Any], setup: Mapping[str, Any]) -> str:
+    """Return the content key of a cost: 64 hex digits, whatever the order of keys.
+
+    Equal keys mean equal data, parts, versions and options, measured the same way on equal hardware and software. What
+    decides only the quality of a result (seeds, epochs, learning rate) is not in it.
+
+    Args:
+        identity: As for `quality_key`.
+        setup: Plain JSON: device, driver, torch, threads, precision, batch size, optimiser, compilation, memory format
+            and protocol, as `mmbench.cell.perf_facts` gathers them.
+    """
+    combo = {role: identity[role] for role in ("dataset", "encoders", "fusion", "objective")}
+    text = f"perf/{KEY_VERSION}|{digest(combo)}|{digest(dict(setup))}"
+    return hashlib.sha256(text.encode()).hexdigest()

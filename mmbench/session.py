@@ -39,17 +39,17 @@ def run_plan(plan: Plan, *, argv: Sequence[str], as_json: bool = False) -> int:
     """
     counts = plan.count()
     if not counts["run"] + counts["baselines"]:
-        raise EmptySelection(_nothing_to_run(plan))
+        raise EmptySelection(nothing_to_run(plan))
     config = plan.config
     name = config.run or default_name(plan)
     check_run_name(name)
     folder = Path(config.results).expanduser() / name
-    with RunStore.create(folder) as store, _executor(plan) as executor:
+    with RunStore.create(folder) as store, make_executor(plan) as executor:
         _settle(store, plan, argv)
         out = console(stderr=as_json)
         out.print(f"run {store.folder.name}: {plan_headline(plan)}")
         began = time.monotonic()
-        progress = _Progress(out, _num_missing(store, plan))
+        progress = Progress(out, _num_missing(store, plan))
         with progress:
             summary = run(
                 plan.cells(),
@@ -57,7 +57,7 @@ def run_plan(plan: Plan, *, argv: Sequence[str], as_json: bool = False) -> int:
                 executor,
                 retry=frozenset(config.retry),
                 timeout_s=config.timeout,
-                memory_bytes=_memory(plan),
+                memory_bytes=memory_limit(plan),
                 max_failures=config.max_failures,
                 budget_s=config.budget,
                 on_event=progress.on_event,
@@ -157,7 +157,8 @@ def _bound_cache(plan: Plan, out: Console) -> None:
         )
 
 
-def _executor(plan: Plan) -> Executor:
+def make_executor(plan: Plan) -> Executor:
+    """Return where the plan's cells run."""
     if plan.config.executor == "inline":
         from mmbench.executors.inline import InlineExecutor
 
@@ -167,13 +168,15 @@ def _executor(plan: Plan) -> Executor:
     return LocalExecutor(capacity=plan.jobs, threads=plan.config.threads)
 
 
-def _memory(plan: Plan) -> int:
+def memory_limit(plan: Plan) -> int:
+    """Return the host memory that one cell may hold."""
     if plan.config.memory is not None:
         return int(plan.config.memory * 2**30)
     return default_memory_bytes(plan.jobs)
 
 
-def _nothing_to_run(plan: Plan) -> str:
+def nothing_to_run(plan: Plan) -> str:
+    """Say why no cell of a selection can run."""
     reasons = Counter(cell.reason for cell in plan.cells())
     if not reasons:
         return "the selection matches no cell; see `mmbench plan` with the same selection"
@@ -181,7 +184,7 @@ def _nothing_to_run(plan: Plan) -> str:
     return "no cell of the selection can run:\n" + "\n".join(lines)
 
 
-class _Progress:
+class Progress:
     """A live table on a terminal, a plain line now and then elsewhere."""
 
     def __init__(self, out: Console, total: int) -> None:
@@ -193,7 +196,7 @@ class _Progress:
         self.last_line = self.began
         self.live: Live | None = None
 
-    def __enter__(self) -> _Progress:
+    def __enter__(self) -> Progress:
         if self.out.is_terminal:
             self.live = Live(get_renderable=self.render, console=self.out, refresh_per_second=4, transient=True)
             self.live.start()

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
+
 from mmbench.record import Direction, Metric
+
+#: Units of figures that others on the device change.
+_TIMED_UNITS = ("s", "samples/s", "flop/s")
 
 
 class Findings:
@@ -28,3 +34,18 @@ class Findings:
         self.metrics.append(
             Metric(phase="profile", name=name, value=value, unit=unit, direction=direction, n=n, note=note)
         )
+
+
+def mark_contended(metrics: Sequence[Metric], reason: str) -> list[Metric]:
+    """Return profiled metrics, every time and rate among them marked with why it is not the device's own.
+
+    Args:
+        metrics: Some.
+        reason: What the note says, from "contended: …" on; "" leaves all as they are.
+    """
+    return [
+        dataclasses.replace(item, note="; ".join(filter(None, [reason, item.note])))
+        if reason and item.value is not None and item.unit in _TIMED_UNITS and "contended: " not in item.note
+        else item
+        for item in metrics
+    ]

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import accumulate
+from typing import Any
 
 import torch
 
@@ -32,3 +35,21 @@ def peak_rss_bytes() -> float:
     """Return the largest resident set of this process so far, its libraries included."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return float(peak if sys.platform == "darwin" else peak * 1024)
+
+
+def allocated_peak(run: Callable[[], Any], meter: Meter) -> int:
+    """Run something once; return the most bytes of tensors that it held at once, on top of what was there before."""
+    if meter.on_cuda:
+        meter.synchronise()
+        torch.cuda.reset_peak_memory_stats(meter.device)
+        before = torch.cuda.memory_allocated(meter.device)
+        run()
+        meter.synchronise()
+        return int(torch.cuda.max_memory_allocated(meter.device) - before)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about cycles of events that are not asked for
+        with torch.profiler.profile(profile_memory=True, activities=[torch.profiler.ProfilerActivity.CPU]) as watched:
+            run()
+    assert watched.profiler is not None
+    events = watched.profiler.kineto_results.events()  # type: ignore[union-attr]
+    return max(accumulate((event.nbytes() for event in events if event.name() == "[memory]"), initial=0))

@@ -1,0 +1,89 @@
+"""One measurement at a time on one device of this machine, whoever started it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from mmbench.errors import UsageError
+
+
+@contextmanager
+def alone_on(
+    devices: tuple[str, ...], *, wait_s: float = -1.0, on_wait: Callable[[str], None] = lambda holder: None
+) -> Iterator[None]:
+    """Hold devices until the end of the block; others who ask for one of them wait meanwhile.
+
+    The lock is the operating system's: it goes when its process does, however that ends.
+
+    Args:
+        devices: Such as "cpu", "cuda:0".
+        wait_s: How long to wait for others; negative for as long as it takes.
+        on_wait: Told who holds a device, before waiting for it.
+
+    Raises:
+        UsageError: somebody still holds one after `wait_s`.
+    """
+    from filelock import FileLock, Timeout  # takes longer to import than most commands run
+
+    with ExitStack() as stack:
+        # Always in the same order: two that want the same two devices must not wait for each other.
+        for device in sorted(set(devices)):
+            lock = FileLock(_path(device), mode=0o666)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                on_wait(f"{device} is being measured by {_holder(device)}")
+                try:
+                    lock.acquire(timeout=wait_s)
+                except Timeout:
+                    raise UsageError(
+                        f"{device} is still being measured by {_holder(device)} after {wait_s:g} s; try again later"
+                    ) from None
+            stack.callback(lock.release)
+            _sign(device)
+        yield
+
+
+def is_held(device: str) -> str:
+    """Return who measures on a device at this moment, or "" for nobody."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(_path(device), mode=0o666)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return _holder(device)
+    except OSError:
+        return ""
+    lock.release()
+    return ""
+
+
+def _path(device: str) -> Path:
+    folder = Path(os.environ.get("MMBENCH_LOCKS") or tempfile.gettempdir())
+    return folder / f"mmbench-{re.sub(r'[^A-Za-z0-9]+', '-', device)}.lock"
+
+
+def _sign(device: str) -> None:
+    about = {"pid": os.getpid(), "since": datetime.now(UTC).isoformat(timespec="seconds")}
+    with suppress(OSError):
+        # Follows no link that somebody may have put into a folder that all may write.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0)
+        descriptor = os.open(_path(device).with_suffix(".json"), flags, 0o666)
+        with os.fdopen(descriptor, "w") as stream:
+            stream.write(json.dumps(about))
+
+
+def _holder(device: str) -> str:
+    try:
+        about = json.loads(_path(device).with_suffix(".json").read_text())
+        return f"process {int(about['pid'])} since {about['since']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"

@@ -1,0 +1,119 @@
+"""From a selection to profiles: every combo in every way to run it, round by round, without training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mmbench.errors import UsageError
+from mmbench.parts import digest
+from mmbench.plan import Cell, Plan
+from mmbench.variant import Variant
+
+#: Bumped when an unchanged selection would be measured otherwise.
+PROFILE_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfileOptions:
+    """What is measured of every combo.
+
+    Attributes:
+        variants: Ways to run it.
+        batch_sizes: "sweep" (1, 2, 4, … up to the best and the largest that fits), "none", or sizes.
+        memory_limit_bytes: What the sweep may hold on the device; None for half of what is free.
+    """
+
+    variants: tuple[Variant, ...]
+    batch_sizes: str | tuple[int, ...] = "sweep"
+    memory_limit_bytes: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfileCell:
+    """One combo, run one way, in one round. It has what `mmbench.runner.PlannedCell` asks for.
+
+    Attributes:
+        cell: The combo; its seed is the round.
+        variant: The way.
+        options: What is measured.
+    """
+
+    cell: Cell
+    variant: Variant
+    options: ProfileOptions
+
+    @property
+    def cell_id(self) -> str:
+        """Return 16 hex digits: what is measured and how; not the machine, which a run has one of."""
+        identity, runtime = self.cell.identity(), self.cell.runtime
+        combo = {role: identity[role] for role in ("dataset", "encoders", "fusion", "objective")}
+        how = {name: runtime[name] for name in ("protocol", "device", "threads")}
+        return digest(
+            [PROFILE_VERSION, combo, identity["train"], self.cell.seed, self.variant.to_json(), self._asked(), how]
+        )[:16]
+
+    @property
+    def status(self) -> str:
+        """Return "run", or why it does not."""
+        return self.cell.status
+
+    @property
+    def reason(self) -> str:
+        """Return why it does not run."""
+        return self.cell.reason
+
+    def row(self) -> dict[str, Any]:
+        """Return a line of plan.json."""
+        return {**self.cell.row(), "cell_id": self.cell_id, "variant": self.variant.condition}
+
+    def payload(self) -> dict[str, Any]:
+        """Return what `mmbench.profile_cell.profile_cell` is given: plain JSON."""
+        # Whole models are measured: features that somebody stored cost nothing.
+        return {
+            **self.cell.payload(),
+            "feature_cache": False,
+            "profile": {"variant": self.variant.to_json(), **self._asked()},
+        }
+
+    def _asked(self) -> dict[str, Any]:
+        sizes = self.options.batch_sizes
+        return {
+            "batch_sizes": sizes if isinstance(sizes, str) else list(sizes),
+            "memory_limit_bytes": self.options.memory_limit_bytes,
+        }
+
+
+def profile_cells(plan: Plan, options: ProfileOptions) -> Iterator[ProfileCell]:
+    """Yield every combo in every way, all of one round before the next: A B A B, so that drift meets all alike.
+
+    The majority floor has no cost and is left out.
+    """
+    for cell in plan.cells():
+        if cell.fusion is None and cell.role == "baseline":
+            continue
+        for variant in options.variants:
+            yield ProfileCell(cell=cell, variant=variant, options=options)
+
+
+def read_batch_sizes(text: str) -> str | tuple[int, ...]:
+    """Read "sweep", "none" or "1,8,64".
+
+    Raises:
+        UsageError: it is none of these.
+    """
+    if text in ("sweep", "none"):
+        return text
+    try:
+        sizes = tuple(sorted({int(part) for part in text.split(",")}))
+    except ValueError:
+        sizes = ()
+    if not sizes or sizes[0] < 1:
+        raise UsageError(f"--batch-sizes takes sweep, none or sizes such as 1,8,64; got {text!r}")
+    return sizes
+
+
+def setup_of(row: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
+    """Return what a row of plan.json measures, whatever the round."""
+    return (row["dataset"], row["encoders"], row["fusion"], row["objective"], str(row.get("variant", "clean")))

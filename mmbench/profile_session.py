@@ -1,0 +1,134 @@
+"""One call of `mmbench profile`: measure what is missing, alone on the device, then show and write what it cost."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from mmbench.device_lock import alone_on
+from mmbench.environment import environment
+from mmbench.errors import EmptySelection, UsageError
+from mmbench.plan import Plan
+from mmbench.profile_plan import ProfileCell, ProfileOptions, profile_cells
+from mmbench.report.costs import costs_json, costs_of, print_costs, write_costs
+from mmbench.runner import run
+from mmbench.session import Progress, default_name, exit_code, make_executor, memory_limit, nothing_to_run
+from mmbench.store import RunStore, check_run_name
+from mmbench.views import console, counted, duration
+
+PROFILE_FUNCTION = "mmbench.profile_cell:profile_cell"
+
+
+def profile_plan(plan: Plan, options: ProfileOptions, *, argv: Sequence[str], as_json: bool = False) -> int:
+    """Measure a plan's combos that have no figures yet, write the cost report, and return the exit code.
+
+    Raises:
+        EmptySelection: nothing of the selection can be measured.
+        UsageError: the run exists and is no profile, or another process writes it.
+    """
+    config = plan.config
+    cells = list(profile_cells(plan, options))
+    if not any(cell.status == "run" for cell in cells):
+        raise EmptySelection(nothing_to_run(plan))
+    name = config.run or f"profile-{default_name(plan)}"
+    check_run_name(name)
+    out = console(stderr=as_json)
+    with RunStore.create(Path(config.results).expanduser() / name) as store, make_executor(plan) as executor:
+        _settle(store, plan, cells, argv)
+        states = store.states()
+        missing = [cell for cell in cells if cell.status == "run" and _is_missing(cell, states)]
+        out.print(
+            f"run {store.folder.name}: {counted(len(cells), 'profile')}, {len(missing)} to measure, one at a time"
+        )
+        began = time.monotonic()
+
+        def on_wait(holder: str) -> None:
+            out.print(Text(f"waiting: {holder}", style="yellow"))
+
+        with alone_on(devices_of(config.device), on_wait=on_wait), Progress(out, len(missing)) as progress:
+            summary = run(
+                cells,
+                store,
+                executor,
+                retry=frozenset(config.retry),
+                function=PROFILE_FUNCTION,
+                timeout_s=config.timeout,
+                memory_bytes=memory_limit(plan),
+                max_failures=config.max_failures,
+                budget_s=config.budget,
+                on_event=progress.on_event,
+            )
+        _keep_peaks(store)
+        _show(store, out, as_json=as_json)
+        out.print(f"{counted(summary.num_launched, 'profile')} in {duration(time.monotonic() - began)}")
+    return exit_code(summary)
+
+
+def devices_of(device: str) -> tuple[str, ...]:
+    """Return the devices that `--device` can mean here; a process that measures on a GPU also needs a quiet CPU.
+
+    >>> devices_of("cpu"), devices_of("cuda"), devices_of("cuda:1")
+    (('cpu',), ('cpu', 'cuda:0'), ('cpu', 'cuda:1'))
+    """
+    if device == "auto":
+        from mmbench.environment import hardware
+
+        device = "cuda" if hardware()["gpus"] else "cpu"
+    if device == "cpu":
+        return ("cpu",)
+    return ("cpu", "cuda:0" if device == "cuda" else device)
+
+
+def _show(store: RunStore, out: Console, *, as_json: bool) -> None:
+    costs = costs_of(store)
+    files = write_costs(store.folder, costs)
+    if as_json:
+        sys.stdout.write(json.dumps(costs_json(store, costs), indent=2, ensure_ascii=False) + "\n")
+    else:
+        print_costs(costs, out)
+    out.print(f"report: {' '.join(str(file) for file in files)}")
+
+
+def _is_missing(cell: ProfileCell, states: Any) -> bool:
+    state = states.get(cell.cell_id)
+    return state is None or state.status != "ok"
+
+
+def _settle(store: RunStore, plan: Plan, cells: Sequence[ProfileCell], argv: Sequence[str]) -> None:
+    """Write run.json and plan.json, keeping profiles of earlier commands that added to the same run."""
+    about = store.read_run()
+    if about and about.get("kind") != "profile":
+        raise UsageError(f"the run {store.name!r} holds trained cells; choose another name for the profiles with --run")
+    rows = [cell.row() for cell in cells]
+    planned = {row["cell_id"] for row in rows}
+    kept = [row for row in store.planned() if row["cell_id"] not in planned]
+    store.write_plan([*kept, *rows], {**store.datasets(), **plan.datasets_json()})
+    store.write_run(
+        {
+            "kind": "profile",
+            "argv": list(argv),
+            "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "config": json.loads(plan.config.model_dump_json()),
+            "environment": environment(),
+        }
+    )
+
+
+def _keep_peaks(store: RunStore) -> None:
+    """Write what the device reaches at most beside the rest of the environment."""
+    about = store.read_run()
+    peaks = {
+        f"{peak['precision']}, {peak['threads']} threads": peak
+        for record in store.records().values()
+        if (peak := record.info.get("device_peak"))
+    }
+    about["environment"]["device_peaks"] = peaks
+    store.write_run(about)
