@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from mmbench import DatasetSpec, hookimpl
+from mmbench.spec import Target
 
 
 def _published(
@@ -17,20 +18,22 @@ def _published(
     licence: str,
     defaults: Mapping[str, object] = MappingProxyType({}),
     requires: tuple[str, ...] = ("PIL", "soundfile"),
-    version: str = "1",
+    target: Target = "optional",
+    open_options: bool = False,
 ) -> DatasetSpec:
     function = name.replace("-", "_")
     return DatasetSpec(
         name=name,
         factory=f"mmbench_benchmarks.{module}:open_{function}",
         describe=f"mmbench_benchmarks.{module}:describe_{function}",
-        version=version,
+        version="1",
         defaults=defaults,
         summary=summary,
         paper=paper,
         licence=licence,
         requires=requires,
-        target="optional",
+        target=target,
+        open_options=open_options,
         # Their files are nobody's by default.
         in_all=False,
     )
@@ -141,5 +144,29 @@ def mmbench_datasets() -> list[DatasetSpec]:
             paper="Goyal et al. 2017, arXiv:1612.00837",
             licence="CC-BY-4.0 (questions, answers); COCO's terms (pictures)",
             defaults={"answers": 1000, "val_share": 0.1},
+        ),
+        _published(
+            "tuxpaint",
+            "tuxpaint",
+            "Tux Paint's stamps: picture, description, the same read aloud, and a sound for a few",
+            paper="Kendrick et al. 2002-2022, tuxpaint.org",
+            licence="GPL-2.0",
+            defaults={
+                "language": "en",
+                "speech": "any",
+                "sound": True,
+                "svg": False,
+                "svg_size": 256,
+                "seed": 0,
+            },
+        ),
+        _published(
+            "hf",
+            "hf",
+            "Any dataset that Hugging Face's library saved to disk or keeps in its cache, read offline",
+            paper="Lhoest et al. 2021, arXiv:2109.02846",
+            licence="the dataset's own",
+            target="required",
+            open_options=True,
         ),
     ]

@@ -1,0 +1,294 @@
+"""Datasets that the `datasets` library itself saves to disk or puts into its cache, read without it."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+from mmbench_benchmarks.hf import describe_hf, open_hf
+from PIL import Image
+
+from mmbench.data import SPLITS
+from mmbench.errors import DataError, Unavailable, UsageError
+
+pyarrow = pytest.importorskip("pyarrow")
+datasets = pytest.importorskip("datasets", reason="files are made by Hugging Face's own library")
+datasets.disable_progress_bars()
+
+
+@pytest.fixture(autouse=True)
+def folders(tmp_path, monkeypatch):
+    monkeypatch.setenv("MMBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    monkeypatch.delenv("HF_DATASETS_CACHE", raising=False)
+
+
+def wav(value):
+    stream = io.BytesIO()
+    soundfile.write(stream, np.full(80, value), 8_000, format="WAV", subtype="PCM_16")
+    return stream.getvalue()
+
+
+def rows(begin, count, **changed):
+    columns = {
+        "img": [Image.fromarray(np.full((4, 6, 3), row, dtype=np.uint8)) for row in range(begin, begin + count)],
+        "sound": [{"bytes": wav(row / 64), "path": None} for row in range(begin, begin + count)],
+        "caption": [f"caption {row}" for row in range(begin, begin + count)],
+        "age": [float(row) for row in range(begin, begin + count)],
+        "steps": [[[row, 1.0], [2.0, 3.0]] for row in range(begin, begin + count)],
+        "label": [row % 2 for row in range(begin, begin + count)],
+        **changed,
+    }
+    features = {
+        "img": datasets.Image(),
+        "sound": {"bytes": datasets.Value("binary"), "path": datasets.Value("string")},
+        "caption": datasets.Value("string"),
+        "age": datasets.Value("float32"),
+        "steps": datasets.List(datasets.List(datasets.Value("float32"))),
+        "label": datasets.ClassLabel(names=["dog", "cat"]),
+    }
+    made = {
+        name: datasets.Value("int64" if isinstance(cells[0], int) else "string")
+        for name, cells in changed.items()
+        if name not in features
+    }
+    plain = datasets.Dataset.from_dict(columns, features=datasets.Features({**features, **made}))
+    return plain.cast_column("sound", datasets.Audio(decode=False))
+
+
+def saved(folder, **splits):
+    datasets.DatasetDict(**splits).save_to_disk(folder)
+    return str(folder)
+
+
+def opened(folder, target, **options):
+    return open_hf(folder, target=target, **options)
+
+
+def test_a_saved_dataset_is_understood_without_options(tmp_path):
+    target = saved(tmp_path / "set", train=rows(0, 8), validation=rows(8, 4), test=rows(12, 4))
+
+    info = describe_hf(target)
+    splits = opened(tmp_path, target)
+
+    assert [(modality.name, modality.kind) for modality in info.modalities] == [
+        ("img", "image"), ("sound", "audio"), ("caption", "text"),
+    ]  # fmt: skip
+    assert [(task.name, task.kind, task.class_names) for task in info.tasks] == [
+        ("label", "multiclass", ("dog", "cat"))
+    ]
+    assert {split: len(splits[split]) for split in SPLITS} == {"train": 8, "val": 4, "test": 4}
+    sample = splits["test"][1]
+    assert (sample.sample_id, sample.targets) == ("test-000001", {"label": 1})
+    assert sample.inputs["caption"] == "caption 13"
+    np.testing.assert_array_equal(sample.inputs["img"], np.full((3, 4, 6), 13, dtype=np.uint8))
+    assert (sample.inputs["sound"].rate, float(sample.inputs["sound"].values[0])) == (8_000, 13 / 64)
+
+
+def test_options_name_columns_and_force_kinds(tmp_path):
+    target = saved(tmp_path / "set", train=rows(0, 8), validation=rows(8, 4), test=rows(12, 4))
+
+    info = describe_hf(target, photo="img", meta="age", trace="steps", words="age:text")
+    inputs = opened(tmp_path, target, photo="img", meta="age", trace="steps", words="age:text")["val"][0].inputs
+
+    assert {modality.name: modality.kind for modality in info.modalities} == {
+        "photo": "image", "meta": "tabular", "trace": "sequence", "words": "text",
+    }  # fmt: skip
+    assert inputs["meta"].tolist() == [8.0]
+    assert inputs["trace"].tolist() == [[8.0, 1.0], [2.0, 3.0]]
+    assert inputs["words"] == "8.0"
+
+
+@pytest.mark.parametrize(
+    ("names", "sizes", "test_ids"),
+    [
+        (("train", "test"), {"train": 34, "val": 6, "test": 40}, "test-"),
+        (("train", "validation"), {"train": 34, "val": 6, "test": 40}, "validation-"),
+        (("train",), {"train": 28, "val": 6, "test": 6}, "train-"),
+    ],
+)
+def test_val_is_carved_from_train_where_there_is_none(tmp_path, names, sizes, test_ids):
+    target = saved(tmp_path / "set", **{name: rows(40 * place, 40) for place, name in enumerate(names)})
+
+    splits = opened(tmp_path, target)
+    assert {split: len(splits[split]) for split in SPLITS} == sizes
+    assert all(sample.sample_id.startswith("train-") for sample in splits["val"])
+    assert all(sample.sample_id.startswith(test_ids) for sample in splits["test"])
+
+
+def test_a_dataset_of_one_split_without_a_dict_is_divided(tmp_path):
+    rows(0, 40).save_to_disk(tmp_path / "set")
+
+    splits = opened(tmp_path, str(tmp_path / "set"))
+    assert {split: len(splits[split]) for split in SPLITS} == {"train": 28, "val": 6, "test": 6}
+
+
+def test_splits_may_be_named(tmp_path):
+    target = saved(tmp_path / "set", a=rows(0, 8), b=rows(8, 4), c=rows(12, 4))
+
+    with pytest.raises(UsageError, match=r"has the splits a, b, c; say which is train by \[train=NAME\]"):
+        describe_hf(target)
+    splits = opened(tmp_path, target, train="c", val="a", test="b")
+    assert {split: len(splits[split]) for split in SPLITS} == {"train": 4, "val": 8, "test": 4}
+    with pytest.raises(UsageError, match=r"\[train=d\]: the dataset has the splits a, b, c"):
+        describe_hf(target, train="d")
+
+
+def test_labels_that_are_words_numbers_or_lists_are_understood(tmp_path):
+    made = rows(0, 40, word=["red", "blue"] * 20, grade=[row % 3 for row in range(40)])
+    target = saved(tmp_path / "set", train=made, test=made)
+
+    word = describe_hf(target, label="word").tasks[0]
+    grade = describe_hf(target, label="grade").tasks[0]
+    age = describe_hf(target, label="age:regression").tasks[0]
+
+    assert (word.kind, word.class_names) == ("multiclass", ("blue", "red"))
+    assert (grade.kind, grade.class_names) == ("multiclass", ("0", "1", "2"))
+    assert age.kind == "regression"
+    assert opened(tmp_path, target, label="age:regression")["test"][3].targets == {"age": 3.0}
+
+
+def test_a_list_of_classes_is_multilabel(tmp_path):
+    tags = datasets.List(datasets.ClassLabel(names=["x", "y", "z"]))
+    made = datasets.Dataset.from_dict(
+        {"text": ["some words"] * 8, "tags": [[0], [1, 2], [], [0, 1]] * 2},
+        features=datasets.Features({"text": datasets.Value("string"), "tags": tags}),
+    )
+    target = saved(tmp_path / "set", train=made, validation=made, test=made)
+
+    assert describe_hf(target, label="tags").tasks[0].kind == "multilabel"
+    assert [sample.targets["tags"] for sample in opened(tmp_path, target, label="tags")["test"]][:3] == [
+        (1, 0, 0), (0, 1, 1), (0, 0, 0),
+    ]  # fmt: skip
+
+
+def test_what_is_null_is_missing(tmp_path):
+    made = rows(0, 4, caption=["a", None, "b", "c"])
+    target = saved(tmp_path / "set", train=made, validation=made, test=made)
+
+    assert describe_hf(target).missing == ("caption",)
+    assert opened(tmp_path, target)["train"][1].inputs["caption"] is None
+
+
+def test_hidden_labels_are_refused_with_what_to_do(tmp_path):
+    hidden = rows(12, 4, label=[-1] * 4)
+    target = saved(tmp_path / "set", train=rows(0, 8), validation=rows(8, 4), test=hidden)
+
+    with pytest.raises(DataError, match=r"has the label -1, and 'label' knows 0 to 1: .*\[test=validation\]"):
+        describe_hf(target)
+    assert len(opened(tmp_path, target, test="validation")["test"]) == 4
+
+
+def cached(folder, monkeypatch):
+    for name in ("train", "test"):
+        lines = [json.dumps({"text": f"{name} {row}", "label": row % 2}) for row in range(40)]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines))
+    files = {name: str(folder / f"{name}.jsonl") for name in ("train", "test")}
+    datasets.load_dataset("json", data_files=files, cache_dir=str(folder / "hub" / "datasets"))
+
+
+def test_a_dataset_is_found_in_the_librarys_cache_by_its_name(tmp_path, monkeypatch):
+    cached(tmp_path, monkeypatch)
+    entry = tmp_path / "hub" / "datasets" / "json"
+    entry.rename(entry.with_name("my_lab___two_words"))
+
+    splits = opened(tmp_path, "My-Lab/two_words")
+    assert {split: len(splits[split]) for split in SPLITS} == {"train": 34, "val": 6, "test": 40}
+    assert splits["test"][2].inputs["text"] == "test 2"
+
+
+def test_what_is_not_there_is_said_at_once_and_without_network(tmp_path):
+    with pytest.raises(Unavailable, match=r"no folder 'lab/none', and the cache .*/hub/datasets holds no dataset"):
+        describe_hf("lab/none")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(Unavailable, match=r"it holds neither dataset_dict.json nor state.json"):
+        describe_hf(str(tmp_path / "empty"))
+
+
+def test_the_fingerprint_follows_the_content_and_not_the_folder(tmp_path):
+    def told(name, begin):
+        return describe_hf(saved(tmp_path / name, train=rows(begin, 8), test=rows(8, 4))).fingerprint
+
+    assert told("a", 0) == told("b", 0)
+    assert told("c", 2) != told("a", 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"image": "imgs"}, r"no column 'imgs' for the modality 'image'; it has .* Did you mean 'img'"),
+        ({"lable": "age"}, r"hf has no option 'lable'. Did you mean 'label'"),
+        ({"label": "lab"}, r"no column 'lab' for labels; name it with \[label=COLUMN\]; it has"),
+        ({"x": "label"}, r"the modality 'x' would read 'label', which holds labels or ids; take it out"),
+        ({"x": "age:picture"}, r"the modality 'x': 'picture' is not one of image, audio, text, tabular, sequence"),
+        ({"id": "none"}, r"no column 'none' for ids"),
+        ({"max_seconds": "-1"}, r"max_seconds must be a number above 0, got '-1'"),
+        ({"train": "test", "val": "test"}, r"two of train, val and test would be the same split"),
+    ],
+)
+def test_a_mistaken_option_is_answered(tmp_path, options, reason):
+    target = saved(tmp_path / "set", train=rows(0, 8), test=rows(8, 4))
+
+    with pytest.raises(UsageError, match=reason):
+        describe_hf(target, **options)
+
+
+def test_broken_files_are_refused(tmp_path):
+    target = saved(tmp_path / "set", train=rows(0, 8), test=rows(8, 4))
+    arrow = next((tmp_path / "set" / "train").glob("*.arrow"))
+    whole = arrow.read_bytes()
+
+    for content in (b"", b"PK\x03\x04", whole[: len(whole) // 2], whole[:-8], whole[:9] + b"\xff" * 50 + whole[59:]):
+        arrow.write_bytes(content)
+        with pytest.raises(DataError, match=r"train/data-00000-of-00001.arrow (cannot be read as an Arrow|lacks)"):
+            describe_hf(target)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "reason"),
+    [
+        ("dataset_dict.json", '{"splits": ["../../x"]}', "leaves the folder of the Hugging Face dataset by '..'"),
+        ("dataset_dict.json", "[]", "names no splits"),
+        ("train/state.json", '{"_data_files": [{"filename": "../../../x.arrow"}]}', "leaves the folder of the Hugging"),
+        ("train/state.json", '{"_data_files": [{"filename": "/etc/passwd"}]}', "'train//etc/passwd'"),
+        ("train/state.json", "{}", "names no data files"),
+        ("train/dataset_info.json", "{", "is no readable JSON"),
+        ("train/dataset_info.json", '{"features": {}}', "describes no columns"),
+    ],
+)
+def test_descriptions_that_lead_elsewhere_are_refused(tmp_path, file, content, reason):
+    target = saved(tmp_path / "set", train=rows(0, 8), test=rows(8, 4))
+    (tmp_path / "set" / file).write_text(content)
+
+    with pytest.raises(DataError) as raised:
+        describe_hf(target)
+    assert reason in str(raised.value)
+
+
+def test_a_picture_that_is_only_a_path_is_never_opened(tmp_path):
+    made = rows(0, 4).cast_column("img", datasets.Image(decode=False))
+    made = made.map(lambda row: {"img": {"bytes": None, "path": "/etc/hostname"}})
+    target = saved(tmp_path / "set", train=rows(0, 4), validation=rows(0, 4), test=rows(0, 4))
+    for split in ("train", "validation", "test"):
+        arrow = next((tmp_path / "set" / split).glob("*.arrow"))
+        with pyarrow.ipc.new_stream(str(arrow), made.data.table.schema) as writer:
+            writer.write_table(made.data.table)
+
+    with pytest.raises(DataError, match=r"row 0 of 'img' is kept outside the dataset \('/etc/hostname'\); save it ag"):
+        opened(tmp_path, target)["train"][0].inputs["img"]
+
+
+def test_describing_imports_neither_the_library_nor_torch_nor_pandas(tmp_path):
+    target = saved(tmp_path / "set", train=rows(0, 8), test=rows(8, 4))
+    code = (
+        f"import sys; from mmbench_benchmarks.hf import describe_hf; describe_hf({target!r})\n"
+        "print(sorted({'torch', 'pandas', 'datasets'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+
+    assert done.stdout.strip() == "[]", done.stderr
