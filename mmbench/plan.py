@@ -161,6 +161,23 @@ class Plan:
                 counts[cell.status] += 1
         return counts
 
+    def shared(self) -> list[dict[str, Any]]:
+        """Return what is computed once for several cells: the features that each frozen encoder gives of a dataset."""
+        if not self.config.feature_cache:
+            return []
+        found: dict[tuple[str, str, str, str], int] = {}
+        for cell in self.cells():
+            if cell.status != "run":
+                continue
+            for name, part in cell.encoders.items():
+                if part.reference.tuning == "frozen" and cell.layouts[name] != "pyramid":
+                    key = (cell.dataset.label, name, part.label, cell.layouts[name])
+                    found[key] = found.get(key, 0) + 1
+        return [
+            {"dataset": dataset, "modality": name, "encoder": encoder, "layout": layout, "num_cells": count}
+            for (dataset, name, encoder, layout), count in found.items()
+        ]
+
     def datasets_json(self) -> dict[str, Any]:
         """Return what reports must know of the datasets, by label."""
         return {

@@ -177,6 +177,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "estimate_s": plan.estimate_s(),
         "notes": list(plan.notes),
         "datasets": plan.datasets_json(),
+        "shared": plan.shared(),
         "cells": [cell.row() for cell in plan.cells()],
     }
 
@@ -216,6 +217,9 @@ def print_plan(plan: Plan, rows: int) -> None:
         out.print(f"… {hidden} more; --rows 0 shows all, --json gives them to a program")
     for (status, reason), count in reasons.most_common():
         out.print(Text(f"{status} ({counted(count, 'cell')}): {reason}", _STYLE.get(status, "")))
+    for item in plan.shared():
+        what = f"{item['layout']} features of {item['modality']} in {item['dataset']} by {item['encoder']}"
+        out.print(Text(f"computed once: {what}, for {counted(item['num_cells'], 'cell')}"))
 
 
 def status_json(store: RunStore) -> dict[str, Any]:

@@ -96,7 +96,7 @@ def test_each_frozen_encoder_reads_every_sample_once_whatever_the_number_of_fusi
     assert make.passes() == []
 
 
-@pytest.mark.parametrize("fusion", ["concat", "late-transformer"])
+@pytest.mark.parametrize("fusion", ["concat", "cross-attention"])
 def test_stored_features_give_the_numbers_of_encoders_that_run_in_every_cell(make, fusion):
     (stored,) = make.run(fusion=fusion)
     (anew,) = make.run(fusion=fusion, feature_cache=False)
@@ -129,7 +129,7 @@ def test_half_precision_features_are_close_and_half_the_size(make):
 def test_features_are_standardised_by_the_training_set_alone(make):
     def features(modality: str, split: str, options: str = "") -> np.ndarray:
         (cell,) = [
-            cell for cell in make.plan(fusion="late-transformer", options=options).cells() if cell.role == "cell"
+            cell for cell in make.plan(fusion="cross-attention", options=options).cells() if cell.role == "cell"
         ]
         payload = cell.payload()
         source = open_dataset(payload, dataset_info(payload["dataset"]["info"]))
@@ -234,3 +234,15 @@ def test_finetuning_moves_all_weights_and_frozen_none(make, tmp_path):
     (result,) = make.run(tuning="finetune")
     assert result["info"]["stored_features"] == []
     assert {line.split()[1] for line in make.passes()} == {"train", "eval"}
+
+
+def test_the_plan_says_what_is_computed_once(make, weights):
+    plan = make.plan(fusion=["concat", "sum", "cross-attention"], seeds=2)
+    shared = {(item["modality"], item["layout"]): item["num_cells"] for item in plan.shared()}
+
+    # Two fusions and the unimodal row take vectors, one fusion sequences, two seeds each.
+    assert shared == {
+        ("row", "vector"): 6, ("steps", "vector"): 6, ("row", "sequence"): 2, ("steps", "sequence"): 2,
+    }  # fmt: skip
+    assert make.plan(tuning="finetune").shared() == []
+    assert make.plan(feature_cache=False).shared() == []

@@ -56,6 +56,8 @@ class Pretrained(nn.Module):
         if trace:
             with Path(trace).open("a") as stream:
                 stream.write(f"{len(values)} {'train' if self.training else 'eval'}\n")
+        if self.layout == "sequence" and values.dim() == 2:
+            values = values.unsqueeze(1)  # a row is a sequence of one step
         hidden = self.blocks(torch.relu(self.stem(values)))
         hidden = self.dropout(self.norm(hidden.flatten(0, -2)).view(hidden.shape))
         if self.layout == "vector":
