@@ -19,7 +19,7 @@ from mmbench.batches import SplitData, complete, limited
 from mmbench.build import build_encoder, build_model, build_objective, call_factory, derive_seed, guarded_globals
 from mmbench.cache import ArrayCache
 from mmbench.config import TrainConfig, part_root
-from mmbench.data import SPLITS, Column, DatasetSource, Split, Transform, transform_key
+from mmbench.data import SPLITS, Column, DatasetSource, Split, Transform, repeated_inputs, transform_key
 from mmbench.diagnostics import DisturbedInputs, Findings, Subject, diagnose
 from mmbench.errors import ContractError, Unavailable
 from mmbench.evaluate import metrics
@@ -67,6 +67,7 @@ def run_cell(payload: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         if part["tuning"] == "frozen"
     }
     encoders, columns = _encoders(source, frozen, payload, warnings)
+    warnings += filter(None, [repeated_inputs(columns, info)])
     drop = payload["fusion"]["missing_policy"] == "drop"
     data = {split: _split_data(source, split, columns, device, train, drop and split == "train") for split in SPLITS}
     with guarded_globals(warnings):

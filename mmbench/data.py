@@ -75,11 +75,13 @@ class Column:
         values: (N, …) when every sample has the same shape, else all samples joined along their first axis.
         offsets: (N + 1,) where each sample begins and ends in `values`; None when shapes are equal.
         present: (N,) boolean; an absent sample has zeros, or no rows at all.
+        digests: (N,) uint64 of the inputs before the transform, 0 where absent; None where nobody took them.
     """
 
     values: Array
     offsets: Array | None
     present: Array
+    digests: Array | None = None
 
     def __len__(self) -> int:
         return len(self.present)
@@ -169,6 +171,7 @@ class DatasetSource:
                 values=arrays[f"{split}.values"],
                 offsets=arrays.get(f"{split}.offsets"),
                 present=arrays[f"{split}.present"],
+                digests=arrays.get(f"{split}.digests"),
             )
             for split in SPLITS
         }
@@ -245,15 +248,19 @@ class DatasetSource:
         rows: dict[Split, list[Array | None]] = {}
         for split in SPLITS:
             rows[split] = []
+            digests: list[int] = []
             for sample in self._samples(split):
                 value = sample.inputs.get(modality)
                 if value is None:
                     rows[split].append(None)
+                    digests.append(0)
                     continue
                 check_canonical(f"{modality!r} of sample {sample.sample_id!r}", kind, value)
+                digests.append(input_digest(value))
                 row = np.asarray(transform(value))
                 _check_row(f"the transform of {modality!r}", row, shapes)
                 rows[split].append(row)
+            arrays[f"{split}.digests"] = np.array(digests, dtype=np.uint64)
         if not shapes:
             raise DataError(f"no sample has the modality {modality!r}; leave it out of the selection")
         same = len(shapes) == 1
@@ -300,6 +307,48 @@ def check_canonical(where: str, kind: Kind, value: Any) -> None:
         raise DataError(f"{where} holds NaN or infinity")
     if kind == "tabular" and np.isinf(array).any():
         raise DataError(f"{where} holds infinity; NaN is for a value that is not known")
+
+
+def input_digest(value: Any) -> int:
+    """Return 64 bits that depend on a canonical input and nothing else; never 0.
+
+    >>> input_digest("one") == input_digest("one") != input_digest("two")
+    True
+    """
+    if isinstance(value, str):
+        described, content = "text", value.encode("utf-8", "surrogatepass")
+    else:
+        array = value.values if isinstance(value, Waveform) else value
+        rate = value.rate if isinstance(value, Waveform) else ""
+        described, content = f"{array.dtype}{array.shape}{rate}", np.ascontiguousarray(array).tobytes()
+    digest = hashlib.blake2b(content, digest_size=8, person=hashlib.sha256(described.encode()).digest()[:16])
+    return int.from_bytes(digest.digest(), "big") or 1
+
+
+def repeated_inputs(columns: Mapping[str, Mapping[Split, Column]], info: DatasetInfo) -> str:
+    """Say how many test samples equal one of train or val in every modality, or "" for none.
+
+    Nothing is said of some modalities of several: a word or a picture may well occur twice.
+    """
+    if set(columns) != {modality.name for modality in info.modalities}:
+        return ""
+    joined: dict[Split, Array] = {}
+    for split in SPLITS:
+        given = [column[split].digests for _, column in sorted(columns.items())]
+        digests = [digest for digest in given if digest is not None]
+        if len(digests) < len(given):
+            return ""
+        total = np.zeros(len(digests[0]), dtype=np.uint64)
+        for digest in digests:
+            total = total * np.uint64(0x9E3779B97F4A7C15) + digest  # wraps around, as it may
+        joined[split] = total
+    number = int(np.isin(joined["test"], np.concatenate([joined["train"], joined["val"]])).sum())
+    if not number:
+        return ""
+    return (
+        f"{number} of {len(joined['test'])} test samples have exactly the inputs of a sample of train or val; "
+        "scores on them say nothing about new data"
+    )
 
 
 def transform_key(encoder: Any, fallback: str) -> str:

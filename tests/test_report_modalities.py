@@ -18,6 +18,7 @@ from safetensors.numpy import save_file
 
 from mmbench.record import Metric, Record
 from mmbench.report import build_report
+from mmbench.report.answer import cautions
 from mmbench.report.html import render_html
 from mmbench.report.markdown import render_markdown
 from mmbench.report.portrait import Solved
@@ -219,6 +220,25 @@ def test_markdown_and_terminal_say_what_the_portraits_say(folder: Path) -> None:
     ) in stream.getvalue()
 
 
+@pytest.mark.parametrize(("val", "warned"), [(0.95, False), (1.0, False), (0.5, False)])
+def test_a_small_gap_between_val_and_test_is_no_warning(folder: Path, val: float, warned: bool) -> None:
+    board = build_report(folder).boards[0]
+    rows = (dataclasses.replace(board.rows[0], val=val), *board.rows[1:])
+
+    assert any("on val and" in text for text in cautions(dataclasses.replace(board, rows=rows))) is warned
+
+
+def test_a_best_row_that_val_promised_more_of_is_a_warning(folder: Path) -> None:
+    board = build_report(folder).boards[0]
+    score = dataclasses.replace(board.rows[0].score, mean=0.75)  # type: ignore[type-var]
+    rows = (dataclasses.replace(board.rows[0], score=score, val=0.97), *board.rows[1:])
+
+    (text,) = (text for text in cautions(dataclasses.replace(board, rows=rows)) if "on val and" in text)
+
+    # 1.96 sqrt(2 x 0.97 x 0.03 / 40) = 0.075, and the gap is 0.22.
+    assert text.startswith("the best row has 0.970 on val and 0.750 on test, a larger gap than chance explains")
+
+
 # In a browser
 
 
@@ -255,7 +275,7 @@ def test_the_page_shows_portraits_curves_reliability_and_confusion(browser: Brow
     assert first == ["image:cnn + text:lstm, gated", "0.950 ± 0.000", "+0.450", "+0.200", "+0.300", "+0.150", "9", "1"]
     assert texts(browser, ".conditions thead th") == ["row", "clean", "drop:image", "drop:text"]
     assert len(texts(browser, ".robustness svg path")) == 2
-    assert texts(browser, ".robustness tbody tr:first-child td")[1:] == ["0.950", "0.764", "+0.083"]
+    assert texts(browser, ".robustness tbody tr:first-child td")[1:] == ["0.950", "0.790", "+0.085"]
     assert texts(browser, ".confusion td") == ["38", "2", "2", "38"]
     assert len(texts(browser, ".errors svg rect")) == 1
     assert len(texts(browser, ".gradients svg path")) == 2

@@ -178,7 +178,13 @@ def cautions(board: Board) -> list[str]:
         )
     if board.untested and board.best is not None and len(board.rows) > 1:
         found.append(f"not every row could be compared sample by sample: {clean(board.untested, 200)}.")
-    found += [*_small_test(board), *_imbalance(board), *_no_gain(board), *_chosen_on_val(board)]
+    found += [
+        *_small_test(board),
+        *_imbalance(board),
+        *_no_gain(board),
+        *_chosen_on_val(board),
+        *_worse_than_val(board),
+    ]
     found += _mixture(board)
     found += [f"{counted(count, 'cell')} warned: {clean(text, 200)}" for text, count in board.warnings.items()][:5]
     if any(row.gain is not None and row.gain.num_compared < row.gain.num_planned for row in board.rows):
@@ -309,6 +315,27 @@ def _chosen_on_val(board: Board) -> list[str]:
     return [
         f"the first of {len(rows)} rows on test is partly the luckiest; val would choose {combo(chosen)}, "
         f"which has {number(chosen.score.mean)} on test."
+    ]
+
+
+def _worse_than_val(board: Board) -> list[str]:
+    """Whether the best row is worse on test than val promised, by more than chance explains.
+
+    For shares of samples: two standard errors of a difference, as if val had as many samples as test, and 0.03 at
+    least. For other metrics: a tenth of the value.
+    """
+    best = board.best
+    if best is None or best.score is None or best.val is None or not board.num_test:
+        return []
+    gap = board.better(best.val, best.score.mean)
+    least = least_visible_gap(best.val, board.num_test, board.metric)
+    limit = 0.1 * abs(best.score.mean) if least is None else max(least * 1.96 / (1.96 + 0.84), 0.03)
+    if gap <= limit:
+        return []
+    return [
+        f"the best row has {number(best.val)} on val and {number(best.score.mean)} on test, a larger gap than chance "
+        "explains: test differs from val, or the choice of epoch fits val too well; do not expect val's number of new "
+        "data."
     ]
 
 
