@@ -39,8 +39,8 @@ class _Member:
 def unpack(archive: Path, sha256: str) -> None:
     """Unpack a zip or tar archive beside itself, and leave a marker that says what was unpacked.
 
-    Only one process may do so at a time, for one archive. Files are unpacked into a folder of their own first, and moved
-    when all is well. A link to a file inside becomes a copy of that file.
+    Only one process may do so at a time, for one archive. Files are unpacked into a folder of their own first and then
+    moved, when all is well. A link to a file inside becomes a copy of that file.
 
     Args:
         archive: The file.
