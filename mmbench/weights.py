@@ -144,8 +144,13 @@ def find_folder(target: str, *, reference: str, modality: str) -> WeightFolder:
     raise not_at_hand(f"{reference}{target}", modality, f"{reference}PATH")
 
 
-def hub_assets(target: str, files: Sequence[str]) -> tuple[AssetSpec, ...]:
+def hub_assets(target: str, files: Sequence[str], *, tuning: str = "") -> tuple[AssetSpec, ...]:
     """Return what `mmbench prepare` fetches for a path or a name on the hub: nothing for a folder that is there.
+
+    Args:
+        target: The path or the name.
+        files: Glob patterns of the files wanted beside the weights.
+        tuning: "scratch" leaves out the weights.
 
     Raises:
         Unavailable: the target is a path, and no folder is there.
@@ -154,6 +159,8 @@ def hub_assets(target: str, files: Sequence[str]) -> tuple[AssetSpec, ...]:
         return ()
     if _looks_like_path(target):
         raise Unavailable(f"there is no folder {target!r}, and nobody to fetch it from")
+    if tuning == "scratch":
+        return (AssetSpec(name=target.partition("@")[0], url=f"hf:{target}", files=tuple(files)),)
     return (hub_asset(target, files),)
 
 
@@ -213,6 +220,10 @@ def hub_asset(repository: str, files: Sequence[str], *, timeout_s: float = 10.0)
     """
     name, _, revision = repository.partition("@")
     wanted = (*files, "model*.safetensors", "model.safetensors.index.json")
+    cached = hub_snapshot(repository)
+    with suppress(Unavailable):
+        if cached is not None and cached.weights()[0].suffix == ".safetensors":
+            return AssetSpec(name=name, url=f"hf:{repository}", files=wanted, licence=cached.licence())
     try:
         import huggingface_hub
 

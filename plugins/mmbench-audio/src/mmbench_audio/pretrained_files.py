@@ -33,4 +33,4 @@ def describe(target: str, *, tuning: str, **options: Any) -> EncoderInfo:
 
 def prepare(target: str, *, tuning: str, **options: Any) -> tuple[AssetSpec, ...]:
     """Return what to fetch for a target: nothing for a folder."""
-    return hub_assets(target, ("config.json", "README.md", _PROCESSOR))
+    return hub_assets(target, ("config.json", "README.md", _PROCESSOR), tuning=tuning)

@@ -46,10 +46,9 @@ class SpeechFrames(Backbone):
         self.rate = int(processor.get("sampling_rate", 16_000))
         config.layerdrop = 0.0
         config.apply_spec_augment = False
+        config.mask_time_prob = config.mask_feature_prob = 0.0  # or the model makes a parameter that nothing trains
         config.add_adapter = False
         self.model = build(getattr(transformers, SPEECH_MODELS[config.model_type]), config, folder, tuning)
-        if isinstance(getattr(self.model, "masked_spec_embed", None), nn.Parameter):
-            self.model.masked_spec_embed.requires_grad_(False)
         self.convolutions = SpeechConvolutions(
             self.model.feature_extractor.conv_layers, normalise=bool(processor.get("do_normalize", True)), eps=_EPS
         )

@@ -48,4 +48,4 @@ def describe(target: str, *, tuning: str, **options: Any) -> EncoderInfo:
 
 def prepare(target: str, *, tuning: str, **options: Any) -> tuple[AssetSpec, ...]:
     """Return what to fetch for a target: nothing for a folder."""
-    return hub_assets(target, ("config.json", "README.md", *TOKENIZER_FILES, *POOLING_FILES))
+    return hub_assets(target, ("config.json", "README.md", *TOKENIZER_FILES, *POOLING_FILES), tuning=tuning)

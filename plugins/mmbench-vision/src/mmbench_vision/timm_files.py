@@ -70,6 +70,8 @@ def prepare(target: str, *, tuning: str, **options: Any) -> tuple[AssetSpec, ...
 
     if not timm.is_model(target.partition(".")[0]):
         raise UsageError(f"timm {timm.__version__} has no model named {target!r}; see timm.list_models()")
+    if tuning == "scratch":
+        return ()
     config = timm.get_pretrained_cfg(target)
     if config is None or not config.hf_hub_id:
         raise UsageError(f"timm {timm.__version__} names no weights on the hub for {target!r}")
