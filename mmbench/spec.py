@@ -90,8 +90,10 @@ class TaskSpec:
 
     Attributes:
         name: As it appears in results; letters, digits, "_", "-", "."; at most 64.
-        kind: "multiclass" (target: an int), "multilabel" (K zeros and ones), "regression" (K floats).
-        num_outputs: Classes, labels or values: K. At least 2 for multiclass, else at least 1.
+        kind: "multiclass" (target: an int), "multilabel" (K zeros and ones), "regression" (K floats), "retrieval" (the
+            number of a group of samples that are each other's partners across modalities: an int).
+        num_outputs: Classes, labels or values: K. At least 2 for multiclass, else at least 1. For retrieval the width
+            of the vectors that are compared.
         class_names: K names for classes or labels, or empty.
         primary: The metric that chooses the epoch and leads the tables; "" takes the kind's usual one.
         weight: Factor of this task's loss beside other tasks'.
@@ -347,7 +349,10 @@ class ObjectiveSpec(_Spec):
     """What training minimises and how gradients are used.
 
     The factory is called as ``factory(dims, tasks, **options)`` and returns an ``nn.Module`` whose
-    ``forward(step)`` gives named losses; they are summed.
+    ``forward(step)`` gives named losses; they are summed. It may have ``after_backward(step)``, which may change
+    gradients; ``needs_unimodal_heads``, for heads on each modality alone; ``before_epoch(start)``, which sees the model
+    and training data before each epoch; and ``held_out_share``, the share of train that no step is taken on, so that
+    ``start.held_out()`` tells how training generalises.
 
     Attributes:
         min_modalities, max_modalities: How many modalities it can serve; None is no limit.

@@ -6,7 +6,7 @@ import copy
 import functools
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,6 +46,30 @@ class Step:
     progress: float
     generator: torch.Generator
     task_loss: TaskLoss = field(repr=False)
+
+
+@dataclass(frozen=True)
+class EpochStart:
+    """What an objective with `before_epoch` sees before each epoch; the model is in evaluation mode, without gradients.
+
+    An objective with `held_out_share` above 0 keeps that share of the training set from being stepped on: losses on it
+    say how training generalises while it goes on. Val stays what chooses the epoch.
+
+    Attributes:
+        model: The model being trained.
+        epoch: The epoch that begins, from 0.
+        progress: Share of training done, 0 to 1.
+        seen: Gives batches of samples that steps are taken on: as many as are held out, all where none is.
+        held_out: Gives batches of all that is held out.
+        task_loss: Weighted sum of the core's losses, for logits and targets by task.
+    """
+
+    model: MultimodalModel
+    epoch: int
+    progress: float
+    seen: Callable[[], Iterable[Batch]] = field(repr=False)
+    held_out: Callable[[], Iterable[Batch]] = field(repr=False)
+    task_loss: Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Tensor] = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -96,7 +120,8 @@ class Trainer:
 
     Args:
         model: Trained in place.
-        objective: Called once per step with a `Step`; gives named losses, which are summed.
+        objective: Called once per step with a `Step`; gives named losses, which are summed. It may also have
+            `after_backward(step)`, `before_epoch(EpochStart)` and `held_out_share`.
         train, val: The only data that training sees.
         tasks: What to predict.
         config: Settings.
@@ -135,10 +160,12 @@ class Trainer:
         self.order = torch.Generator().manual_seed(order_seed)
         self.generator = torch.Generator().manual_seed(noise_seed)
         self.noise_seed = noise_seed
-        steps_per_epoch = max(1, math.ceil(len(train) / config.batch_size))
+        self.stepped_on, self.held_out = _divided(len(train), getattr(objective, "held_out_share", 0.0), order_seed)
+        steps_per_epoch = max(1, math.ceil(len(self.stepped_on) / config.batch_size))
         self.total_steps = steps_per_epoch * config.epochs
         self.step_number = 0
         self._after_backward = getattr(objective, "after_backward", None)
+        self._before_epoch = getattr(objective, "before_epoch", None)
 
     def run(self) -> Trained:
         """Train, choose the epoch on val, and leave its weights in the model.
@@ -156,6 +183,7 @@ class Trainer:
             grad_norms: dict[str, float] = {}
             if epoch == 0:
                 self.observe()
+            self.before_epoch(epoch)
             train_loss = self.epoch(epoch, grad_norms)
             self.observe()
             taken = time.perf_counter() - began
@@ -181,7 +209,7 @@ class Trainer:
             selected_by=self.selected_by,
             num_steps=self.step_number,
             train_time_s=train_time,
-            samples_per_s=len(self.train_data) * len(later) / max(sum(item.time_s for item in later), 1e-9),
+            samples_per_s=len(self.stepped_on) * len(later) / max(sum(item.time_s for item in later), 1e-9),
         )
 
     @property
@@ -193,6 +221,8 @@ class Trainer:
     def epoch(self, epoch: int, grad_norms: dict[str, float] | None = None) -> float:
         """Train on every sample once; return the mean loss. Nothing in here waits for the device but the end.
 
+        What an objective holds out is left out.
+
         Args:
             epoch: From 0.
             grad_norms: Filled with `Epoch.grad_norms`, where several modalities are trained.
@@ -200,7 +230,7 @@ class Trainer:
         self._open_layers(epoch)
         self.model.train()
         self.objective.train()
-        order = torch.randperm(len(self.train_data), generator=self.order)
+        order = self.stepped_on[torch.randperm(len(self.stepped_on), generator=self.order)]
         total = torch.zeros((), device=self.device)
         count = 0
         norms: dict[str, Tensor] = {}
@@ -213,6 +243,25 @@ class Trainer:
         if grad_norms is not None:
             grad_norms.update({name: float(norm) for name, norm in norms.items()})
         return float(total) / max(count, 1)
+
+    def before_epoch(self, epoch: int) -> None:
+        """Show the objective how training stands, where it wants to know."""
+        if self._before_epoch is None:
+            return
+        self.model.eval()
+        self.objective.eval()
+        size = max(self.config.batch_size, 256)
+        seen = self.stepped_on[: len(self.held_out) or None]
+        start = EpochStart(
+            model=self.model,
+            epoch=epoch,
+            progress=self.step_number / self.total_steps,
+            seen=lambda: self.train_data.batches(seen, size),
+            held_out=lambda: self.train_data.batches(self.held_out, size) if len(self.held_out) else (),
+            task_loss=self.loss,
+        )
+        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+            self._before_epoch(start)
 
     def observe(self) -> None:
         """Show the policy for missing modalities the training set's features as the weights give them now."""
@@ -368,6 +417,15 @@ def _grad_norms(model: MultimodalModel) -> dict[str, Tensor]:
         if gradients:
             found[name] = nn.utils.get_total_norm(gradients).detach()
     return found
+
+
+def _divided(num_samples: int, share: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Return the positions of the samples to step on and of those to hold out, which the seed alone chooses."""
+    if not share:
+        return torch.arange(num_samples), torch.arange(0)
+    order = torch.randperm(num_samples, generator=torch.Generator().manual_seed(seed))
+    num_held = min(max(1, round(share * num_samples)), num_samples - 1)
+    return order[num_held:], order[:num_held]
 
 
 def _check_finite(loss: float, split: str, epoch: int) -> None:

@@ -329,3 +329,61 @@ def test_one_modality_has_no_gradients_to_compare():
     (epoch, *_) = make_trainer(TrainConfig(epochs=1)).run().history
 
     assert epoch.grad_norms == {}
+
+
+class Watching(Supervised):
+    """Holds a fifth out, and remembers what it is shown."""
+
+    held_out_share = 0.2
+
+    def __init__(self):
+        super().__init__()
+        self.starts, self.stepped = [], []
+
+    def before_epoch(self, start):
+        assert not start.model.training
+        assert not torch.is_grad_enabled()
+        rows = [torch.cat([batch.inputs["x"].values for batch in part()]) for part in (start.seen, start.held_out)]
+        loss = [start.task_loss(start.model(batch).logits, batch.targets) for batch in start.held_out()]
+        self.starts.append((start.epoch, start.progress, *rows, float(loss[0])))
+
+    def forward(self, step):
+        self.stepped.append(step.batch.inputs["x"].values)
+        return super().forward(step)
+
+
+def test_an_objective_sees_training_before_each_epoch_and_never_steps_on_what_it_holds_out():
+    objective = Watching()
+    trainer = make_trainer(TrainConfig(epochs=3, patience=0, batch_size=32), objective=objective)
+    trainer.run()
+
+    def as_set(values):
+        return {tuple(row) for row in values.tolist()}
+
+    everything = as_set(trainer.train_data._held["x"].values)
+    stepped = as_set(torch.cat(objective.stepped))
+    assert [(epoch, progress) for epoch, progress, *_ in objective.starts] == [
+        (0, 0.0), (1, pytest.approx(1 / 3)), (2, pytest.approx(2 / 3))
+    ]  # fmt: skip
+    for _, _, seen, held_out, _ in objective.starts:
+        assert len(held_out) == len(seen) == 41  # a fifth of 203
+        assert as_set(seen) <= stepped
+    assert not as_set(objective.starts[0][3]) & stepped
+    assert as_set(objective.starts[0][3]) | stepped == everything
+    assert torch.equal(objective.starts[0][3], objective.starts[2][3])
+    assert objective.starts[2][4] < objective.starts[0][4]
+
+
+def test_watching_training_changes_nothing_of_it():
+    class Looking(Supervised):
+        def before_epoch(self, start):
+            assert not list(start.held_out())
+            assert sum(batch.size for batch in start.seen()) == 203
+
+    config = TrainConfig(epochs=3, patience=0, batch_size=32)
+    models = [make_trainer(config, model=make_model(dropout=0.3), objective=o) for o in (Supervised(), Looking())]
+    for trainer in models:
+        trainer.run()
+
+    one, other = (trainer.model.state_dict() for trainer in models)
+    assert all(torch.equal(one[key], other[key]) for key in one)
