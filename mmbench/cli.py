@@ -241,10 +241,11 @@ def prepare(
     flags = _flags(locals())
     from mmbench.config import data_dir, load_config, parse_seconds
     from mmbench.download import Patience
-    from mmbench.prepare import Sources, run_prepare, stay_offline
+    from mmbench.executors.launch import OFFLINE
+    from mmbench.prepare import Sources, run_prepare
 
     if check or source is not None:
-        stay_offline()
+        os.environ.update(OFFLINE)
     if source is not None and not source.is_dir():
         raise UsageError(f"--from {source}: there is no such folder")
     if source is not None and mirror:
@@ -536,6 +537,10 @@ def clean(
 
 def main() -> None:
     """Run the command line; a person's mistake becomes one message and its exit code."""
+    from mmbench.executors.launch import OFFLINE
+
+    if sys.argv[1:2] != ["prepare"]:
+        os.environ.update(OFFLINE)
     try:
         app()
     except MmbenchError as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -478,8 +477,3 @@ def _print_end(out: Any, found: list[Found], *, check: bool, dry_run: bool) -> N
         )
     elif check or not dry_run:
         out.print(f"{there} of {counted(len(found), 'file')} there")
-
-
-def stay_offline() -> None:
-    """Tell the libraries that plugins may use to answer from this machine alone."""
-    os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", HF_DATASETS_OFFLINE="1")

@@ -1108,6 +1108,28 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(tmp_path: Path, arguments: li
     assert done.stderr.startswith(f"mmbench: {message}")
 
 
+ASKER = '''
+"""Says in its summary whether libraries are told to stay off the network."""
+import os
+from mmbench import FusionSpec, hookimpl
+
+
+@hookimpl
+def mmbench_fusions():
+    told = [os.environ.get(f"{name}_OFFLINE", "-") for name in ("HF_HUB", "TRANSFORMERS", "HF_DATASETS")]
+    return [FusionSpec(name="asker", factory="asker:Asker", version="1", summary=" ".join(told))]
+'''
+
+
+def test_every_command_but_prepare_stays_off_the_network(tmp_path: Path) -> None:
+    (tmp_path / "asker.py").write_text(ASKER)
+    arguments = [sys.executable, "-m", "mmbench.cli", "show", "asker", "--plugin", "asker.py", "--json"]
+
+    done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, check=True)
+
+    assert json.loads(done.stdout)[0]["summary"] == "1 1 1"
+
+
 def test_the_default_grid_needs_nothing(tmp_path: Path) -> None:
     config = RunConfig(grid="smoke", dataset=["digits", "xor"])
 
