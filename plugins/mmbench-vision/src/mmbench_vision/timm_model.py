@@ -114,10 +114,9 @@ def _create(target: str, tuning: str, channels: int, size: int, stages: int) -> 
         raise UsageError(f"timm {timm.__version__} has no model named {name!r}.{hint}")
     if size and _fixed_size(name, given):
         given["img_size"] = size
+    given["num_classes"] = 0
     if stages:
         given.update(features_only=True, out_indices=tuple(range(-stages, 0)))
-    else:
-        given["num_classes"] = 0
     try:
         with _noting_missing() as missing:
             model: nn.Module = timm.create_model(name, pretrained=tuning != "scratch", **given)
@@ -125,11 +124,10 @@ def _create(target: str, tuning: str, channels: int, size: int, stages: int) -> 
         if tuning == "scratch":
             raise UsageError(f"timm cannot build {target!r} with these options: {error}") from error
         raise Unavailable(f"the weights of {target!r} do not fit the model: {error}") from error
-    classifier = model.pretrained_cfg.get("classifier") or ()
-    heads = tuple(f"{head}." for head in ((classifier,) if isinstance(classifier, str) else classifier))
-    wrong = [name for name in missing if not name.startswith(heads)]
-    if wrong:
-        raise Unavailable(f"the weights of {target!r} lack {len(wrong)} tensors of {name}, the first is {wrong[0]!r}")
+    if missing:
+        raise Unavailable(
+            f"the weights of {target!r} lack {len(missing)} tensors of {name}, the first is {missing[0]!r}"
+        )
     return model
 
 

@@ -108,6 +108,8 @@ class TransformerImage(nn.Module):
         self.pooling = pooling
         self.own_pooling = layout == "vector" and pooling == "auto"
         self.model = _build(config, tower, folder, tuning, own_pooling=self.own_pooling)
+        if not (folder.path / PROCESSOR).is_file():
+            raise Unavailable(f"{folder.path} has no {PROCESSOR}, which says how images are resized and normalised")
         processor = _processor(folder.path)
         settings = {key: value for key, value in processor.to_dict().items() if not key.startswith("_")}
         self.transform = ProcessedPixels(
@@ -187,8 +189,6 @@ def _processor(folder: Path) -> Any:
     """Return the image processor of a folder; no network, no code of the folder's own."""
     import transformers
 
-    if not (folder / PROCESSOR).is_file():
-        raise Unavailable(f"{folder} has no {PROCESSOR}, which says how its images are resized and normalised")
     try:
         return transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
