@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import signal
 import socketserver
 import stat
 import subprocess
@@ -1106,6 +1107,26 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(tmp_path: Path, arguments: li
 
     assert done.returncode == 2
     assert done.stderr.startswith(f"mmbench: {message}")
+
+
+def test_an_interrupted_prepare_says_that_it_can_go_on(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "needy.py").write_text(PLUGIN.format(url=f"{server.address}/data.bin", sha256=HASH))
+    server.hangs = True
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mmbench.cli", "prepare", "--plugin", "needy.py", "-d", "needy", "--yes"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "MMBENCH_DATA": str(tmp_path / "data")},
+    )
+    while not server.seen and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+
+    said = process.communicate(timeout=10)[0]
+    assert process.returncode == 130
+    assert said.endswith("interrupted; the same command goes on where this one stopped\n")
 
 
 ASKER = '''
