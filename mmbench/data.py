@@ -381,12 +381,13 @@ def _target(task: TaskSpec, sample: Sample) -> Array:
     if task.name not in sample.targets:
         raise ContractError(f"{where} is not there; sample.targets has {', '.join(sample.targets) or 'nothing'}")
     value = sample.targets[task.name]
-    if task.kind == "multiclass":
+    if task.kind in ("multiclass", "retrieval"):
         if isinstance(value, float) and math.isnan(value):
             raise DataError(f"{where} is NaN; remove the sample or give it a label")
         if not isinstance(value, int | np.integer) or isinstance(value, bool):
-            raise ContractError(f"{where} must be a class number, got {value!r}")
-        if not 0 <= value < task.num_outputs:
+            number = "class number" if task.kind == "multiclass" else "group's number"
+            raise ContractError(f"{where} must be a {number}, got {value!r}")
+        if task.kind == "multiclass" and not 0 <= value < task.num_outputs:
             raise DataError(f"{where} is {value}, outside 0 … {task.num_outputs - 1}")
         return np.asarray(value, dtype=np.int64)
     try:

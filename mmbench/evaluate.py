@@ -11,11 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mmbench import retrieval
 from mmbench.data import Split
 from mmbench.errors import Diverged
 from mmbench.record import Metric
 from mmbench.spec import TaskSpec
-from mmbench.tasks import metric_specs, primary_metric
+from mmbench.tasks import RECALL_AT, metric_specs, primary_metric
 
 Floats: TypeAlias = NDArray[np.float64]
 Interval: TypeAlias = tuple[float, float]
@@ -52,8 +53,9 @@ def metrics(
 
     Args:
         task: Decides which metrics there are.
-        predictions: (N, K) probabilities, or values in the target's unit: what `mmbench.tasks.predictions` gives.
-        target: int (N,) for multiclass, else (N, K).
+        predictions: (N, K) probabilities or values in the target's unit, (N, M * K) vectors for retrieval: what
+            `mmbench.tasks.predictions` gives.
+        target: int (N,) for multiclass and retrieval, else (N, K).
         split, condition: Copied into the metrics.
         confidence: Whether to add 95 % intervals over the samples: Wilson's for shares of samples, else percentile
             bootstrap with a fixed seed (the same resamples in every cell). They say nothing of the spread over seeds.
@@ -64,7 +66,7 @@ def metrics(
     """
     known = metric_specs(task)
     values, truth = _checked(task, predictions, target)
-    scores = _SCORES[task.kind](values, truth)
+    scores = _scores(task, values, truth)
     intervals = _intervals(task, values, truth) if confidence and len(truth) > 1 else {}
     return [
         Metric(
@@ -107,7 +109,7 @@ def primary_value(task: TaskSpec, predictions: NDArray[Any] | Tensor, target: ND
     if name in _COUNTED:
         tp, support, predicted = (column.sum(axis=0)[None] for column in _decisions(task, values, truth))
         return float(_COUNTED[name](tp, support, predicted)[0])
-    score = _SCORES[task.kind](values, truth)[name]
+    score = _scores(task, values, truth)[name]
     return math.nan if score.value is None else score.value
 
 
@@ -115,10 +117,12 @@ def losses(task: TaskSpec, predictions: NDArray[Any], target: NDArray[Any]) -> F
     """The loss of each sample, for paired tests and for finding the samples that only one model gets right.
 
     Multiclass: negative log probability of the true class. Multilabel: binary log loss, mean over labels.
-    Regression: squared error in the target's unit, mean over outputs.
+    Regression: squared error in the target's unit, mean over outputs. Retrieval: 1 without a partner in first place.
 
     Shapes: predictions (N, K), target (N,) or (N, K) -> float64 (N,).
     """
+    if task.kind == "retrieval":
+        return 1 - retrieval.recall(predictions, target, task.num_outputs, k=1)
     if task.kind == "multiclass":
         return _class_losses(predictions, target)
     if task.kind == "multilabel":
@@ -143,6 +147,8 @@ def wilson_interval(successes: int, n: int) -> Interval:
 def _checked(task: TaskSpec, predictions: NDArray[Any], target: NDArray[Any]) -> tuple[Floats, NDArray[Any]]:
     """Predictions as float64 and the target as int64 or float64, once both are known to be possible."""
     values, truth = np.asarray(predictions, dtype=np.float64), np.asarray(target)
+    if task.kind == "retrieval":
+        return _checked_vectors(task, values, truth)
     shape = (len(truth),) if task.kind == "multiclass" else (len(truth), task.num_outputs)
     if values.shape != (len(truth), task.num_outputs) or truth.shape != shape or not len(truth):
         raise ValueError(
@@ -166,6 +172,19 @@ def _checked(task: TaskSpec, predictions: NDArray[Any], target: NDArray[Any]) ->
     if not np.isin(truth, np.arange(top + 1)).all():
         raise ValueError(f"the target of task {task.name!r} must hold whole numbers from 0 to {top}")
     return values.clip(0.0, 1.0), truth.astype(np.int64)
+
+
+def _checked_vectors(task: TaskSpec, values: Floats, truth: NDArray[Any]) -> tuple[Floats, NDArray[Any]]:
+    num_modalities, rest = divmod(values.shape[1] if values.ndim == 2 else 0, task.num_outputs)
+    if num_modalities < 2 or rest or truth.shape != (len(values),) or not len(truth):
+        raise ValueError(
+            f"task {task.name!r} needs vectors (N, M * {task.num_outputs}) of M >= 2 modalities and a target (N,) with "
+            f"N > 0; got {values.shape} and {truth.shape}"
+        )
+    num_bad = int((~np.isfinite(values)).any(axis=1).sum())
+    if num_bad:
+        raise Diverged(f"{num_bad} of {len(values)} vectors of task {task.name!r} are not finite")
+    return values, truth.astype(np.int64)
 
 
 def _numpy(array: NDArray[Any] | Tensor) -> NDArray[Any]:
@@ -289,6 +308,15 @@ def _regression(values: Floats, truth: NDArray[Any]) -> dict[str, Score]:
 _SCORES = {"multiclass": _multiclass, "multilabel": _multilabel, "regression": _regression}
 
 
+def _scores(task: TaskSpec, values: Floats, truth: NDArray[Any]) -> dict[str, Score]:
+    if task.kind != "retrieval":
+        return _SCORES[task.kind](values, truth)
+    found = {f"recall_at_{k}": retrieval.recall(values, truth, task.num_outputs, k).mean() for k in RECALL_AT}
+    ranks = retrieval.ranks(values, truth, task.num_outputs)
+    found |= {"mean_reciprocal_rank": (1 / ranks).mean(), "median_rank": np.median(ranks)}
+    return {name: Score(float(value)) for name, value in found.items()}
+
+
 def _calibration_error(confidence: Floats, right: NDArray[Any]) -> Score:
     from torchmetrics.functional.classification import binary_calibration_error
 
@@ -385,6 +413,9 @@ def _intervals(task: TaskSpec, values: Floats, truth: NDArray[Any]) -> Mapping[s
     """
     if task.kind == "regression":
         return _regression_intervals(values, truth)
+    if task.kind == "retrieval":
+        each = [retrieval.recall(values, truth, task.num_outputs, k)[:, None] for k in RECALL_AT]
+        return {f"recall_at_{k}": _percentiles(mean[:, 0]) for k, mean in zip(RECALL_AT, _resampled_means(*each))}
     tp, support, predicted = _decisions(task, values, truth)
     means = _resampled_means(losses(task, values, truth)[:, None], tp, support, predicted)
     intervals = {"log_loss": _percentiles(means[0][:, 0])}

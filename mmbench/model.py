@@ -49,7 +49,7 @@ class Output:
     """What a forward pass gives.
 
     Attributes:
-        logits: By task: (B, K); for regression the standardised prediction.
+        logits: By task: (B, K); for regression the standardised prediction, for retrieval the vectors (B, M * K).
         features: By modality, as the encoders gave them.
         fused: (B, D) joined features; None for a decision-level fusion.
         unimodal_logits: By modality and task; only where heads per modality exist.
@@ -108,7 +108,7 @@ class MultimodalModel(nn.Module):
         self.heads = nn.ModuleList()
         if level == "feature":
             width = fused_dim(fusion)
-            self.heads.extend(nn.Linear(width, task.num_outputs) for task in tasks)
+            self.heads.extend(_head(task, width, len(encoders)) for task in tasks)
         self.unimodal_heads = nn.ModuleList()
         if level == "decision" or unimodal_heads:
             for dim in self.dims.values():
@@ -267,6 +267,17 @@ def fused_dim(fusion: nn.Module) -> int:
     if isinstance(dim, int) and dim > 0:
         return dim
     raise ContractError(f"a feature-level fusion must have fused_dim, a positive whole number; got {dim!r}")
+
+
+def _head(task: TaskSpec, width: int, num_modalities: int) -> nn.Module:
+    if task.kind != "retrieval":
+        return nn.Linear(width, task.num_outputs)
+    if width != num_modalities * task.num_outputs:
+        raise ContractError(
+            f"a fusion for the retrieval task {task.name!r} must give one vector of {task.num_outputs} for each of "
+            f"{num_modalities} modalities, joined: fused_dim {num_modalities * task.num_outputs}, not {width}"
+        )
+    return nn.Identity()
 
 
 def _batch_size(features: Mapping[str, Features]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -44,6 +45,9 @@ _MACRO = (
     MetricSpec("f1_macro", "max", "1", "F1, mean over classes"),
 )
 
+#: How many candidates a search may show; what is asked in both directions is the mean of both.
+RECALL_AT = (1, 5, 10)
+
 #: By kind of task, in the order in which tables show them; the first is the kind's usual primary metric.
 #: A mean "over classes" runs over the classes (labels) that occur in the target; a metric's note says when some do not.
 METRICS: Mapping[TaskKind, tuple[MetricSpec, ...]] = MappingProxyType(
@@ -73,6 +77,14 @@ METRICS: Mapping[TaskKind, tuple[MetricSpec, ...]] = MappingProxyType(
             MetricSpec("pearson", "max", "1", "Pearson correlation, mean over outputs"),
             MetricSpec("spearman", "max", "1", "Spearman rank correlation, mean over outputs"),
             MetricSpec("r2", "max", "1", "coefficient of determination, mean over outputs"),
+        ),
+        "retrieval": (
+            *(
+                MetricSpec(f"recall_at_{k}", "max", "1", f"share of samples with a partner among the best {k}")
+                for k in RECALL_AT
+            ),
+            MetricSpec("mean_reciprocal_rank", "max", "1", "mean of 1 / rank of a sample's best partner"),
+            MetricSpec("median_rank", "min", "1", "median rank of a sample's best partner"),
         ),
     }
 )
@@ -152,7 +164,7 @@ class TargetScaler:
 
 
 def class_weights(task: TaskSpec, train_targets: NDArray[Any]) -> Tensor | None:
-    """Weights that give rare classes the same say as frequent ones, for `task_loss`; None for regression.
+    """Weights that give rare classes the same say as frequent ones, for `task_loss`; None where there are no classes.
 
     Multiclass: inverse frequency, scaled to mean 1 over the classes that occur in train; 1 for one that does not.
     Multilabel: negatives per positive of each label, the weight of its positives; 1 for a label that never varies.
@@ -160,7 +172,7 @@ def class_weights(task: TaskSpec, train_targets: NDArray[Any]) -> Tensor | None:
     Shapes: train_targets (N,) or (N, K) -> float32 (K,).
     """
     metric_specs(task)
-    if task.kind == "regression":
+    if task.kind in ("regression", "retrieval"):
         return None
     if task.kind == "multilabel":
         positives = np.asarray(train_targets, dtype=np.float64).sum(axis=0)
@@ -182,14 +194,19 @@ def task_loss(
     class_weights: Tensor | None = None,
     reduction: Literal["mean", "none"] = "mean",
 ) -> Tensor:
-    """Cross entropy (multiclass), binary cross entropy (multilabel), or squared error of standardised values.
+    """Cross entropy (multiclass), binary cross entropy (multilabel), squared error of standardised values, or the
+    symmetric cross entropy of finding one's partners in the batch (retrieval).
 
     Computed in float32 also under autocast. With class weights the multiclass mean divides by the sum of the weights.
 
-    Shapes: logits (B, K); target int64 (B,) for multiclass, float32 (B, K) otherwise, standardised for regression
-    (`TargetScaler`); class_weights (K,) -> a scalar, or (B,) with reduction "none" (mean over labels or outputs).
+    Shapes: logits (B, K), or (B, M * K) for retrieval; target int64 (B,) for multiclass and retrieval, float32 (B, K)
+    otherwise, standardised for regression (`TargetScaler`); class_weights (K,) -> a scalar, or (B,) with reduction
+    "none" (mean over labels or outputs).
     """
     logits = logits.float()
+    if task.kind == "retrieval":
+        each = _contrastive_loss(logits, target, task.num_outputs)
+        return each.mean() if reduction == "mean" else each
     if task.kind == "multiclass":
         return F.cross_entropy(logits, target, weight=class_weights, reduction=reduction)
     if task.kind == "multilabel":
@@ -202,9 +219,9 @@ def task_loss(
 
 
 def predictions(task: TaskSpec, logits: Tensor, scaler: TargetScaler | None = None) -> Tensor:
-    """What the logits say: probabilities of classes or labels, or values in the target's own unit.
+    """What the logits say: probabilities of classes or labels, values in the target's own unit, or vectors to compare.
 
-    Shapes: logits (B, K) of any float type -> float32 (B, K), detached.
+    Shapes: logits (B, K) or (B, M * K) of any float type -> float32 of the same shape, detached.
 
     Raises:
         ValueError: a regression task without its scaler.
@@ -214,6 +231,8 @@ def predictions(task: TaskSpec, logits: Tensor, scaler: TargetScaler | None = No
         return values.softmax(dim=1)
     if task.kind == "multilabel":
         return values.sigmoid()
+    if task.kind == "retrieval":
+        return values
     metric_specs(task)
     if scaler is None:
         raise ValueError(f"task {task.name!r} is a regression: its predictions need the TargetScaler it trained with")
@@ -223,13 +242,37 @@ def predictions(task: TaskSpec, logits: Tensor, scaler: TargetScaler | None = No
 def majority_predictions(task: TaskSpec, train_targets: NDArray[Any], n: int) -> NDArray[np.float32]:
     """The floor that every model must pass: what one would say of a sample without looking at it.
 
-    Training frequencies of classes or labels, or the mean of the training targets; the same for all n samples.
+    Training frequencies of classes or labels, or the mean of the training targets; the same for all n samples. For
+    retrieval, two modalities whose vectors are all equal: every order of candidates is as likely.
 
-    Shapes: train_targets (N,) or (N, K) -> (n, K).
+    Shapes: train_targets (N,) or (N, K) -> (n, K), or (n, 2 * K) for retrieval.
     """
     metric_specs(task)
+    if task.kind == "retrieval":
+        return np.zeros((n, 2 * task.num_outputs), dtype=np.float32)
     if task.kind == "multiclass":
         constant = np.bincount(train_targets, minlength=task.num_outputs) / len(train_targets)
     else:
         constant = np.asarray(train_targets, dtype=np.float64).mean(axis=0)
     return np.tile(constant.astype(np.float32), (n, 1))
+
+
+def _contrastive_loss(vectors: Tensor, groups: Tensor, dim: int) -> Tensor:
+    """Symmetric cross entropy of finding one's partners in the batch, mean over all pairs of modalities.
+
+    With one partner each this is InfoNCE as in CLIP (Radford et al. 2021, arXiv:2103.00020); several partners share
+    the probability equally. Vectors carry the temperature in their length.
+
+    Shapes: vectors (B, M * dim), groups (B,) -> (B,).
+    """
+    by_modality = vectors.unflatten(1, (-1, dim)).unbind(1)  # M of (B, dim)
+    partners = groups[:, None] == groups[None, :]  # (B, B)
+    wanted = partners / partners.sum(dim=1, keepdim=True)
+    losses = []
+    for one, other in itertools.combinations(by_modality, 2):
+        similarity = one @ other.T
+        losses += [
+            F.cross_entropy(similarity, wanted, reduction="none"),
+            F.cross_entropy(similarity.T, wanted, reduction="none"),
+        ]
+    return torch.stack(losses).mean(dim=0)

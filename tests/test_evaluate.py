@@ -315,7 +315,7 @@ def test_one_sample_has_an_error_but_no_correlation():
 # The primary metric alone
 
 
-@pytest.mark.parametrize("kind", METRICS)
+@pytest.mark.parametrize("kind", [kind for kind in METRICS if kind != "retrieval"])  # test_retrieval.py
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_the_primary_value_equals_the_full_computation(kind, data):
@@ -428,7 +428,7 @@ def test_intervals_repeat_exactly():
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("kind", METRICS)
+@pytest.mark.parametrize("kind", [kind for kind in METRICS if kind != "retrieval"])  # test_retrieval.py
 def test_a_prediction_that_is_not_finite_has_diverged(kind, bad):
     preds = np.full((4, 2), 0.5)
     preds[2, 1] = bad

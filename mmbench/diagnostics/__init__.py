@@ -36,7 +36,7 @@ def diagnose(subject: Subject, depth: Depth, disturbed: DisturbedInputs | None =
     Args:
         subject: The cell.
         depth: "none"; "quick": missing modalities, Shapley shares, EMAP on some samples, calibration; "full": EMAP on
-            every test sample, and noise curves.
+            as many samples as the fusion's size allows, usually all, and noise curves.
         disturbed: Gives the disturbed inputs of "full"; without it there are no noise curves.
     """
     findings = Findings()
@@ -47,9 +47,11 @@ def diagnose(subject: Subject, depth: Depth, disturbed: DisturbedInputs | None =
         task.name: errors(task, subject.clean[task.name], subject.target(task)) for task in subject.tasks
     }
     subject.model.eval()
-    if len(subject.model.modalities) > 1:
+    # A search with one side missing has no meaning.
+    searching = any(task.kind == "retrieval" for task in subject.tasks)
+    if len(subject.model.modalities) > 1 and not searching:
         _modalities(subject, depth, findings)
-    if depth == "full" and disturbed is not None:
+    if depth == "full" and disturbed is not None and not searching:
         noise_curves(subject, disturbed.kinds, disturbed, findings)
     return findings
 
@@ -59,11 +61,7 @@ def _modalities(subject: Subject, depth: Depth, findings: Findings) -> None:
     fill, fill_note = _filling(subject)
     probe = _encode(subject, test, [0])
     num_test = len(test)
-    if depth == "quick":
-        num_pairs = emap.quick_samples(model, probe, num_test)
-    else:
-        per_sample = sum(parameter.numel() for given in probe.values() for parameter in _tensors(given.values))
-        num_pairs = min(num_test, emap.MAX_FULL, max(emap.MIN_QUICK, emap.MAX_KEPT_NUMBERS // max(per_sample, 1)))
+    num_pairs = emap.num_samples(model, probe, num_test, depth)
     positions = emap.some_of(num_pairs, num_test)
     subsets = proper_subsets(model.modalities)
     logits, parts = predict_subsets(
@@ -144,10 +142,6 @@ def _emap(subject: Subject, task: TaskSpec, projected: torch.Tensor, rows: Seque
         score_metric(task, additive, condition="emap", n=len(rows), note=note),
         derived_metric(task, "emap_gap", gap, n=len(rows), note=note or full.note),
     ]
-
-
-def _tensors(values: torch.Tensor | tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    return values if isinstance(values, tuple) else (values,)
 
 
 __all__ = ["Depth", "DisturbedInputs", "Findings", "Subject", "diagnose"]

@@ -12,6 +12,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from mmbench import retrieval
 from mmbench.report.statistics import (
     Interval,
     draws,
@@ -59,10 +60,12 @@ def with_evidence(report: Report, folder: Path) -> Report:
     return replace(report, boards=tuple(_weigh(board, folder) for board in report.boards))
 
 
-def sample_scores(prediction: Floats, target: Floats, kind: str, metric: str) -> Floats | None:
+def sample_scores(
+    prediction: Floats, target: Floats, kind: str, metric: str, num_outputs: int = 0
+) -> Floats | None:
     """Return what each sample adds to the mean that the metric is, or None for a metric that is no such mean.
 
-    Shapes: prediction (N, K), target (N,) or (N, K) -> (N,).
+    Shapes: prediction (N, K), or (N, M * num_outputs) for retrieval, target (N,) or (N, K) -> (N,).
     """
     if kind == "multiclass":
         if metric in ("accuracy", "f1_micro"):
@@ -72,6 +75,8 @@ def sample_scores(prediction: Floats, target: Floats, kind: str, metric: str) ->
             return np.asarray(-np.log(np.clip(of_target, _EPSILON, 1 - _EPSILON)))
     if kind == "multilabel" and metric == "exact_match":
         return np.asarray(((prediction > 0.5) == (target > 0.5)).all(axis=1), dtype=np.float64)
+    if kind == "retrieval" and metric.startswith("recall_at_"):
+        return retrieval.recall(prediction, target.astype(np.int64), num_outputs, int(metric.rpartition("_")[2]))
     if kind == "regression" and metric == "mae":
         return np.asarray(np.abs(prediction - target).mean(axis=1))
     return None
@@ -185,7 +190,7 @@ def _checked_scores(prediction: NDArray[np.generic], target: NDArray[np.generic]
         return None
     try:
         wide = prediction.astype(np.float64), target.astype(np.float64)
-        scores = sample_scores(*wide, board.kind, board.metric)
+        scores = sample_scores(*wide, board.kind, board.metric, board.num_outputs)
     except (IndexError, ValueError, TypeError):
         return None
     return scores if scores is not None and scores.ndim == 1 and np.isfinite(scores).all() else None

@@ -129,7 +129,8 @@ def _right(folder: Path, cell_id: str, board: Board, metric: str) -> dict[str, b
     prediction, target, ids = loaded
     if prediction.ndim != 2 or not len(prediction) == len(target) == len(ids):
         return None
-    scores = sample_scores(prediction.astype(np.float64), target.astype(np.float64), board.kind, metric)
+    wide = prediction.astype(np.float64), target.astype(np.float64)
+    scores = sample_scores(*wide, board.kind, metric, board.num_outputs)
     return None if scores is None else dict(zip(ids, (scores > 0.5).tolist()))
 
 

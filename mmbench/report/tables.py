@@ -16,9 +16,11 @@ from mmbench.store import RunStore
 
 MAJORITY = "majority"
 #: The usual primary metric and its direction, by kind of task; `mmbench.tasks.METRICS` says the same (a test).
-USUAL_METRIC: Mapping[str, str] = {"multiclass": "accuracy", "multilabel": "map", "regression": "mae"}
+USUAL_METRIC: Mapping[str, str] = {
+    "multiclass": "accuracy", "multilabel": "map", "regression": "mae", "retrieval": "recall_at_1",
+}  # fmt: skip
 _KEPT_INFO = ("split_hash", "device", "versions", "precision", "warnings")
-_LESS_IS_BETTER = frozenset({"log_loss", "calibration_error", "mae", "rmse"})
+_LESS_IS_BETTER = frozenset({"log_loss", "calibration_error", "mae", "rmse", "median_rank"})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -126,6 +126,16 @@ def concat(module, sample):
     return hidden_layer(module, [*vectors, [float(name not in sample) for name in NAMES]])
 
 
+@oracle("dual-encoder")
+def dual_encoder(module, sample):
+    scale = math.exp(min(float(module.log_scale.detach()), math.log(100)))
+    parts = []
+    for m, name in enumerate(NAMES):
+        vector = sample.get(name, np.zeros(DIMS[name])) @ array(module.projections[m].weight).T
+        parts.append(vector / max(np.linalg.norm(vector), 1e-12) * math.sqrt(scale))
+    return np.concatenate(parts)
+
+
 @oracle("sum")
 def sum_(module, sample):
     return sum(projected(module, sample).values())

@@ -41,6 +41,14 @@ _FIRST_SET = (
         summary="No fusion: one modality's vector passes through, which makes the unimodal baselines",
     ),
     _fusion(
+        "dual-encoder",
+        "dual_encoder:DualEncoder",
+        task_kinds=("retrieval",),
+        in_all=False,
+        summary="One space for all modalities, as CLIP has it: what retrieval compares",
+        paper="Radford et al. 2021, arXiv:2103.00020",
+    ),
+    _fusion(
         "concat",
         "concat:Concat",
         defaults={"fused_dim": 128},
