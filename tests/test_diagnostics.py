@@ -16,7 +16,7 @@ from mmbench.batches import SplitData
 from mmbench.data import Column
 from mmbench.diagnostics import Subject, diagnose
 from mmbench.diagnostics.calibration import confusion, errors, reliability
-from mmbench.diagnostics.emap import additive_projection, quick_samples, some_of
+from mmbench.diagnostics.emap import additive_projection, num_samples, some_of
 from mmbench.diagnostics.encoded import absent, average, filled_with, join, take
 from mmbench.diagnostics.shapley import shapley_shares
 from mmbench.diagnostics.subsets import condition, proper_subsets
@@ -165,9 +165,11 @@ def test_quick_takes_fewer_samples_of_a_larger_fusion():
     large.fusion.weight = nn.Parameter(torch.zeros(1000, 1000))
     features = features_of({"a": np.zeros(1), "b": np.zeros(1)})
 
-    assert quick_samples(small, features, 10_000) == 100
-    assert quick_samples(large, features, 10_000) == 24
-    assert quick_samples(small, features, 30) == 30
+    assert num_samples(small, features, 10_000, "quick") == 64
+    assert num_samples(large, features, 10_000, "quick") == 24
+    assert num_samples(small, features, 30, "quick") == 30
+    assert num_samples(small, features, 3000, "full") == 3000
+    assert num_samples(large, features, 10_000, "full") == 447
 
 
 def test_samples_are_chosen_at_random_and_always_the_same():
@@ -307,7 +309,7 @@ def test_a_model_of_exclusive_or_is_all_synergy(takes_missing, depth):
         # Of an unbalanced choice a sum of two terms gets at most three of the four corners right.
         assert found["emap_gap", "clean"].value == pytest.approx(1 - found["accuracy", "emap"].value)
         assert found["accuracy", "emap"].value < 0.85
-    assert found["accuracy", "emap"].n == (100 if depth == "quick" else 200)
+    assert found["accuracy", "emap"].n == (64 if depth == "quick" else 200)
     assert ("mean features" in found["accuracy", "drop:a"].note) is not takes_missing
     assert {item.phase for item in findings.metrics if item.condition == "clean"} == {"diagnose"}
     assert findings.info["errors"]["label"]["confusion"] == [[100, 0, 0], [0, 100, 0], [0, 0, 0]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -12,11 +12,9 @@ from torch import Tensor
 from mmbench.diagnostics.encoded import Encoded, take
 from mmbench.model import MultimodalModel
 
-#: Samples in "quick": no more than these, and no fewer than the others where the test split has them.
-MAX_QUICK, MIN_QUICK = 100, 24
-MAX_FULL = 4000
-#: Multiplications that "quick" may spend, by a rule of thumb: parameters of the fusion x tokens.
-QUICK_WORK = 3.0e8
+#: Fewest and most samples that it takes, where the test split has them, and the multiplications that it may spend by a
+#: rule of thumb: parameters of the fusion x tokens.
+LIMITS: Mapping[str, tuple[int, int, float]] = {"quick": (24, 64, 1.5e8), "full": (200, 4000, 2e11)}
 #: Features kept for it, and pairs made at a time.
 MAX_KEPT_NUMBERS = 100_000_000
 PAIRS_AT_ONCE = 2048
@@ -35,14 +33,13 @@ def additive_projection(model: MultimodalModel, features: Encoded, *, autocast: 
     Shapes: {modality: Features of n samples} -> {task: (n, K)}, float64.
     """
     names = list(features)
-    num_samples = len(features[names[0]].present)
+    n = len(features[names[0]].present)
     device = features[names[0]].present.device
     if len(names) == 2:
-        rows, columns = _pair_means(model, features, names, num_samples, device, autocast)
+        rows, columns = _pair_means(model, features, names, n, device, autocast)
         return {task: rows[task] + columns[task] - rows[task].mean(dim=0) for task in rows}
     terms = [
-        _term(model, features, name, _orders(names, number, num_samples, device), autocast)
-        for number, name in enumerate(names)
+        _term(model, features, name, _orders(names, number, n, device), autocast) for number, name in enumerate(names)
     ]
     projected = {}
     for task in terms[0]:
@@ -51,21 +48,28 @@ def additive_projection(model: MultimodalModel, features: Encoded, *, autocast: 
     return projected
 
 
-def quick_samples(model: MultimodalModel, features: Encoded, num_test: int) -> int:
-    """Return how many samples "quick" takes: what the fusion's size allows; the same on every machine."""
+def num_samples(model: MultimodalModel, features: Encoded, num_test: int, depth: str) -> int:
+    """Return how many samples to take: what the size of the fusion allows, the same on every machine.
+
+    Args:
+        model, num_test: The cell's.
+        features: Of any batch.
+        depth: "quick" or "full".
+    """
+    least, most, work = LIMITS[depth]
     tokens = max(_tokens(given.values) for given in features.values())
     parameters = sum(item.numel() for item in (*model.fusion.parameters(), *model.heads.parameters()))
     width = sum(_width(given.values) for given in features.values())
     passes = 1 if len(features) == 2 else len(features)
-    allowed = math.isqrt(int(QUICK_WORK / (passes * (parameters * tokens + width))))
-    return min(num_test, max(MIN_QUICK, min(MAX_QUICK, allowed)))
+    allowed = min(most, math.isqrt(int(work / (passes * (parameters * tokens + width)))))
+    return min(num_test, max(least, min(allowed, MAX_KEPT_NUMBERS // max(width, 1))))
 
 
-def some_of(count: int, num_samples: int) -> list[int]:
+def some_of(count: int, total: int) -> list[int]:
     """Return ascending positions of a fixed random choice: evenly spread ones would meet only one class of a cycle."""
-    if count >= num_samples:
-        return list(range(num_samples))
-    chosen = np.random.default_rng(0).permutation(num_samples)[:count]
+    if count >= total:
+        return list(range(total))
+    chosen = np.random.default_rng(0).permutation(total)[:count]
     return [int(position) for position in np.sort(chosen)]
 
 
