@@ -431,7 +431,7 @@ def status(run: RunName, results: Results = None, as_json: Json = False) -> None
 def export(
     run: RunName,
     results: Results = None,
-    format_: Annotated[str, typer.Option("--format", metavar="csv|json|jsonl|parquet")] = "csv",
+    format_: Annotated[str, typer.Option("--format", metavar="csv|json|jsonl|parquet|pytest-benchmark")] = "csv",
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="Standard output by default.")
     ] = None,
@@ -440,6 +440,28 @@ def export(
     from mmbench.report.export import export_run
 
     export_run(_store(run, results), format_, output)
+
+
+@app.command()
+def compare(
+    first: Annotated[str, typer.Argument(metavar="RUN_A", help="The run to compare with, by name or folder.")],
+    second: Annotated[str, typer.Argument(metavar="RUN_B", help="The run that may have changed.")],
+    results: Results = None,
+    fail_if: Annotated[
+        list[str] | None,
+        typer.Option("--fail-if", metavar="'throughput<-5%'", help="Exit 5 when a change goes beyond. Repeatable."),
+    ] = None,
+    any_: Annotated[bool, typer.Option("--any", help="Let changes count that may be chance.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Compare although the data differ.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Compare two runs: scores on the same test samples, costs by their raw timings; exit 5 when a limit is crossed."""
+    from mmbench.compare_session import compare as compare_stores
+
+    stores = _store(first, results), _store(second, results)
+    raise typer.Exit(
+        compare_stores(*stores, fail_if=fail_if or (), force=force, include_chance=any_, as_json=as_json)
+    )
 
 
 @app.command()

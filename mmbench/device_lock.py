@@ -51,21 +51,6 @@ def alone_on(
         yield
 
 
-def is_held(device: str) -> str:
-    """Return who measures on a device at this moment, or "" for nobody."""
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(_path(device), mode=0o666)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return _holder(device)
-    except OSError:
-        return ""
-    lock.release()
-    return ""
-
-
 def _path(device: str) -> Path:
     folder = Path(os.environ.get("MMBENCH_LOCKS") or tempfile.gettempdir())
     return folder / f"mmbench-{re.sub(r'[^A-Za-z0-9]+', '-', device)}.lock"

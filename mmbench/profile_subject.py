@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmbench.batches import SplitData, limited
+from mmbench.batches import SplitData, complete, limited
 from mmbench.build import build_encoder, build_model, build_objective, derive_seed, guarded_globals
 from mmbench.cell import dataset_info, open_dataset, pick_device
 from mmbench.config import TrainConfig
@@ -127,6 +127,8 @@ class SubjectFactory:
         if self._data is None:
             targets, ids = self.source.index.targets["train"], self.source.index.sample_ids["train"]
             subset = limited(len(ids), self.train.limit)
+            if self.payload["fusion"]["missing_policy"] == "drop":
+                subset = complete(columns, subset)
             self._data = SplitData(dict(columns), targets, self.device, subset=subset)
         return self._data
 

@@ -20,6 +20,7 @@ from mmbench.profiling.protocol import MIN_SAMPLES_P99, PROTOCOLS, Protocol
 from mmbench.profiling.restore import gc_paused, restored
 from mmbench.profiling.stages import StageClock, staged
 from mmbench.record import Metric
+from mmbench.samples import block_interval
 
 __all__ = ["PROTOCOLS", "Protocol", "profile"]
 
@@ -104,6 +105,7 @@ def _measure_inference(
         n=count,
         note=f"inference at batch size {batch.size}",
         timed=True,
+        interval=_reciprocal(block_interval(timing.samples_s, timing.window_s / count, np.mean), batch.size),
     )
     _add_memory("inference", peak, found)
     _add_energy("inference", timing, batch.size, meter, found)
@@ -116,7 +118,8 @@ def _measure_inference(
     note += f", of a sample without {', '.join(absent)}" if absent else ""
     for percent in (50, 95):
         value = float(np.percentile(timing.samples_s, percent))
-        found.add(f"latency_p{percent}_s", value, "s", "min", n=count, note=note, timed=True)
+        interval = block_interval(timing.samples_s, value) if percent == 50 else None
+        found.add(f"latency_p{percent}_s", value, "s", "min", n=count, note=note, timed=True, interval=interval)
     if count >= MIN_SAMPLES_P99:
         found.add(
             "latency_p99_s", float(np.percentile(timing.samples_s, 99)), "s", "min", n=count, note=note, timed=True
@@ -126,18 +129,27 @@ def _measure_inference(
         found.add("latency_p99_s", None, "s", "min", n=count, note=reason)
 
 
+def _reciprocal(interval: tuple[float, float] | None, amount: float) -> tuple[float, float] | None:
+    """Bounds of a rate from those of the time that `amount` takes."""
+    if interval is None or interval[0] <= 0:
+        return None
+    return amount / interval[1], amount / interval[0]
+
+
 def _measure_training(batch: Batch, step: TrainStep, meter: Meter, found: Findings, raw: Raw) -> None:
     with peak_memory(meter) as peak:
         timing = meter.time(lambda: step(batch), min_iterations=meter.protocol.min_iterations)
     raw["step"] = {"batch_size": batch.size, **timing.to_json()}
+    middle = statistics.median(timing.samples_s)
     found.add(
         "step_time_s",
-        statistics.median(timing.samples_s),
+        middle,
         "s",
         "min",
         n=len(timing.samples_s),
         note=f"training at batch size {batch.size}",
         timed=True,
+        interval=block_interval(timing.samples_s, middle),
     )
     _add_memory("training", peak, found)
     _add_energy("training", timing, batch.size, meter, found)

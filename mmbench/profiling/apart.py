@@ -128,7 +128,8 @@ def _with_encoders(metric: Metric, costs: Mapping[str, EncoderCost]) -> Metric:
         value += sum(cost.num_parameters for cost in costs.values())
     else:
         return metric
-    return dataclasses.replace(metric, value=value, note=_joined(added, metric.note))
+    note = _joined(added, metric.note)
+    return dataclasses.replace(metric, value=value, ci_low=None, ci_high=None, note=note)
 
 
 def _joined(*notes: str) -> str:

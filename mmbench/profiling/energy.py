@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
+
+from mmbench.profiling.device import nvml_handle
 
 
 class EnergyCounter:
@@ -15,21 +15,12 @@ class EnergyCounter:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._handle: Any = None
-        self.reason = ""
-        if device.type != "cuda":
-            self.reason = f"only NVML counts energy, for NVIDIA GPUs; this ran on {device.type}"
+        self._handle, self.reason = nvml_handle(device)
+        if self._handle is None:
             return
+        import pynvml
+
         try:
-            import pynvml
-        except ImportError:
-            self.reason = "the package nvidia-ml-py is not installed"
-            return
-        try:
-            pynvml.nvmlInit()
-            # By its identity: CUDA_VISIBLE_DEVICES renumbers devices for torch, but not for NVML.
-            uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
-            self._handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
             pynvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)
         except pynvml.NVMLError as error:
             self._handle, self.reason = None, f"NVML: {error}"

@@ -28,11 +28,23 @@ class Findings:
         n: int | None = None,
         note: str = "",
         timed: bool = False,
+        interval: tuple[float, float] | None = None,
     ) -> None:
         if timed and self.contended and value is not None:
             note = "; ".join(filter(None, ["contended: others computed on the device", note]))
+        low, high = interval or (None, None)
         self.metrics.append(
-            Metric(phase="profile", name=name, value=value, unit=unit, direction=direction, n=n, note=note)
+            Metric(
+                phase="profile",
+                name=name,
+                value=value,
+                unit=unit,
+                direction=direction,
+                n=n,
+                ci_low=low,
+                ci_high=high,
+                note=note,
+            )
         )
 
 

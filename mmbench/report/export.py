@@ -153,7 +153,7 @@ _TEXT_FORMATS: Mapping[str, Callable[[str, Iterable[Mapping[str, Any]], Mapping[
     "json": export_json,
     "jsonl": export_jsonl,
 }
-FORMATS = (*_TEXT_FORMATS, "parquet")
+FORMATS = (*_TEXT_FORMATS, "parquet", "pytest-benchmark")
 
 
 def export_run(store: Any, format_: str = "csv", output: Path | None = None) -> None:
@@ -173,6 +173,11 @@ def export_run(store: Any, format_: str = "csv", output: Path | None = None) -> 
     with _destination(output) as stream:
         if format_ == "parquet":
             export_parquet(_name(store), store.planned(), store.records(), stream)
+            return
+        if format_ == "pytest-benchmark":
+            from mmbench.report.pytest_benchmark import pytest_benchmark_json
+
+            stream.write(json.dumps(pytest_benchmark_json(store), indent=1).encode() + b"\n")
             return
         text = io.TextIOWrapper(stream, encoding="utf-8", newline="")
         try:

@@ -1,0 +1,114 @@
+"""One call of `mmbench compare`: two runs, a table of what changed, and whether a limit was crossed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+
+from rich.text import Text
+
+from mmbench.report.comparison import Comparison, Difference, compare_runs
+from mmbench.report.gate import change_of, crossed, parse_condition
+from mmbench.report.text import amount, clean, number, seconds
+from mmbench.store import RunStore
+from mmbench.views import console, counted, table
+
+CROSSED = 5
+MAX_LISTED = 10
+#: Costs that a table shows; the rest is in --json.
+_SHOWN_COSTS = ("throughput_samples_per_s", "latency_p50_s", "step_time_s", "flops_per_sample")
+
+
+def compare(
+    first: RunStore,
+    second: RunStore,
+    *,
+    fail_if: Sequence[str] = (),
+    force: bool = False,
+    include_chance: bool = False,
+    as_json: bool = False,
+) -> int:
+    """Compare two runs, show it, and return 5 when a limit is crossed, else 0.
+
+    Args:
+        first: The one to compare with.
+        second: The one that may have changed.
+        fail_if: Conditions such as ``throughput<-5%``.
+        force: Compare scores on different data too.
+        include_chance: Let differences cross a limit that chance explains.
+        as_json: Print JSON.
+
+    Raises:
+        UsageError: nothing in common, different data, or a condition that cannot be read or applied.
+    """
+    conditions = [parse_condition(text) for text in fail_if]
+    made = compare_runs(first, second, force=force)
+    lines = crossed(made, conditions, include_chance=include_chance)
+    if as_json:
+        sys.stdout.write(json.dumps({**made.to_json(), "crossed": lines}, indent=2, ensure_ascii=False) + "\n")
+    else:
+        named = {row.metric for row in made.rows if any(condition.is_about(row.metric) for condition in conditions)}
+        _print(made, named, lines)
+    return CROSSED if lines else 0
+
+
+def _print(made: Comparison, named: set[str], lines: Sequence[str]) -> None:
+    out = console()
+    out.print(f"{made.first} -> {made.second}")
+    for words in made.differing[:MAX_LISTED]:
+        out.print(Text(f"differs: {clean(words, 300)}", style="yellow"))
+    if len(made.differing) > MAX_LISTED:
+        out.print(Text(f"… {len(made.differing) - MAX_LISTED} more differences; --json has all", style="dim"))
+    shown = [row for row in made.rows if _is_shown(row) or row.metric in named]
+    many = len({row.dataset for row in made.rows}) > 1
+    varied = len({row.variant for row in made.rows}) > 1
+    heads = [*(["dataset"] if many else []), "encoders", "fusion", *(["variant"] if varied else []), "metric"]
+    view = table(*heads)
+    for name in (made.first, made.second, "change", "95 % interval", "p (Holm)"):
+        view.add_column(clean(name, 40), justify="right", no_wrap=True)
+    for row in shown:
+        names = [*([row.dataset] if many else []), row.encoders.replace("+", " + "), row.fusion]
+        names += [*([row.variant] if varied else []), row.metric]
+        cells = [_read(row, row.first), _read(row, row.second), change_of(row), _interval(row), _p_value(row)]
+        view.add_row(*(Text(clean(name, 160)) for name in names), *cells, style=_style(row))
+    out.print(view)
+    if len(made.rows) > len(shown):
+        out.print(Text(f"{counted(len(made.rows) - len(shown), 'other number')} in --json", style="dim"))
+    for run, only in ((made.first, made.only_first), (made.second, made.only_second)):
+        for words in only[:MAX_LISTED]:
+            out.print(Text(f"only in {run}: {clean(words, 200)}", style="dim"))
+        if len(only) > MAX_LISTED:
+            out.print(Text(f"only in {run}: {len(only) - MAX_LISTED} more", style="dim"))
+    for line in lines:
+        out.print(Text(f"crossed: {clean(line, 400)}", style="red"))
+
+
+def _is_shown(row: Difference) -> bool:
+    return row.p_value is not None if row.phase == "evaluate" else row.metric in _SHOWN_COSTS
+
+
+def _style(row: Difference) -> str:
+    if not row.significant or not row.direction:
+        return "dim"
+    return "green" if (row.change > 0) == (row.direction == "max") else "red"
+
+
+def _read(row: Difference, value: float) -> str:
+    if row.phase == "evaluate":
+        return number(value)
+    return seconds(value) if row.metric.endswith("_s") and not row.metric.endswith("per_s") else amount(value)
+
+
+def _interval(row: Difference) -> str:
+    if row.low is None or row.high is None:
+        return "–"
+    if row.phase == "profile":
+        return f"{row.low:+.1%} … {row.high:+.1%}"
+    return f"{row.low:+.4f} … {row.high:+.4f}"
+
+
+def _p_value(row: Difference) -> str:
+    if row.p_value is None:
+        return "–"
+    return "< 0.0001" if row.p_value < 1e-4 else f"{row.p_value:.4f}"
