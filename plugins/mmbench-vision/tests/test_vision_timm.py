@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import time
 from pathlib import Path
@@ -20,7 +19,7 @@ timm = pytest.importorskip("timm", reason="timm is not installed")
 from mmbench_vision import timm_files  # noqa: E402
 from mmbench_vision.timm_model import TimmImage  # noqa: E402  (imports what may be absent)
 
-SHARED = Path(os.environ.get("MMBENCH_SHARED", Path(__file__).resolve().parents[4] / "shared")) / "weights"
+SHARED = Path(__file__).parents[4] / "shared" / "weights"
 SMALL = {"resnet10t": 64, "vit_tiny_patch16_224": 32, "mobilenetv3_small_050": 64}
 
 
