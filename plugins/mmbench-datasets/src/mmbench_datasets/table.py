@@ -14,6 +14,9 @@ from mmbench.errors import DataError, Unavailable, UsageError, did_you_mean
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _LARGEST_CELL = 64 * 1024 * 1024
+_MOST_CELLS = 50_000_000
+_MOST_UNPACKED_BYTES = 4 << 30
+_BATCH_ROWS = 1024
 
 
 @dataclass(frozen=True)
@@ -176,13 +179,28 @@ def _read_parquet(path: Path, content: bytes) -> tuple[list[str], list[list[str]
             f"{path.name} is Parquet, which needs pyarrow: pip install 'mmbench-datasets[parquet]'"
         ) from None
     try:
-        table = pyarrow.parquet.read_table(pyarrow.BufferReader(content))
-        columns = [[_cell(value) for value in column.to_pylist()] for column in table.columns]
+        opened = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(content))
+        # A hundred million equal rows pack into some kilobytes.
+        num_rows, num_columns = opened.metadata.num_rows, opened.metadata.num_columns
+        if num_rows * num_columns > _MOST_CELLS:
+            raise DataError(
+                f"{path.name} holds {num_rows:,} rows of {num_columns} columns, more than {_MOST_CELLS:,} cells; "
+                "divide it, or leave columns out"
+            )
+        names = opened.schema_arrow.names
+        columns: list[list[str]] = [[] for _ in names]
+        unpacked = 0
+        for batch in opened.iter_batches(batch_size=_BATCH_ROWS):
+            unpacked += batch.nbytes
+            if unpacked > _MOST_UNPACKED_BYTES:
+                raise DataError(f"{path.name} unpacks to more than 4 GiB; keep paths, texts and numbers in a manifest")
+            for cells, column in zip(columns, batch.columns):
+                cells.extend(_cell(value) for value in column.to_pylist())
     except (pyarrow.ArrowException, OSError, ValueError, TypeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path.name} cannot be read as Parquet: {reason}") from None
     rows = [list(row) for row in zip(*columns)]
-    return list(table.column_names), rows, list(range(1, len(rows) + 1))
+    return list(names), rows, list(range(1, len(rows) + 1))
 
 
 def _cell(value: Any) -> str:
