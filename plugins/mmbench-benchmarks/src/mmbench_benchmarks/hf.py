@@ -12,6 +12,7 @@ import difflib
 import json
 import os
 import re
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +46,7 @@ _SPLIT_WORDS: Mapping[Split, tuple[str, ...]] = {
 _VAL_SHARE = 0.15
 _TEXT_TYPES = ("string", "large_string")
 _END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
-_MOST_UNPACKED_BYTES = 1 << 30
+_DICTIONARY_BATCH, _RECORD_BATCH = 2, 3  # in Arrow's Message.fbs
 #: NAME-SPLIT.arrow, in parts or whole; cache-HASH.arrow is what somebody computed from the dataset.
 _CACHE_FILE = re.compile(r"(?!cache-).*-(?P<split>\w+?)(-\d{5}-of-\d{5})?\.arrow")
 
@@ -247,24 +248,22 @@ def _read(pyarrow: Any, stored: _Stored, split: str) -> Any:
     """Map a split's files into memory as one table, its offsets checked.
 
     Raises:
-        DataError: a file is no Arrow stream, has other columns, or unpacks to far more than its size.
+        DataError: a file is no Arrow stream, is compressed, or has other columns.
     """
     tables = []
     for name in stored.files[split]:
         path = stored.folder.root / name
         _check_whole(path, name)
-        before = pyarrow.total_allocated_bytes()
         try:
-            batches = []
             with pyarrow.memory_map(str(path)) as source:
-                reader = pyarrow.ipc.open_stream(source)
-                for batch in reader:
-                    batch.validate(full=True)
-                    batches.append(batch)
-                    if pyarrow.total_allocated_bytes() - before > _MOST_UNPACKED_BYTES:
-                        raise DataError(f"{name} unpacks to more than 1 GiB; save it again without compression")
-                tables.append(pyarrow.Table.from_batches(batches, schema=reader.schema))
-        except (pyarrow.ArrowException, OSError, ValueError, TypeError) as error:
+                for message in pyarrow.ipc.MessageReader.open_stream(source):
+                    if _is_compressed(message.metadata.to_pybytes()):
+                        raise DataError(f"{name} is compressed, which the library never does; save the dataset again")
+                source.seek(0)
+                table = pyarrow.ipc.open_stream(source).read_all()
+                table.validate(full=True)
+                tables.append(table)
+        except (pyarrow.ArrowException, OSError, ValueError, TypeError, IndexError, struct.error) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
             raise DataError(f"{name} cannot be read as an Arrow stream ({reason}); save the dataset again") from None
         lacking = [column for column in stored.features if column not in tables[-1].column_names]
@@ -280,6 +279,32 @@ def _check_whole(path: Path, name: str) -> None:
         stream.seek(max(0, size - len(_END_OF_STREAM)))
         if stream.read() != _END_OF_STREAM:
             raise DataError(f"{name} cannot be read as an Arrow stream (it is cut short); save the dataset again")
+
+
+def _is_compressed(metadata: bytes) -> bool:
+    """Whether an Arrow message says that its body is compressed, so that it may unpack to any size.
+
+    The message is a FlatBuffer (Arrow's Message.fbs): a table's fields are found by offsets in its vtable.
+    """
+
+    def place(table: int, number: int) -> int:
+        vtable = table - struct.unpack_from("<i", metadata, table)[0]
+        slot = 4 + 2 * number
+        size = struct.unpack_from("<H", metadata, vtable)[0]
+        offset = struct.unpack_from("<H", metadata, vtable + slot)[0] if slot < size else 0
+        return table + offset if offset else 0
+
+    def follow(at: int) -> int:
+        return at + int(struct.unpack_from("<I", metadata, at)[0])
+
+    message = follow(0)
+    kind, header = place(message, 1), place(message, 2)
+    if not (kind and header) or metadata[kind] not in (_DICTIONARY_BATCH, _RECORD_BATCH):
+        return False
+    batch = follow(header)
+    if metadata[kind] == _DICTIONARY_BATCH:
+        batch = follow(place(batch, 1))
+    return bool(place(batch, 3))
 
 
 def _split_names(stored: _Stored, known: Mapping[str, str]) -> dict[Split, str]:
