@@ -325,7 +325,7 @@ def _diagnose(
     stored = {name: encoder for name, encoder in frozen.items() if encoder.stored}
 
     def transform_of(name: str) -> tuple[Transform, str]:
-        encoder = stored[name].build()[0] if name in stored else encoders[name]
+        encoder = frozen[name].build()[0] if name in frozen else encoders[name]
         return encoder.transform, transform_key(encoder, fallback=payload["encoders"][name]["digest"])  # type: ignore[return-value]
 
     disturbed = DisturbedInputs(

@@ -246,3 +246,20 @@ def test_the_plan_says_what_is_computed_once(make, weights):
     }  # fmt: skip
     assert make.plan(tuning="finetune").shared() == []
     assert make.plan(feature_cache=False).shared() == []
+
+
+def test_disturbed_inputs_reach_a_frozen_encoder_whose_features_are_stored(make):
+    def disturbed(result: dict[str, Any]) -> dict[str, float]:
+        return {
+            item["condition"]: item["value"]
+            for item in result["metrics"]
+            if item.get("condition", "").startswith("noise:row.")
+        }
+
+    (stored,) = make.run(diagnostics="full")
+    (anew,) = make.run(diagnostics="full", feature_cache=False)
+
+    assert stored["info"]["warnings"] == anew["info"]["warnings"] == []
+    assert len(disturbed(stored)) == 10
+    assert len(set(disturbed(stored).values())) > 1
+    assert disturbed(stored) == pytest.approx(disturbed(anew), abs=1e-5)
