@@ -9,7 +9,7 @@ from mmbench.report.methods import across_datasets
 from mmbench.report.outcomes import PENDING, split_encoders
 from mmbench.report.statistics import Undefined
 from mmbench.report.tables import Board, Report, Row, Score
-from mmbench.report.text import MAX_NAME, clean, counted, number, seconds, signed
+from mmbench.report.text import clean, counted, named, number, seconds, signed
 
 #: What metrics are called in a sentence, where the name alone is not it.
 _METRIC_WORDS = {
@@ -152,9 +152,9 @@ def spread(score: Score | None) -> str:
 
 def combo(row: Row) -> str:
     """Return a row in words: "gated fusion of audio:logmel-cnn + image:cnn", "image:cnn alone"."""
-    encoders = " + ".join(clean(part, MAX_NAME) for part in split_label(row))
-    words = f"{encoders} alone" if row.unimodal else f"{clean(row.fusion, MAX_NAME)} fusion of {encoders}"
-    return words if row.objective in ("", "supervised") else f"{words} trained by {clean(row.objective, MAX_NAME)}"
+    encoders = " + ".join(named(part) for part in split_label(row))
+    words = f"{encoders} alone" if row.unimodal else f"{named(row.fusion)} fusion of {encoders}"
+    return words if row.objective in ("", "supervised") else f"{words} trained by {named(row.objective)}"
 
 
 def split_label(row: Row) -> list[str]:
@@ -378,7 +378,7 @@ def _measure(board: Board) -> str:
 
 def metric_words(metric: str) -> str:
     """Return a metric's name as a sentence uses it."""
-    return _METRIC_WORDS.get(metric, clean(metric, MAX_NAME).replace("_", " "))
+    return _METRIC_WORDS.get(metric, named(metric).replace("_", " "))
 
 
 def _task(board: Board) -> str:
@@ -386,4 +386,4 @@ def _task(board: Board) -> str:
 
 
 def _name(text: str) -> str:
-    return clean(text, MAX_NAME)
+    return named(text)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from mmbench.report.answer import metric_words
 from mmbench.report.tables import Board, Report, Row
-from mmbench.report.text import MAX_NAME, clean, counted, number, signed
+from mmbench.report.text import MAX_NAME, counted, named, number, signed
 
 #: Rows of one table; a paper has no room for more, and the CSV has them all.
 MAX_ROWS = 20
@@ -38,7 +38,7 @@ def latex(text: str, limit: int = MAX_NAME) -> str:
     >>> latex(r"a_b & 50% \input{x}")
     'a\\_b \\& 50\\% \\textbackslash{}input\\{x\\}'
     """
-    return clean(text, limit).translate(_SPECIAL)
+    return named(text, limit).translate(_SPECIAL)
 
 
 def render_latex(report: Report) -> str:

@@ -11,7 +11,7 @@ from mmbench.report.markdown_modalities import modality_lines
 from mmbench.report.methods import Across, across_datasets
 from mmbench.report.statistics import Undefined
 from mmbench.report.tables import Board, Gain, Problem, Report, Row, Score
-from mmbench.report.text import MAX_NAME, amount, clean, counted, markdown, number, seconds, signed, table_lines
+from mmbench.report.text import amount, clean, counted, markdown, named, number, seconds, signed, table_lines
 
 
 def render_markdown(report: Report) -> str:
@@ -20,7 +20,7 @@ def render_markdown(report: Report) -> str:
 
 
 def _lines(report: Report) -> Iterator[str]:
-    yield f"# {markdown(report.run, MAX_NAME)}"
+    yield f"# {markdown(named(report.run))}"
     yield ""
     yield markdown(answer(report), 100_000)
     yield ""
@@ -40,9 +40,9 @@ def _lines(report: Report) -> Iterator[str]:
 
 
 def _board(board: Board, *, answered_here: bool) -> Iterator[str]:
-    name = markdown(board.dataset, MAX_NAME)
+    name = markdown(named(board.dataset))
     yield ""
-    yield f"## {name}" if board.first else f"## {name}: {markdown(board.task, MAX_NAME)}"
+    yield f"## {name}" if board.first else f"## {name}: {markdown(named(board.task))}"
     yield ""
     if board.summary:
         yield markdown(board.summary)
@@ -65,7 +65,7 @@ def _board(board: Board, *, answered_here: bool) -> Iterator[str]:
     if board.floor is not None:
         yield f"- Majority floor: {number(board.floor.mean)} (what one would say without looking at the sample)"
     for modalities, value in board.ceilings.items():
-        yield f"- Ceiling of {markdown(modalities, MAX_NAME)}: {number(float(value))} (best possible, by construction)"
+        yield f"- Ceiling of {markdown(named(modalities))}: {number(float(value))} (best possible, by construction)"
     if board.modalities is not None:
         yield from modality_lines(board, board.modalities)
 
@@ -86,7 +86,7 @@ def _across(report: Report) -> Iterator[str]:
         ["method", "mean rank", "win rate", "IQM", "95 % CI", *(markdown(name, 40) for name in found.datasets)],
         [
             [
-                markdown(method.name, MAX_NAME),
+                markdown(named(method.name)),
                 number(method.mean_rank, 2),
                 number(method.win_rate, 2),
                 number(method.iqm),
@@ -120,7 +120,7 @@ def _overview(board: Board) -> list[str]:
     name = board.dataset if board.first else f"{board.dataset}: {board.task}"
     level = sum(1 for row in board.rows if row.group == 1)
     return [
-        markdown(name, MAX_NAME),
+        markdown(named(name)),
         markdown(combo(best), 240) if best else "–",
         f"{metric_words(board.metric)} {spread(best.score)}" if best else "–",
         number(board.floor.mean if board.floor else None),
@@ -144,9 +144,9 @@ def _cells(row: Row) -> list[str]:
     return [
         "" if row.rank is None else str(row.rank),
         "" if row.group is None else str(row.group),
-        markdown(row.encoders.replace("+", " + ") if len(row.encoders) < 400 else row.encoders, 240),
-        markdown(row.fusion, MAX_NAME),
-        markdown(row.objective, MAX_NAME),
+        markdown(named(row.encoders, 240).replace("+", " + "), 260),
+        markdown(named(row.fusion)),
+        markdown(named(row.objective)),
         spread_cell(row),
         interval(row.score),
         number(row.val),
@@ -195,7 +195,7 @@ def _problems(title: str, problems: Sequence[Problem]) -> Iterator[str]:
     yield "| cells | status | dataset | reason | such as |"
     yield "| ---: | --- | --- | --- | --- |"
     for item in problems[:200]:
-        dataset = markdown(item.dataset, MAX_NAME) if item.dataset else "several"
+        dataset = markdown(named(item.dataset)) if item.dataset else "several"
         reason, example = markdown(item.reason), markdown(item.examples[0], 240)
         yield f"| {item.count} | {item.status} | {dataset} | {reason} | {example} |"
     if len(problems) > 200:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from mmbench.report.answer import combo, metric_words
 from mmbench.report.portrait import Curve, Errors, Modalities, Portrait
 from mmbench.report.tables import Board
-from mmbench.report.text import MAX_NAME, clean, counted, markdown, number, signed, table_lines
+from mmbench.report.text import MAX_NAME, clean, counted, markdown, named, number, signed, table_lines
 
 #: Curves of so many rows stand in Markdown; the page has all of them.
 MAX_CURVES = 60
@@ -65,7 +65,7 @@ def _portraits(board: Board, found: Modalities) -> Iterator[str]:
     def line(portrait: Portrait) -> list[str]:
         row, solved = board.rows[portrait.place], portrait.solved
         return [
-            markdown(row.encoders.replace("+", " + "), 240),
+            markdown(named(row.encoders, 240).replace("+", " + "), 260),
             markdown(row.fusion if row.objective == "supervised" else f"{row.fusion}, {row.objective}", 2 * MAX_NAME),
             number(row.score.mean if row.score else None),
             signed(row.gain.value) if row.gain else "",

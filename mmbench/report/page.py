@@ -16,7 +16,7 @@ from mmbench.report.portrait import Curve, Modalities, Portrait
 from mmbench.report.reproduce import row_command
 from mmbench.report.statistics import Undefined
 from mmbench.report.tables import Board, Problem, Report, Row
-from mmbench.report.text import MAX_NAME, clean, number, signed
+from mmbench.report.text import MAX_NAME, clean, named, number, signed
 
 #: Rows whose learning curves and stage times are drawn, besides the best of each single modality.
 NUM_CURVES = 8
@@ -54,7 +54,7 @@ def page_data(report: Report, folder: Path | None = None) -> dict[str, Any]:
         folder: Of the run, for learning curves; without it there are none.
     """
     return {
-        "run": clean(report.run, MAX_NAME),
+        "run": named(report.run),
         "answer": answer(report),
         "numDone": report.num_done,
         "numPlanned": report.num_planned,
@@ -77,8 +77,8 @@ def _board(board: Board, report: Report, folder: Path | None) -> dict[str, Any]:
     columns = _columns(board)
     shown = _highlighted(board)
     return {
-        "dataset": clean(board.dataset, MAX_NAME),
-        "task": clean(board.task, MAX_NAME),
+        "dataset": named(board.dataset),
+        "task": named(board.task),
         "first": board.first,
         "summary": clean(board.summary),
         "answer": board_answer(board),
@@ -88,7 +88,7 @@ def _board(board: Board, report: Report, folder: Path | None) -> dict[str, Any]:
         "numTest": board.num_test,
         "seeds": list(board.seeds),
         "floor": _rounded(board.floor.mean) if board.floor else None,
-        "ceilings": [[clean(name, MAX_NAME), _rounded(float(value))] for name, value in board.ceilings.items()],
+        "ceilings": [[named(name), _rounded(float(value))] for name, value in board.ceilings.items()],
         "numDone": board.num_done,
         "numPlanned": board.num_planned,
         "statuses": dict(board.statuses),
@@ -109,11 +109,11 @@ def _across(report: Report) -> dict[str, Any] | None:
         return None
     critical = found.critical
     return {
-        "datasets": [clean(name, MAX_NAME) for name in found.datasets],
-        "leftOut": [clean(name, MAX_NAME) for name in found.left_out],
+        "datasets": [named(name) for name in found.datasets],
+        "leftOut": [named(name) for name in found.left_out],
         "methods": [
             {
-                "name": clean(method.name, MAX_NAME),
+                "name": named(method.name),
                 "rank": _rounded(method.mean_rank),
                 "wins": _rounded(method.win_rate),
                 "iqm": [_rounded(value) for value in (method.iqm, method.iqm_low, method.iqm_high)],
@@ -137,7 +137,7 @@ def _overview(board: Board) -> dict[str, Any]:
     best, fusion = board.best, board.best_fusion
     level = sum(1 for row in board.rows if row.group == 1)
     return {
-        "name": clean(board.dataset if board.first else f"{board.dataset}: {board.task}", 2 * MAX_NAME),
+        "name": named(board.dataset if board.first else f"{board.dataset}: {board.task}", 2 * MAX_NAME),
         "best": combo(best) if best else "nothing ranked yet",
         "metric": metric_words(board.metric),
         "score": spread(best.score) if best else "–",
@@ -153,7 +153,7 @@ def _row(
     board: Board, row: Row, names: dict[str, int], report: Report, columns: Sequence[tuple[str, str, str, str]]
 ) -> list[Any]:
     def name(text: str) -> int:
-        return names.setdefault(clean(text, MAX_LABEL), len(names))
+        return names.setdefault(named(text, MAX_LABEL), len(names))
 
     score, gain = row.score, row.gain
     encoders = [[name(modality), name(encoder)] for modality, encoder in split_encoders(row.encoders).items()]
@@ -234,7 +234,7 @@ def _stages(board: Board, shown: Sequence[int]) -> dict[str, Any]:
         for place in shown
         if any(board.rows[place].numbers.get(name) for name in names)
     ]
-    return {"names": [clean(name.removeprefix(_STAGE), MAX_NAME) for name in names], "rows": rows}
+    return {"names": [named(name.removeprefix(_STAGE)) for name in names], "rows": rows}
 
 
 def _conditions(board: Board, shown: Sequence[int]) -> dict[str, Any]:
@@ -247,7 +247,7 @@ def _conditions(board: Board, shown: Sequence[int]) -> dict[str, Any]:
         for place in shown
         if any(name in board.rows[place].conditions for name in names)
     ]
-    return {"names": [clean(name, MAX_NAME) for name in names], "rows": rows}
+    return {"names": [named(name) for name in names], "rows": rows}
 
 
 def _modalities(found: Modalities, board: Board) -> dict[str, Any]:
@@ -255,17 +255,17 @@ def _modalities(found: Modalities, board: Board) -> dict[str, Any]:
     names = dict.fromkeys(name for portrait in found.portraits for name in portrait.shares)
     errors = found.errors
     return {
-        "names": [clean(name, MAX_NAME) for name in names],
+        "names": [named(name) for name in names],
         "portraits": [_portrait(portrait, list(names)) for portrait in found.portraits],
         "curves": [_curve(curve) for curve in found.curves],
-        "units": [[clean(name, MAX_LABEL), clean(unit)] for name, unit in found.units.items()],
+        "units": [[named(name, MAX_LABEL), clean(unit)] for name, unit in found.units.items()],
         "errors": None
         if errors is None
         else {
             "row": errors.place,
             "bins": [[count, _rounded(mean), _rounded(share)] for count, mean, share in errors.bins],
             "confusion": [list(line) for line in errors.confusion],
-            "classes": [clean(name, MAX_NAME) for name in board.class_names]
+            "classes": [named(name) for name in board.class_names]
             or [str(number) for number in range(len(errors.confusion))],
         },
     }
@@ -281,14 +281,14 @@ def _portrait(portrait: Portrait, names: Sequence[str]) -> dict[str, Any]:
         "solved": None
         if solved is None
         else [_rounded(value) for value in (solved.only_fusion, solved.only_single, solved.both, solved.neither)],
-        "gradients": [[clean(name, MAX_NAME), list(map(_rounded, line))] for name, line in portrait.gradients.items()],
+        "gradients": [[named(name), list(map(_rounded, line))] for name, line in portrait.gradients.items()],
     }
 
 
 def _curve(curve: Curve) -> dict[str, Any]:
     return {
         "row": curve.place,
-        "what": clean(curve.disturbance, MAX_LABEL),
+        "what": named(curve.disturbance, MAX_LABEL),
         "points": [[x, _rounded(y)] for x, y in zip(curve.severities, curve.scores)],
         "relative": _rounded(curve.relative),
         "effective": _rounded(curve.effective),
@@ -300,7 +300,7 @@ def _problem(problem: Problem) -> dict[str, Any]:
     return {
         "status": problem.status,
         "reason": clean(problem.reason),
-        "dataset": clean(problem.dataset, MAX_NAME) or "several",
+        "dataset": named(problem.dataset) or "several",
         "count": problem.count,
         "examples": [clean(example, 300) for example in problem.examples],
     }

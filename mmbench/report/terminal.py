@@ -13,7 +13,7 @@ from mmbench.report.answer import answer, board_answer, cautions, metric_words
 from mmbench.report.markdown import gain_cell, interval, seeds_cell, spread_cell
 from mmbench.report.markdown_modalities import modality_line
 from mmbench.report.tables import Board, Report, Row
-from mmbench.report.text import MAX_NAME, amount, clean, counted, number, seconds
+from mmbench.report.text import amount, clean, counted, named, number, seconds
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,7 +39,7 @@ def print_tables(report: Report, out: Console, file: Path | None = None) -> None
         out.print(Text(answer(report)))
     for board in report.boards:
         out.print()
-        title = clean(board.dataset, MAX_NAME) + ("" if board.first else f": {clean(board.task, MAX_NAME)}")
+        title = named(board.dataset) + ("" if board.first else f": {named(board.task)}")
         out.print(Text(title, style="bold"))
         out.print(Text(board_answer(board)))
         shown = _shown(board, TOP_ROWS if len(report.boards) <= MANY_BOARDS else TOP_ROWS_OF_MANY)
@@ -95,12 +95,12 @@ def _table(board: Board, rows: list[Row]) -> Table:
     for name in (title, "95 % CI", "gain", "seeds", "/s", "latency", "params", "training"):
         made.add_column(name, justify="right", no_wrap=True)
     for row in rows:
-        encoders = clean(row.encoders, 160).replace("+", " + ")
+        encoders = named(row.encoders, 160).replace("+", " + ")
         cells = [
             Text("" if row.rank is None else str(row.rank)),
             *([Text("" if row.group is None else str(row.group))] if grouped else []),
             Text(encoders),
-            Text("" if row.unimodal and row.fusion == "single" else clean(row.fusion, 48)),
+            Text("" if row.unimodal and row.fusion == "single" else named(row.fusion, 48)),
             *([Text(clean(row.objective, 48))] if objectives else []),
             Text(spread_cell(row)),
             Text(interval(row.score)),

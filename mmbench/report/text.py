@@ -16,6 +16,8 @@ MAX_REASON = 400
 
 #: Columns of Markdown tables that hold words.
 _WORDS = ("encoders", "fusion", "objective", "method", "disturbance")
+#: The start of an absolute path, up to the last two of its parts.
+_FOLDERS = re.compile(r"(?<=[:/=])(?:/[^/\[\]+,=]+)+(?=/[^/\[\]+,=]+/[^/\[\]+,=]+)")
 _MARKDOWN = re.compile(r"([\\`*_\[|~$])")
 
 
@@ -32,6 +34,15 @@ def clean(text: str, limit: int = MAX_REASON) -> str:
     shown = "".join(_visible(character) for character in text)
     shown = " ".join(shown.split())
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
+
+
+def named(text: str, limit: int = MAX_NAME) -> str:
+    """Return the name of a part cleaned, with the folders of a path in it left out but for the last.
+
+    >>> named("image:timm:local-dir:/home/me/weights/lite0[tuning=adapter]+text:gru"), named("manifest:/a/b/c.csv")
+    ('image:timm:local-dir:…/weights/lite0[tuning=adapter]+text:gru', 'manifest:…/b/c.csv')
+    """
+    return clean(_FOLDERS.sub("…", text[:4096]), limit)
 
 
 def markdown(text: str, limit: int = MAX_REASON) -> str:
