@@ -99,7 +99,7 @@ class Cell:
                 **self.fusion.to_json(),
                 "level": facts.level,
                 "accepts": facts.accepts,
-                "missing": facts.missing or policy != "mask",
+                "missing": facts.missing or policy not in ("mask", "drop"),
                 "missing_policy": policy,
             }
         return {
