@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
 
 from mmbench import TaskSpec
+from mmbench_objectives.unimodal import unimodal_losses
 
 if TYPE_CHECKING:
     from mmbench.train import Step
@@ -32,9 +32,8 @@ class Joint(nn.Module):
 
     def forward(self, step: Step) -> Mapping[str, Tensor]:
         """Return the loss of the fused prediction and, for each modality, {"unimodal.NAME": scalar}."""
-        losses = {"task": step.task_loss(step.output.logits)}
-        for name, by_task in step.output.unimodal_logits.items():
-            present = step.output.features[name].present.unsqueeze(1)  # (B, 1)
-            alone = {task: torch.where(present, logits, logits.detach()) for task, logits in by_task.items()}
-            losses[f"unimodal.{name}"] = self.unimodal_weight * step.task_loss(alone)
-        return losses
+        alone = unimodal_losses(step.output, step.task_loss)
+        return {
+            "task": step.task_loss(step.output.logits),
+            **{f"unimodal.{name}": self.unimodal_weight * loss for name, loss in alone.items()},
+        }
