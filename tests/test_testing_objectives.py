@@ -53,6 +53,18 @@ FAULTS: dict[str, tuple[str, str, set[str]]] = {
         "    def after_backward(self, step):\n        step.model.encoders[0].zero_grad()\n\n    def forward(self, step):",
         {"objective.gradient-reaches-the-model"},
     ),
+    "watching-changes-the-model": (
+        "    def forward(self, step):",
+        "    def before_epoch(self, start):\n        start.model.heads[0].bias.add_(1.0) if len(start.model.heads) else None\n\n"
+        "    def forward(self, step):",
+        {"objective.before-epoch-leaves-no-trace"},
+    ),
+    "watching-divides-by-what-is-held-out": (
+        "    def forward(self, step):",
+        "    def before_epoch(self, start):\n        self.scale.fill_(1.0 / torch.tensor(float(len(list(start.held_out())))))\n\n"
+        "    def forward(self, step):",
+        {"objective.before-epoch-leaves-no-trace"},
+    ),
     "weight-in-a-list": (
         "self.scale = nn.Parameter(torch.zeros(()))",
         "self.kept = [torch.zeros((), requires_grad=True)]; self.__class__.scale = property(lambda self: self.kept[0])",

@@ -22,7 +22,7 @@ from mmbench.testing.state import changes, read_seeds, read_state
 from mmbench.testing.subjects import MODALITIES, TASKS
 from mmbench.testing.target import Part
 from mmbench.testing.walk import hidden_tensors
-from mmbench.train import Step
+from mmbench.train import EpochStart, Step
 
 _WIDTH, _BATCH = 12, 16
 
@@ -93,21 +93,17 @@ class ObjectiveCase:
     ) -> tuple[Any, Step]:
         """Call the objective as the training loop does; return what it gave, and the step."""
 
-        def loss_of(logits: Mapping[str, Tensor]) -> Tensor:
-            return torch.stack(
-                [
-                    task_loss(task, logits[task.name].float(), batch.targets[task.name])
-                    for task in self.tasks
-                    if task.name in logits
-                ]
-            ).sum()
-
         generator = torch.Generator().manual_seed(3)
         step = Step(
             model=model, batch=batch, output=model(batch), epoch=int(progress * 10), progress=progress,
-            generator=generator, task_loss=loss_of,
+            generator=generator, task_loss=functools.partial(self.task_loss, targets=batch.targets),
         )  # fmt: skip
         return objective(step), step
+
+    def task_loss(self, logits: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Tensor:
+        """Return the sum of the core's losses over the tasks in `logits`."""
+        given = [task for task in self.tasks if task.name in logits]
+        return torch.stack([task_loss(task, logits[task.name].float(), targets[task.name]) for task in given]).sum()
 
     def total(
         self, objective: nn.Module, model: MultimodalModel, batch: Batch, *, progress: float = 0.5
@@ -278,6 +274,37 @@ def keeps_nothing(case: ObjectiveCase) -> None:
             raise Fault(f"step {number + 1}: {str(error).splitlines()[0]}") from None
         _after_backward(objective, step)
         optimiser.step()
+
+
+@check(
+    "before-epoch-leaves-no-trace",
+    "objective",
+    promise="before_epoch(start), where it has one, changes nothing of the model; losses are finite after it.",
+    mend="Change the objective's own buffers only, under whatever data `start.seen()` and `start.held_out()` give.",
+    needs=("losses-are-finite",),
+)
+@_per_case
+def before_epoch_leaves_no_trace(case: ObjectiveCase) -> None:
+    objective, model = case.build()
+    act = getattr(objective, "before_epoch", None)
+    if not callable(act):
+        raise NotChecked("it has no before_epoch")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    for epoch in range(3):
+        start = EpochStart(
+            model=model.eval(),
+            epoch=epoch,
+            progress=epoch / 3,
+            seen=lambda: [case.batch(seed=1), case.batch(3, seed=2, missing=True)],
+            held_out=lambda: [case.batch(seed=3, missing=True)] if getattr(objective, "held_out_share", 0.0) else [],
+            task_loss=case.task_loss,
+        )
+        with torch.no_grad():
+            act(start)
+        changed = [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])]
+        if changed:
+            raise Fault(f"it changed {', '.join(changed[:3])} of the model")
+        case.total(objective.train(), model.train(), case.batch(), progress=epoch / 3)
 
 
 @check(
