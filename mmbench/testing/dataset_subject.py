@@ -72,8 +72,15 @@ class DatasetSubject:
         return told
 
     def describe(self) -> Any:
-        """Call the descriptor's `describe` as planning does."""
-        return load_attribute(self.spec.describe)(*self.target.values(), **self.part.options)
+        """Call the descriptor's `describe` as planning does.
+
+        Raises:
+            NotChecked: its data are not here.
+        """
+        try:
+            return load_attribute(self.spec.describe)(*self.target.values(), **self.part.options)
+        except Unavailable as error:
+            raise NotChecked(f"unavailable here: {error}") from None
 
     def open(self) -> Mapping[str, Sequence[Sample]]:
         """Call the factory.
