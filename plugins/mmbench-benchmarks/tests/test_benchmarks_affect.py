@@ -13,6 +13,7 @@ from mmbench_benchmarks import affect
 
 from mmbench.data import SPLITS, check_canonical
 from mmbench.errors import DataError, Unavailable, UsageError
+from mmbench.testing import check
 
 
 @pytest.fixture(autouse=True)
@@ -292,6 +293,26 @@ def test_describing_imports_neither_torch_nor_pandas(tmp_path):
     assert done.stdout.strip() == "[]"
 
 
+def distinct():
+    """Features that differ between all utterances, so that no two splits share one."""
+    rng = np.random.default_rng(0)
+    content = multibench()
+    for part in content.values():
+        for name in ("vision", "audio", "text"):
+            part[name][:, -3:] = rng.normal(size=part[name][:, -3:].shape)
+    return content
+
+
+def test_the_loader_keeps_what_mmbench_asks_of_datasets(tmp_path):
+    target = stored(tmp_path / "mosi", distinct())
+
+    results = check(f"dataset:mosi:{target}", level="smoke")
+    assert [f"{result.check}: {result.found}" for result in results if result.status == "fail"] == []
+    assert {result.check for result in results if result.status == "pass"} >= {
+        "dataset.samples-are-canonical", "dataset.splits-share-no-content", "dataset.ids-are-stable",
+    }  # fmt: skip
+
+
 def test_a_plan_of_one_cell_works(tmp_path):
     target = stored(tmp_path / "mosi", multibench())
     arguments = ["plan", "-d", f"mosi:{target}", "-f", "concat", "-e", "gru", "--no-baselines"]
@@ -300,3 +321,13 @@ def test_a_plan_of_one_cell_works(tmp_path):
 
     assert done.returncode == 0, done.stderr
     assert "1 cell: 1 to run" in done.stdout
+
+
+def test_a_plan_without_the_file_says_what_to_do(tmp_path):
+    code = "from mmbench.cli import main; main()"
+    arguments = ["plan", "-d", "mosi", "-f", "concat"]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60)
+
+    assert done.returncode == 2
+    assert "CMU-MOSI is not at" in done.stderr.replace("\n", " ")
+    assert "Traceback" not in done.stderr

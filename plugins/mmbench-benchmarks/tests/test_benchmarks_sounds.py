@@ -12,6 +12,7 @@ from mmbench_benchmarks import sounds
 
 from mmbench.data import SPLITS
 from mmbench.errors import DataError, Unavailable, UsageError
+from mmbench.testing import check
 
 
 @pytest.fixture(autouse=True)
@@ -153,7 +154,7 @@ def esc_50(folder, folds=5):
         range(1, folds + 1), ((0, "dog", True), (14, "chirping_birds", False), (38, "clock_tick", True))
     ):
         name = f"{fold}-1000{number:02}-A-{number}.wav"
-        sound(folder / "audio" / name, rate=44_100)
+        sound(folder / "audio" / name, rate=44_100, value=(fold * 64 + number) / 512)
         lines.append(f"{name},{fold},{number},{category},{easy},1000{number:02},A")
     (folder / "meta").mkdir()
     (folder / "meta" / "esc50.csv").write_text("\n".join(lines) + "\n")
@@ -233,3 +234,10 @@ def test_the_fingerprint_follows_names_and_sizes_and_not_the_folder(tmp_path):
 
     sound(tmp_path / "b" / "audio" / "5-100000-A-0.wav", samples=161)
     assert sounds.describe_esc_50(str(tmp_path / "b")).fingerprint != same
+
+
+def test_the_loader_keeps_what_mmbench_asks_of_datasets(tmp_path):
+    results = check(f"dataset:esc-50:{esc_50(tmp_path / 'esc')}", level="smoke")
+
+    assert [f"{result.check}: {result.found}" for result in results if result.status == "fail"] == []
+    assert "dataset.splits-share-no-content" in {result.check for result in results if result.status == "pass"}
