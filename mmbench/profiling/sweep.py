@@ -94,7 +94,7 @@ def sweep(
     )
     short = Meter(meter.device, protocol)
     allowed_s = max(MIN_SWEEP_SECONDS, protocol.max_seconds)
-    began = perf_counter()
+    began = 0.0
     points: list[Point] = []
     for size in sizes or [2**power for power in range(MAX_BATCH_SIZE.bit_length())]:
         if points and points[-1].peak_bytes * size / points[-1].batch_size > limit_bytes:
@@ -113,6 +113,8 @@ def sweep(
             words = f"batch size {size}: {'out of memory' if oom else type(error).__name__}: {first_line}"
             return Sweep(points=tuple(points), ended="oom" if oom else "failed", reason=words)
         points.append(Point(batch_size=size, timing=timing, peak_bytes=peak))
+        # What counts allocations starts up in the first round, which takes seconds.
+        began = began or perf_counter()
         if sizes is None and perf_counter() - began > allowed_s:
             words = f"protocol {protocol.name!r} gives a sweep {allowed_s:g} s; larger sizes were not tried"
             return Sweep(points=tuple(points), ended="time", reason=words)

@@ -66,10 +66,10 @@ def stats_of(samples: list[float]) -> dict[str, Any]:
     ordered = sorted(samples)
     count, mean, median = len(ordered), statistics.fmean(ordered), statistics.median(ordered)
     stddev = statistics.stdev(ordered) if count > 1 else 0.0
-    half = count // 2
-    # Tukey's hinges: the medians of the lower and the upper half, the middle left out.
-    q1 = statistics.median(ordered[:half]) if half else ordered[0]
-    q3 = statistics.median(ordered[-half:]) if half else ordered[0]
+    # Hinges: medians of the lower and the upper half, the mean of what they are with and without the middle.
+    short, long = max(count // 2, 1), (count + 1) // 2
+    q1 = statistics.fmean(statistics.median(ordered[:half]) for half in (short, long))
+    q3 = statistics.fmean(statistics.median(ordered[-half:]) for half in (short, long))
     iqr = q3 - q1
     fence_low, fence_high = q1 - 1.5 * iqr, q3 + 1.5 * iqr
     iqr_outliers = sum(value < fence_low or value > fence_high for value in ordered)
@@ -88,7 +88,7 @@ def stats_of(samples: list[float]) -> dict[str, Any]:
         "stddev_outliers": stddev_outliers,
         "outliers": f"{stddev_outliers};{iqr_outliers}",
         "ld15iqr": next((value for value in ordered if value >= fence_low), ordered[0]),
-        "hd15iqr": next((value for value in ordered if value > fence_high), ordered[-1]),
+        "hd15iqr": next((value for value in reversed(ordered) if value <= fence_high), ordered[-1]),
         "ops": 1 / mean,
         "total": math.fsum(ordered),
         "data": samples,
