@@ -23,6 +23,13 @@ def test_all_sets_of_the_readme_are_there_and_none_is_in_the_grid_all():
     assert not any(spec.in_all for spec in SPECS.values())
 
 
+def test_a_name_that_no_file_system_takes_is_nothing_at_that_path(tmp_path):
+    spec = SPECS["mosi"]
+
+    with pytest.raises(Unavailable, match="there is nothing at that path"):
+        load_attribute(spec.describe)("x" * 5_000, **spec.defaults)
+
+
 def test_listing_them_imports_no_numpy_and_no_torch():
     code = (
         "import sys; import mmbench_benchmarks; mmbench_benchmarks.mmbench_datasets()\n"

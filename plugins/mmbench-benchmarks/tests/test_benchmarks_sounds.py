@@ -94,6 +94,28 @@ def test_crema_ds_pictures_are_asked_for_and_must_be_whole(tmp_path):
         sounds.describe_crema_d(target, video=True)
 
 
+def test_crema_ds_pictures_are_decoded_beside_the_sound(tmp_path):
+    av = pytest.importorskip("av")
+    target = crema_d(tmp_path / "crema")
+    film = tmp_path / "film.flv"
+    with av.open(str(film), "w") as container:
+        stream = container.add_stream("flv", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 32, 16, "yuv420p"
+        for _ in range(5):
+            frame = av.VideoFrame.from_ndarray(np.full((16, 32, 3), 200, dtype=np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    (tmp_path / "crema" / "VideoFlash").mkdir()
+    for path in (tmp_path / "crema" / "AudioWAV").iterdir():
+        (tmp_path / "crema" / "VideoFlash" / f"{path.stem}.flv").write_bytes(film.read_bytes())
+
+    info = sounds.describe_crema_d(target, video=True)
+    video = sounds.open_crema_d(tmp_path, target=target, video=True)["val"][0].inputs["video"]
+    assert [modality.kind for modality in info.modalities] == ["audio", "video"]
+    assert video.shape == (5, 3, 16, 32)
+    assert abs(int(video.mean()) - 200) <= 3
+
+
 def speech_commands(folder):
     for word, speaker in itertools.product(("yes", "no", "tree"), ("aa", "bb", "cc", "dd")):
         sound(folder / word / f"{speaker}_nohash_0.wav")

@@ -5,8 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from mmbench import DatasetSpec, hookimpl
-from mmbench.spec import Target
+from mmbench import DatasetSpec, Modality, TaskSpec, hookimpl
+from mmbench.spec import Kind, Target
+
+_FEATURES: Mapping[str, Kind] = MappingProxyType({"vision": "sequence", "audio": "sequence", "text": "sequence"})
+_PICTURE_AND_TEXT: Mapping[str, Kind] = MappingProxyType({"image": "image", "text": "text"})
+_SOUND: Mapping[str, Kind] = MappingProxyType({"audio": "audio"})
+_SENTIMENT = (TaskSpec(name="sentiment", kind="regression", num_outputs=1, primary="mae"),)
+
+
+def _classes(name: str, count: int) -> tuple[TaskSpec, ...]:
+    return (TaskSpec(name=name, kind="multiclass", num_outputs=count),)
 
 
 def _published(
@@ -16,6 +25,8 @@ def _published(
     *,
     paper: str,
     licence: str,
+    modalities: Mapping[str, Kind] = MappingProxyType({}),
+    tasks: tuple[TaskSpec, ...] = (),
     defaults: Mapping[str, object] = MappingProxyType({}),
     requires: tuple[str, ...] = ("PIL", "soundfile"),
     target: Target = "optional",
@@ -28,6 +39,9 @@ def _published(
         describe=f"mmbench_benchmarks.{module}:describe_{function}",
         version="1",
         defaults=defaults,
+        # What `mmbench list` shows; `describe` has the last word.
+        modalities=tuple(Modality(name=each, kind=kind) for each, kind in modalities.items()),
+        tasks=tasks,
         summary=summary,
         paper=paper,
         licence=licence,
@@ -47,6 +61,8 @@ def mmbench_datasets() -> list[DatasetSpec]:
             "mosi",
             "affect",
             "Sentiment of a spoken sentence from features of face, voice and words (MultiBench's or MMSA's file)",
+            modalities=_FEATURES,
+            tasks=_SENTIMENT,
             paper="Zadeh et al. 2016, arXiv:1606.06259",
             licence="research only, see the CMU MultimodalSDK",
             defaults={"task": "sentiment", "raw_text": False},
@@ -55,6 +71,8 @@ def mmbench_datasets() -> list[DatasetSpec]:
             "mosei",
             "affect",
             "Sentiment of a spoken sentence from features of face, voice and words, 23,000 of them",
+            modalities=_FEATURES,
+            tasks=_SENTIMENT,
             paper="Zadeh et al. 2018, ACL P18-1208",
             licence="research only, see the CMU MultimodalSDK",
             defaults={"task": "sentiment", "raw_text": False},
@@ -63,6 +81,8 @@ def mmbench_datasets() -> list[DatasetSpec]:
             "ur-funny",
             "affect",
             "Whether a talk's punchline was laughed at, from features of face, voice and words",
+            modalities=_FEATURES,
+            tasks=_classes("humour", 2),
             paper="Hasan et al. 2019, arXiv:1904.06618",
             licence="see github.com/ROC-HCI/UR-FUNNY",
             defaults={"raw_text": False},
@@ -71,6 +91,8 @@ def mmbench_datasets() -> list[DatasetSpec]:
             "mustard",
             "affect",
             "Whether a line of a sitcom is sarcastic, from features of face, voice and words",
+            modalities=_FEATURES,
+            tasks=_classes("sarcasm", 2),
             paper="Castro et al. 2019, arXiv:1906.01815",
             licence="MIT (annotations); the clips are their studios'",
             defaults={"raw_text": False},
@@ -79,6 +101,8 @@ def mmbench_datasets() -> list[DatasetSpec]:
             "av-mnist",
             "avmnist",
             "Handwritten digits with little of their energy left and noisy spectrograms of spoken ones",
+            modalities={"image": "image", "audio": "image"},
+            tasks=_classes("digit", 10),
             paper="Vielzeuf et al. 2018, arXiv:1808.07275; files of Liang et al. 2021, arXiv:2107.07502",
             licence="MNIST CC-BY-SA-3.0; Free Spoken Digit Dataset CC-BY-SA-4.0",
         ),
@@ -86,6 +110,8 @@ def mmbench_datasets() -> list[DatasetSpec]:
             "crema-d",
             "sounds",
             "Emotion of a spoken sentence by 91 actors; whoever is in test was never heard in training",
+            modalities=_SOUND,
+            tasks=_classes("emotion", 6),
             paper="Cao et al. 2014, IEEE Trans. Affective Computing 5(4)",
             licence="ODbL-1.0",
             defaults={"seed": 0, "video": False, "max_seconds": 30.0},
@@ -94,6 +120,8 @@ def mmbench_datasets() -> list[DatasetSpec]:
             "speech-commands",
             "sounds",
             "Single spoken words, one second each",
+            modalities=_SOUND,
+            tasks=_classes("word", 35),
             paper="Warden 2018, arXiv:1804.03209",
             licence="CC-BY-4.0",
             defaults={"words": "all", "max_seconds": 30.0},
@@ -102,6 +130,8 @@ def mmbench_datasets() -> list[DatasetSpec]:
             "esc-50",
             "sounds",
             "Everyday sounds of 50 classes, five seconds each",
+            modalities=_SOUND,
+            tasks=_classes("sound", 50),
             paper="Piczak 2015, ACM Multimedia",
             licence="CC-BY-NC-3.0",
             defaults={"test_fold": 5, "esc10": False, "max_seconds": 30.0},
@@ -110,6 +140,8 @@ def mmbench_datasets() -> list[DatasetSpec]:
             "mm-imdb",
             "pictures",
             "Genres of a film from its poster and plot",
+            modalities=_PICTURE_AND_TEXT,
+            tasks=(TaskSpec(name="genres", kind="multilabel", num_outputs=23),),
             paper="Arevalo et al. 2017, arXiv:1702.01992",
             licence="research only",
         ),
@@ -117,6 +149,8 @@ def mmbench_datasets() -> list[DatasetSpec]:
             "hateful-memes",
             "pictures",
             "Whether a meme is hateful, from its picture and words; made so that neither alone tells",
+            modalities=_PICTURE_AND_TEXT,
+            tasks=_classes("hateful", 2),
             paper="Kiela et al. 2020, arXiv:2005.04790",
             licence="the challenge's own",
             defaults={"phase": "seen"},
@@ -125,6 +159,8 @@ def mmbench_datasets() -> list[DatasetSpec]:
             "food-101",
             "pictures",
             "Which of 101 dishes, from a picture and the title of its web page",
+            modalities=_PICTURE_AND_TEXT,
+            tasks=_classes("dish", 101),
             paper="Wang et al. 2015, ICME Workshops, Recipe recognition with large multimodal food dataset",
             licence="research only",
             defaults={"val_share": 0.1},
@@ -133,6 +169,8 @@ def mmbench_datasets() -> list[DatasetSpec]:
             "flickr8k",
             "pictures",
             "Whether a caption belongs to a picture; neither alone tells",
+            modalities=_PICTURE_AND_TEXT,
+            tasks=_classes("match", 2),
             paper="Hodosh et al. 2013, JAIR 47",
             licence="research only",
             defaults={"captions": 1},
@@ -141,6 +179,8 @@ def mmbench_datasets() -> list[DatasetSpec]:
             "vqa",
             "pictures",
             "Questions about pictures, with the commonest answers as classes",
+            modalities=_PICTURE_AND_TEXT,
+            tasks=_classes("answer", 1000),
             paper="Goyal et al. 2017, arXiv:1612.00837",
             licence="CC-BY-4.0 (questions, answers); COCO's terms (pictures)",
             defaults={"answers": 1000, "val_share": 0.1},
@@ -149,6 +189,8 @@ def mmbench_datasets() -> list[DatasetSpec]:
             "tuxpaint",
             "tuxpaint",
             "Tux Paint's stamps: picture, description, the same read aloud, and a sound for a few",
+            modalities={"image": "image", "text": "text", "speech": "audio", "sound": "audio"},
+            tasks=_classes("category", 12),
             paper="Kendrick et al. 2002-2022, tuxpaint.org",
             licence="GPL-2.0",
             defaults={

@@ -86,10 +86,17 @@ def fingerprint(
     media: Mapping[str, os.stat_result],
     check: Callable[[str], None] = lambda name: None,
 ) -> str:
-    """Return a hash over the content of annotation files and the names and sizes of media, wherever the folder lies."""
-    files = {name: folder.status(name, folder.published.title) for name in annotations}
-    total = hashlib.sha256()
-    total.update(hash_files(folder.root, {name: status for name, status in files.items() if status}, check).encode())
+    """Return a hash over the content of annotation files and the names and sizes of media, wherever the folder lies.
+
+    Raises:
+        DataError: an annotation file lies outside the folder, cannot be read, or does not pass `check`.
+    """
+    found = {name: folder.status(name, folder.published.title) for name in annotations}
+    files = {name: status for name, status in found.items() if status}
+    try:
+        total = hashlib.sha256(hash_files(folder.root, files, check).encode())
+    except OSError as error:
+        raise DataError(f"{error.filename} cannot be read ({error.strerror}); see to its permissions") from None
     for name in sorted(media):
         total.update(f"{name}\0{media[name].st_size}\n".encode("utf-8", "surrogateescape"))
     return total.hexdigest()

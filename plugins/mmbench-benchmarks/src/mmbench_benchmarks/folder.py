@@ -47,7 +47,7 @@ class Folder:
     def __init__(self, published: Published, target: str = "", root: Path | None = None) -> None:
         self.published = published
         self.asked = Path(target).expanduser() if target else root or default_root(published.name)
-        if target and not self.asked.exists():
+        if target and not _exists(self.asked):
             raise self.unavailable("there is nothing at that path")
         #: The file that was named, if a file was named.
         self.file = self.asked.name if self.asked.is_file() else ""
@@ -126,6 +126,8 @@ class Folder:
             return (self.root / path).read_bytes().decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise DataError(f"{path} is not UTF-8 (byte {error.start}); get the file again") from None
+        except OSError as error:
+            raise DataError(f"{path} cannot be read ({error.strerror or error}); see to its permissions") from None
 
     def lines(self, path: str) -> list[str]:
         """Read the lines of a text file that are not blank."""
@@ -175,6 +177,13 @@ class Folder:
         except csv.Error as error:
             raise DataError(f"{path} line {reader.line_num} is no well-formed CSV ({error}); get it again") from None
         return rows
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name too long for the file system, or with a NUL in it
+        return False
 
 
 def default_root(name: str) -> Path:
