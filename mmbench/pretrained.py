@@ -98,6 +98,21 @@ def drop_pooler(model: nn.Module) -> None:
         model.register_module("pooler", None)
 
 
+def plain_linears(model: nn.Module) -> None:
+    """Put `nn.Linear` in place of GPT-2's transposed layers, which are the same and which adapters do not know."""
+    from transformers.pytorch_utils import Conv1D
+
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, Conv1D):
+                num_inputs, num_outputs = child.weight.shape
+                linear = nn.Linear(num_inputs, num_outputs, device=child.weight.device, dtype=child.weight.dtype)
+                with torch.no_grad():
+                    linear.weight.copy_(child.weight.T)
+                    linear.bias.copy_(child.bias)
+                setattr(parent, name, linear)
+
+
 def attention_projections(module: nn.Module) -> tuple[str, ...]:
     """Return the last parts of the names of all projections to queries and values: what LoRA adapts by default.
 

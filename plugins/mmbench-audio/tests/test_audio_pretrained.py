@@ -18,6 +18,8 @@ from mmbench_audio.speech_convolutions import SpeechConvolutions
 
 from mmbench import Modality, Waveform
 from mmbench.errors import Unavailable, UsageError
+from mmbench.testing import check
+from mmbench.tuning import apply_tuning
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 
@@ -367,3 +369,28 @@ def test_real_weights_of_whisper_give_their_librarys_hidden_states(no_network):
     assert tokens.shape == (1, 16, 384)
     expected = whole.encoder(given).last_hidden_state[:, :16]
     torch.testing.assert_close(tokens, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_an_adapter_changes_what_the_encoder_gives(tmp_path, name):
+    pytest.importorskip("peft", reason="peft is not installed")
+    folder, _, _ = save(tmp_path, name)
+    encoder = build(folder)
+    options = {"lr_factor": 1.0, "lora_rank": 4, "lora_alpha": 16.0}
+
+    apply_tuning(encoder, {"ref": "audio/transformers", "tuning": "adapter", "tuning_options": options})
+    encoder(*batch(encoder, WAVES)).values.square().sum().backward()
+
+    trained = {name: item for name, item in encoder.named_parameters() if item.requires_grad}
+    assert trained and all("lora_" in name and item.grad is not None for name, item in trained.items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["wav2vec2-group", "hubert-layer", "ast"])
+def test_it_conforms_as_mmbench_check_says(tmp_path, name):
+    folder, _, _ = save(tmp_path, name)
+
+    results = list(check(f"encoder:mmbench-audio/transformers:{folder}", level="smoke"))
+
+    assert len(results) > 20
+    assert [(result.check, result.found) for result in results if result.status == "fail"] == []

@@ -17,6 +17,8 @@ from mmbench_text import pretrained_files
 from mmbench import Modality
 from mmbench.data import transform_key
 from mmbench.errors import Unavailable, UsageError
+from mmbench.testing import check
+from mmbench.tuning import apply_tuning
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 tokenizers = pytest.importorskip("tokenizers", reason="tokenizers is not installed")
@@ -433,3 +435,28 @@ def test_minilm_knows_what_is_alike(minilm):
     vectors = vectors / vectors.norm(dim=1, keepdim=True)
 
     assert vectors[0] @ vectors[1] > 0.4 > 0.2 > vectors[0] @ vectors[2]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_adapter_changes_what_the_encoder_gives(tmp_path, family):
+    pytest.importorskip("peft", reason="peft is not installed")
+    folder, _, _ = save(tmp_path, FAMILIES[family])
+    encoder = build(folder)
+    options = {"lr_factor": 1.0, "lora_rank": 4, "lora_alpha": 16.0}
+
+    apply_tuning(encoder, {"ref": "text/transformers", "tuning": "adapter", "tuning_options": options})
+    encoder(*batch(encoder, TEXTS)).values.square().sum().backward()
+
+    trained = {name: item for name, item in encoder.named_parameters() if item.requires_grad}
+    assert trained and all("lora_" in name and item.grad is not None for name, item in trained.items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["bert", "gpt2", "t5"])
+def test_it_conforms_as_mmbench_check_says(tmp_path, family):
+    folder, _, _ = save(tmp_path, FAMILIES[family])
+
+    results = list(check(f"encoder:mmbench-text/transformers:{folder}", level="smoke"))
+
+    assert len(results) > 20
+    assert [(result.check, result.found) for result in results if result.status == "fail"] == []

@@ -13,10 +13,12 @@ import torch
 
 from mmbench import Features, Modality
 from mmbench.errors import Unavailable, UsageError
+from mmbench.registry import load_attribute
+from mmbench.testing import check
 
 timm = pytest.importorskip("timm", reason="timm is not installed")
 
-from mmbench_vision import timm_files  # noqa: E402
+from mmbench_vision import timm_files, timm_presets  # noqa: E402
 from mmbench_vision.timm_model import TimmImage  # noqa: E402  (imports what may be absent)
 
 SHARED = Path(__file__).parents[4] / "shared" / "weights"
@@ -259,3 +261,29 @@ def test_real_weights_in_half_precision_are_read_as_timm_reads_them():
     assert encoder.feature_dim == 1280
     assert given.dtype == torch.float32
     torch.testing.assert_close(given, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reference", ["timm/resnet10t[size=32]", "timm/vit_tiny_patch16_224[size=32]"])
+def test_fresh_models_conform_as_mmbench_check_says(reference):
+    results = list(check(reference, level="smoke"))
+
+    assert len(results) > 20
+    assert [(result.check, result.found) for result in results if result.status == "fail"] == []
+
+
+def test_every_preset_is_a_model_and_weights_that_timm_knows():
+    for target, _, _ in timm_presets.PRESETS.values():
+        assert target in timm.list_pretrained()
+
+
+def test_a_preset_is_the_reference_that_it_stands_for(tmp_path, no_network):
+    spec = next(spec for spec in timm_presets.specs() if spec.name == "vit-tiny-patch16")
+    modality = Modality(name="photo", kind="image", facts={"channels": 3, "size": [50, 70]})
+
+    encoder = load_attribute(spec.factory)(modality, "vector", tuning="scratch", size=32, stages=3)
+
+    assert encoder.feature_dim == 192
+    with pytest.raises(Unavailable, match=r"timm/vit_tiny_patch16_224\.augreg_in21k_ft_in1k are not at hand"):
+        load_attribute(spec.describe)(tuning="frozen", size=0, stages=3)
+    assert load_attribute(spec.prepare)(tuning="scratch", size=0, stages=3) == ()

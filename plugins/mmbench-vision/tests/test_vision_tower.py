@@ -13,6 +13,7 @@ import torch
 from mmbench import Modality
 from mmbench.data import transform_key
 from mmbench.errors import Unavailable, UsageError
+from mmbench.testing import check
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 
@@ -215,3 +216,14 @@ def test_neither_planning_nor_building_asks_the_network(monkeypatch):
             Unavailable, match="run `mmbench prepare -e image=transformers/openai/clip-vit-base-patch32`"
         ):
             ask("openai/clip-vit-base-patch32", tuning="frozen")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["clip", "siglip", "vit", "dinov2"])
+def test_it_conforms_as_mmbench_check_says(tmp_path, family):
+    folder, _, _ = save(tmp_path, family)
+
+    results = list(check(f"encoder:mmbench-vision/transformers:{folder}", level="smoke"))
+
+    assert len(results) > 20
+    assert [(result.check, result.found) for result in results if result.status == "fail"] == []

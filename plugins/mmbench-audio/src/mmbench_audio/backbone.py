@@ -37,10 +37,12 @@ class Backbone(nn.Module):
     Attributes:
         feature_dim: D, width of its hidden states.
         num_layers: How many layers it has.
+        adapter_targets: What LoRA adapts where that is not attention's projections.
     """
 
     feature_dim: int
     num_layers: int
+    adapter_targets: tuple[str, ...] = ()
 
     @abstractmethod
     def transform(self, max_seconds: float) -> Callable[[Any], Any]:
@@ -79,7 +81,7 @@ class PretrainedAudio(nn.Module):
         self.layers = spread_layers(backbone.num_layers, stages) if layout == "pyramid" else ()
         width = backbone.feature_dim
         self.feature_dim: int | tuple[int, ...] = (width,) * stages if layout == "pyramid" else width
-        self.adapter_targets = attention_projections(backbone)
+        self.adapter_targets = backbone.adapter_targets or attention_projections(backbone)
         self.transform = backbone.transform(max_seconds)
 
     def forward(self, values: Tensor, mask: Tensor | None = None) -> Features:

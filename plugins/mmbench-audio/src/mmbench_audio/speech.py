@@ -54,6 +54,9 @@ class SpeechFrames(Backbone):
         )
         # What the model would do with the waveform is done before, with the mask.
         self.model.feature_extractor = nn.Identity()
+        if config.model_type == "wavlm":
+            # Its attention hands weights to torch's own function and never calls the projections.
+            self.adapter_targets = ("intermediate_dense", "output_dense")
         self.num_layers = config.num_hidden_layers
         self.feature_dim = config.hidden_size
 

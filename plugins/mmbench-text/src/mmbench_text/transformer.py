@@ -11,7 +11,7 @@ from mmbench import Features, Modality
 from mmbench.blocks import check_range
 from mmbench.errors import Unavailable, UsageError
 from mmbench.features import masked_mean
-from mmbench.pretrained import attention_projections, build, drop_pooler, load_config, spread_layers
+from mmbench.pretrained import attention_projections, build, drop_pooler, load_config, plain_linears, spread_layers
 from mmbench.spec import Layout
 from mmbench.weights import WeightFolder
 from mmbench_text.pretrained_files import find
@@ -152,6 +152,7 @@ def _build(config: Any, folder: WeightFolder, tuning: str) -> nn.Module:
     if model_class is None or model_class.main_input_name != "input_ids":
         raise Unavailable(f"{folder.path} holds a model of type {config.model_type!r}, which does not read text")
     model = build(model_class, config, folder, tuning)
+    plain_linears(model)
     if config.is_encoder_decoder and "Encoder" not in model_class.__name__:
         encoder: nn.Module = model.get_encoder()
         return encoder

@@ -1,11 +1,12 @@
 """Image encoders for mmbench: small ones trained from scratch, and any model of timm or transformers."""
 
 from mmbench import EncoderSpec, hookimpl
+from mmbench_vision import timm_presets
 
 
 @hookimpl
 def mmbench_encoders() -> list[EncoderSpec]:
-    """Offer `cnn`, `mlp`, `vit-tiny`, and `timm` and `transformers` for pretrained ones."""
+    """Offer `cnn`, `mlp`, `vit-tiny`, and pretrained ones: `timm`, `transformers`, presets."""
     return [
         EncoderSpec(
             name="cnn",
@@ -81,4 +82,5 @@ def mmbench_encoders() -> list[EncoderSpec]:
             requires=("transformers", "torchvision"),
             in_all=False,
         ),
+        *timm_presets.specs(),
     ]

@@ -6,6 +6,7 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from mmbench.errors import Unavailable, UsageError, did_you_mean
 from mmbench.pretrained import attention_projections
 from mmbench.spec import Layout
 from mmbench_vision.timm_files import HUB, LOCAL, architecture, find
+from mmbench_vision.timm_presets import target_of
 from mmbench_vision.timm_transform import TimmPixels
 
 
@@ -89,6 +91,14 @@ class TimmImage(nn.Module):
         """Return the feature maps of the chosen stages, each (B, D_i, H_i, W_i)."""
         maps: list[Tensor] = self.model(pixels)
         return [stage.permute(0, 3, 1, 2) if _channels_last(self.model) else stage for stage in maps]
+
+
+def __getattr__(name: str) -> Any:
+    """Return the factory of a preset, by its name in Python: `vit_tiny_patch16`."""
+    target = target_of(name)
+    if target is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return partial(TimmImage, target=target)
 
 
 def _create(target: str, tuning: str, channels: int, size: int, stages: int) -> nn.Module:
