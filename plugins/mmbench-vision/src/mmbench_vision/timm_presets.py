@@ -39,7 +39,7 @@ def specs() -> list[EncoderSpec]:
             name=name,
             kinds=("image",),
             layouts=("vector", "sequence", "pyramid"),
-            tunings=("frozen", "finetune", "adapter", "scratch"),
+            tunings=("frozen", "finetune", "adapter"),  # for fresh weights there is timm/NAME
             describe=f"mmbench_vision.timm_presets:describe_{_word(name)}",
             prepare=f"mmbench_vision.timm_presets:prepare_{_word(name)}",
             factory=f"mmbench_vision.timm_model:{_word(name)}",
