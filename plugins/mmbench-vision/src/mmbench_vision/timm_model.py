@@ -6,7 +6,6 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
@@ -98,7 +97,11 @@ def __getattr__(name: str) -> Any:
     target = target_of(name)
     if target is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return partial(TimmImage, target=target)
+
+    def preset(modality: Modality, layout: Layout, *, tuning: str, size: int, stages: int) -> TimmImage:
+        return TimmImage(modality, layout, target=target, tuning=tuning, size=size, stages=stages)
+
+    return preset
 
 
 def _create(target: str, tuning: str, channels: int, size: int, stages: int) -> nn.Module:
