@@ -131,8 +131,10 @@ def remarks(costs: Sequence[Cost]) -> list[str]:
         throughput = cost.figures.get("throughput_samples_per_s")
         if throughput is not None and throughput.value is None:
             lines[f"not measured: {clean(who, 120)}: {clean(throughput.note, 300)}"] = None
-        if throughput is not None and "measured at batch size 1" in throughput.note:
-            lines[f"batch size 1 only: {clean(who, 120)}: {clean(throughput.note.partition(';')[0], 300)}"] = None
+        parts = throughput.note.split("; ") if throughput is not None else []
+        for part in parts:
+            if part.startswith("fails at batch size "):
+                lines[f"batch size 1 only: {clean(who, 120)}: {clean(part, 300)}"] = None
     disturbed = sum(cost.contended for cost in costs)
     rounds = sum(cost.num_rounds for cost in costs)
     if disturbed:
