@@ -283,6 +283,13 @@ def test_a_picture_that_is_only_a_path_is_never_opened(tmp_path):
         opened(tmp_path, target)["train"][0].inputs["img"]
 
 
+def test_without_pyarrow_what_to_install_is_said(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+
+    with pytest.raises(Unavailable, match=r"read by pyarrow: pip install 'mmbench-benchmarks\[hf\]'"):
+        describe_hf(str(tmp_path))
+
+
 def test_describing_imports_neither_the_library_nor_torch_nor_pandas(tmp_path):
     target = saved(tmp_path / "set", train=rows(0, 8), test=rows(8, 4))
     code = (

@@ -123,7 +123,7 @@ PLAIN = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(value=PLAIN, protocol=st.sampled_from(PROTOCOLS))
 def test_whatever_is_plain_comes_back(tmp_path_factory, value, protocol):
     folder = tmp_path_factory.mktemp("plain")
@@ -305,7 +305,7 @@ def test_bombs_cost_neither_time_nor_memory(tmp_path, content, reason):
     assert mebibytes < 400
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("protocol", [0, 2, 5])
 def test_a_pickle_cut_at_any_byte_is_an_error(tmp_path, protocol):
     content = pickle.dumps({"train": {"vision": np.arange(6.0).reshape(1, 2, 3), "id": ["a[0]"]}}, protocol)
 
@@ -313,7 +313,7 @@ def test_a_pickle_cut_at_any_byte_is_an_error(tmp_path, protocol):
         assert refuse(tmp_path, content[:end]).startswith("data.pkl ")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(position=st.integers(0, 10_000), byte=st.integers(0, 255), protocol=st.sampled_from(PROTOCOLS))
 def test_a_changed_byte_gives_other_data_or_a_clear_error(tmp_path_factory, position, byte, protocol):
     content = bytearray(pickle.dumps({"a": np.arange(5), "b": [("x", 1.5), {2}]}, protocol))

@@ -258,6 +258,7 @@ def test_the_fingerprint_follows_names_and_sizes_and_not_the_folder(tmp_path):
     assert sounds.describe_esc_50(str(tmp_path / "b")).fingerprint != same
 
 
+@pytest.mark.slow
 def test_the_loader_keeps_what_mmbench_asks_of_datasets(tmp_path):
     results = check(f"dataset:esc-50:{esc_50(tmp_path / 'esc')}", level="smoke")
 

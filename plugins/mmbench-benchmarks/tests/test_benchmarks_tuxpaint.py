@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import itertools
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -26,6 +27,13 @@ def folders(tmp_path, monkeypatch):
     monkeypatch.setenv("MMBENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("MMBENCH_DATA", str(tmp_path / "data"))
     monkeypatch.setattr(tuxpaint, "_DEBIAN", tmp_path / "nowhere")
+
+
+def require_cairo():
+    try:
+        tuxpaint._require_cairosvg()
+    except Unavailable as error:
+        pytest.skip(str(error))
 
 
 @functools.cache
@@ -145,7 +153,7 @@ def test_stamps_of_one_description_stay_in_one_split(tmp_path):
 
 
 def test_svg_is_drawn_when_asked_and_a_png_beside_it_comes_first(tmp_path):
-    pytest.importorskip("cairosvg")
+    require_cairo()
     target = stamps(tmp_path / "stamps")
     stamp(tmp_path / "stamps", "food/tomato", picture=".svg", text="A tomato.")
     (tmp_path / "stamps" / "town" / "sub" / "thing0.svg").write_text(SVG)
@@ -169,7 +177,7 @@ def test_svg_is_drawn_when_asked_and_a_png_beside_it_comes_first(tmp_path):
     ],
 )
 def test_an_svg_that_is_none_or_hides_something_is_refused(tmp_path, content, reason):
-    pytest.importorskip("cairosvg")
+    require_cairo()
     target = stamps(tmp_path / "stamps")
     stamp(tmp_path / "stamps", "food/tomato", picture=".svg")
     path = tmp_path / "stamps" / "food" / "tomato.svg"
@@ -181,7 +189,7 @@ def test_an_svg_that_is_none_or_hides_something_is_refused(tmp_path, content, re
 
 
 def test_an_svg_reads_no_other_file(tmp_path):
-    pytest.importorskip("cairosvg")
+    require_cairo()
     target = stamps(tmp_path / "stamps")
     Image.fromarray(np.zeros((9, 9, 3), dtype=np.uint8)).save(tmp_path / "secret.png")
     stamp(tmp_path / "stamps", "food/tomato", picture=".svg")
@@ -199,7 +207,7 @@ def test_an_svg_reads_no_other_file(tmp_path):
 
 
 def test_a_drawing_that_never_ends_is_given_up(tmp_path, monkeypatch):
-    pytest.importorskip("cairosvg")
+    require_cairo()
     monkeypatch.setattr(tuxpaint, "_MOST_DRAWING_S", 0.5)
     target = stamps(tmp_path / "stamps")
     stamp(tmp_path / "stamps", "food/tomato", picture=".svg")
@@ -210,6 +218,13 @@ def test_a_drawing_that_never_ends_is_given_up(tmp_path, monkeypatch):
 
     with pytest.raises(DataError, match=r"food/tomato.svg cannot be drawn \(it takes more than 0.5 s\)"):
         opened(tmp_path, target, svg=True)["food/tomato"].inputs["image"]
+
+
+def test_without_cairosvg_what_to_install_is_said(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cairosvg", None)
+
+    with pytest.raises(Unavailable, match=r"pip install 'mmbench-benchmarks\[svg\]', or leave \[svg=true\] out"):
+        tuxpaint.describe_tuxpaint(stamps(tmp_path / "stamps"), svg=True)
 
 
 @pytest.mark.parametrize(
