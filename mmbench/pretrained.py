@@ -75,7 +75,7 @@ def build(model_class: Any, config: Any, folder: WeightFolder, tuning: str, *, n
                 ignore_mismatched_sizes=True,  # so that they are listed below
                 output_loading_info=True,
             )
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
+        except Exception as error:  # a damaged or hostile file raises whatever its reader happens to
             raise Unavailable(f"the weights in {folder.path} cannot be loaded: {error}") from error
     wrong = sorted(
         key

@@ -324,6 +324,29 @@ def test_weights_that_do_not_fit_are_refused_with_the_first_that_is_missing(tmp_
         build(folder)
 
 
+class Hostile:
+    """A pickle of this makes a file when it is read as code."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __reduce__(self):
+        return Path.touch, (self.file,)
+
+
+def test_weights_in_pytorchs_own_format_are_read_as_tensors_and_never_as_code(tmp_path):
+    folder, model, _ = save(tmp_path, bert)
+    expected = build(folder)(*batch(build(folder), TEXTS)).values
+    (folder / "model.safetensors").unlink()
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+
+    torch.testing.assert_close(build(folder)(*batch(build(folder), TEXTS)).values, expected)
+    torch.save({**model.state_dict(), "evil": Hostile(tmp_path / "run")}, folder / "pytorch_model.bin")
+    with pytest.raises(Unavailable, match="cannot be loaded"):
+        build(folder)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_model_of_another_kind_is_refused(tmp_path):
     transformers.ViTModel(transformers.ViTConfig(**VISION)).save_pretrained(tmp_path / "vit")
 

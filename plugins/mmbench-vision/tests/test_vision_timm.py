@@ -179,12 +179,37 @@ def test_weights_that_lack_a_tensor_are_refused(tmp_path):
         build(f"local-dir:{tmp_path / 'model'}")
 
 
+class Hostile:
+    """A pickle of this makes a file when it is read as code."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __reduce__(self):
+        return Path.touch, (self.file,)
+
+
+def test_weights_in_pytorchs_own_format_are_read_as_tensors_and_never_as_code(tmp_path):
+    model = save(tmp_path / "model")
+    target = f"local-dir:{tmp_path / 'model'}"
+    expected = build(target).model.state_dict()["conv1.0.weight"]
+    (tmp_path / "model" / "model.safetensors").unlink()
+    torch.save(model.state_dict(), tmp_path / "model" / "pytorch_model.bin")
+
+    torch.testing.assert_close(build(target).model.state_dict()["conv1.0.weight"], expected)
+    evil = {**model.state_dict(), "evil": Hostile(tmp_path / "run")}
+    torch.save(evil, tmp_path / "model" / "pytorch_model.bin")
+    with pytest.raises(Unavailable, match="cannot be loaded into it"):
+        build(target)
+    assert not (tmp_path / "run").exists()
+
+
 def test_weights_of_another_model_are_refused(tmp_path):
     save(tmp_path / "model")
     config = tmp_path / "model" / "config.json"
     config.write_text(config.read_text().replace("resnet10t", "resnet14t"))
 
-    with pytest.raises(Unavailable, match=r"do not fit the model|lack \d+ tensors"):
+    with pytest.raises(Unavailable, match=r"cannot be loaded into it|lack \d+ tensors"):
         build(f"local-dir:{tmp_path / 'model'}")
 
 

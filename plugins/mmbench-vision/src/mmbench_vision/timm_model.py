@@ -133,10 +133,10 @@ def _create(target: str, tuning: str, channels: int, size: int, stages: int) -> 
     try:
         with _noting_missing() as missing:
             model: nn.Module = timm.create_model(name, pretrained=tuning != "scratch", **given)
-    except (RuntimeError, KeyError, TypeError, OSError) as error:
+    except Exception as error:  # a damaged or hostile file raises whatever its reader happens to
         if tuning == "scratch":
             raise UsageError(f"timm cannot build {target!r} with these options: {error}") from error
-        raise Unavailable(f"the weights of {target!r} do not fit the model: {error}") from error
+        raise Unavailable(f"the weights of {target!r} cannot be loaded into it: {error}") from error
     if missing:
         raise Unavailable(
             f"the weights of {target!r} lack {len(missing)} tensors of {name}, the first is {missing[0]!r}"
