@@ -113,7 +113,9 @@ def make_part(registry: Registry, reference: Reference) -> Part:
     identity = _identity(reference)
     unavailable = _unavailable(reference)
     spec = reference.entry.spec
-    if isinstance(spec, EncoderSpec) and spec.describe and reference.tuning != "scratch" and not unavailable:
+    described = isinstance(spec, EncoderSpec) and spec.describe and (reference.tuning != "scratch" or spec.wraps)
+    if described and not unavailable:
+        assert isinstance(spec, EncoderSpec)
         try:
             identity.update(_identity_of_weights(reference, spec))
         except Unavailable as error:

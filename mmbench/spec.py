@@ -262,6 +262,8 @@ class EncoderSpec(_Spec):
         describe: ``"package.module:function"``, called while planning as ``describe(target, tuning=…, **options) ->
             EncoderInfo`` (without target where it takes none) for every tuning but "scratch"; it raises `Unavailable`
             when the weights are not at hand, answers within a second, uses no network, imports no torch.
+        wraps: Whether the target names another encoder, as in ``frames/timm/resnet18``: `describe` is then called for
+            "scratch" too, and its fingerprint covers what is inside.
         weights: Files it needs; `mmbench prepare` puts them into `mmbench.config.part_root(data_dir(), "DIST/NAME")`.
         prepare: ``"package.module:function"``, called as `describe` is by `mmbench prepare`; returns the `AssetSpec`
             of the target's files. It may import anything, and use the network.
@@ -275,6 +277,7 @@ class EncoderSpec(_Spec):
     layouts: tuple[Layout, ...] = ("vector",)
     tunings: tuple[Tuning, ...] = ("scratch",)
     target: Target = "none"
+    wraps: bool = False
     describe: str = ""
     weights: tuple[AssetSpec, ...] = ()
     prepare: str = ""
@@ -286,6 +289,9 @@ class EncoderSpec(_Spec):
         _set(self, "layouts", _words(f"{where}: layouts", self.layouts, LAYOUTS, at_least_one=True))
         _set(self, "tunings", _words(f"{where}: tunings", self.tunings, TUNINGS, at_least_one=True))
         _check_word(f"{where}: target", self.target, get_args(Target))
+        _check_flag(f"{where}: wraps", self.wraps)
+        if self.wraps and not (self.target == "required" and self.describe):
+            raise SpecError(f"{where} wraps another encoder, so it needs target='required' and describe")
         _set(self, "weights", _members(f"{where}: weights", self.weights, AssetSpec, at_least_one=False))
         for function in ("describe", "prepare"):
             if getattr(self, function):

@@ -52,7 +52,8 @@ def apply_tuning(encoder: nn.Module, part: Mapping[str, Any]) -> None:
     """Freeze an encoder or give it adapters, as its part of the payload asks.
 
     An encoder may name the layers that adapters go to by ``adapter_targets``, endings of their qualified names; by
-    default all linear layers get one, or all convolutions where there is no linear layer.
+    default all linear layers get one, or all convolutions where there is no linear layer. It may name children that no
+    pretrained weights exist for by ``fresh_parts``: they are trained whole beside the adapters.
 
     Raises:
         Unavailable: adapters are asked for and peft is not installed.
@@ -101,8 +102,9 @@ def _add_adapters(encoder: nn.Module, part: Mapping[str, Any]) -> None:
     options = part["tuning_options"]
     config = LoraConfig(r=options["lora_rank"], lora_alpha=options["lora_alpha"], target_modules=targets)
     inject_adapter_in_model(config, encoder)
+    fresh = tuple(getattr(encoder, "fresh_parts", ()))
     for name, parameter in encoder.named_parameters():
-        parameter.requires_grad_("lora_" in name)
+        parameter.requires_grad_("lora_" in name or name.partition(".")[0] in fresh)
 
 
 def _adapter_targets(encoder: nn.Module) -> list[str]:
