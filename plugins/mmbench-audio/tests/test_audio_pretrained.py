@@ -200,6 +200,20 @@ def test_ast_gives_its_librarys_pooled_vector_and_patches(tmp_path, length):
     torch.testing.assert_close(alone(build(folder, "sequence"), sound).values, patches, atol=1e-5, rtol=0)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("name", ALL)
+def test_half_precision_stays_near_full_precision(tmp_path, name):
+    folder, _, _ = save(tmp_path, name)
+    encoder = build(folder)
+    values, mask = batch(encoder, WAVES)
+    full = encoder(values, mask).values
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = encoder(values, mask).values
+
+    assert (half - full).norm() < 0.03 * full.norm()
+
+
 def test_group_normalisation_over_time_reads_real_frames_only():
     layer = torch.nn.Module()
     layer.conv = torch.nn.Conv1d(1, 2, kernel_size=2, stride=2, bias=False)

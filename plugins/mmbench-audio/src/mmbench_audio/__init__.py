@@ -19,7 +19,7 @@ def mmbench_encoders() -> list[EncoderSpec]:
         EncoderSpec(
             name="logmel-cnn",
             kinds=("audio",),
-            layouts=("vector", "sequence"),
+            layouts=("vector", "sequence", "pyramid"),
             factory="mmbench_audio.logmel_cnn:LogMelCNN",
             defaults={"feature_dim": 64, "width": 16, "dropout": 0.0, **_SPECTROGRAM},
             version="1",

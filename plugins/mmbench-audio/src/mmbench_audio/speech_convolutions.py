@@ -68,7 +68,8 @@ def _convolve(layer: Any, frames: Tensor, lengths: Tensor | None) -> tuple[Tenso
     norm = getattr(layer, "layer_norm", None)
     if isinstance(norm, nn.GroupNorm):
         mask = None if lengths is None else _mask(lengths, frames.shape[2])
-        frames = _normalised(frames, mask, norm.eps) * norm.weight.view(-1, 1) + norm.bias.view(-1, 1)
+        # In full precision, as torch's own normalisations are under autocast.
+        frames = _normalised(frames.float(), mask, norm.eps) * norm.weight.view(-1, 1) + norm.bias.view(-1, 1)
     elif isinstance(norm, nn.LayerNorm):
         # torchaudio's subclass moves the channels last by itself; done here, both libraries' layers are served.
         channels_last = frames.transpose(1, 2)

@@ -53,7 +53,8 @@ class WhisperFrames(Backbone):
 
     def forward(self, values: Tensor, mask: Tensor | None, *, all_layers: bool) -> Hidden:
         values, mask = values[:, : self.num_samples], None if mask is None else mask[:, : self.num_samples]
-        spectrogram = self._log_mel(to_float(values, mask))
+        with torch.autocast(values.device.type, enabled=False):  # quiet bands drown in the rounding of half precision
+            spectrogram = self._log_mel(to_float(values, mask))
         given = self.encoder(spectrogram, output_hidden_states=all_layers)
         hidden = (*given.hidden_states[:-1], given.last_hidden_state) if all_layers else (given.last_hidden_state,)
         num_tokens = -(-values.shape[1] // self.samples_per_token)
