@@ -31,8 +31,8 @@ from mmbench.tuning import apply_tuning
 
 #: Bumped when features of an unchanged encoder would be stored otherwise.
 FEATURES_VERSION = 1
-#: Samples that one forward pass of a frozen encoder reads.
-BATCH_SIZE = 32
+#: Samples that one forward pass of a frozen encoder reads, by type of device: a CPU gains nothing from more.
+BATCH_SIZE: Mapping[str, int] = {"cpu": 8, "cuda": 64}
 _DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -284,7 +284,7 @@ def _encode(model: MultimodalModel, data: SplitData, modality: str, dtype: str, 
     present: list[NDArray[np.bool_]] = []
     stored, width, layout = np.dtype(np.float32), 0, "vector"
     with file.open("wb") as stream:
-        for batch in data.in_order(BATCH_SIZE):
+        for batch in data.in_order(BATCH_SIZE.get(data.device.type, 8)):
             features = model.encode(batch)[modality]
             values, layout = features.tensor, features.layout
             here = features.present
