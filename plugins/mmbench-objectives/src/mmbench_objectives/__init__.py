@@ -84,7 +84,7 @@ OBJECTIVES = (
         "mvae",
         "mvae:Mvae",
         in_all=False,
-        defaults={"elbo_weight": 0.01, "kl_weight": 1.0, "latent_dim": 32},
+        defaults={"elbo_weight": 0.1, "kl_weight": 0.1, "latent_dim": 32},
         summary="A latent variable behind all features, told by a product of experts (evidence lower bound)",
         paper="Wu & Goodman 2018, arXiv:1802.05335",
     ),

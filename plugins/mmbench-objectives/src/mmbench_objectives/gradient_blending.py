@@ -24,12 +24,13 @@ class GradientBlending(nn.Module):
     """loss = w_0 loss(fused) + sum over modalities of w_m loss(head of that modality alone), the weights summing to 1.
 
     Every `every` epochs each loss is measured on a held-out share of train, H, and on as many samples that are stepped
-    on, S. Since the last time it has generalised by G = H_before - H_now and overfitted by O = (H - S)_now - (H -
-    S)_before; its weight is G / O^2, normalised. A loss that did not generalise gets no weight; where none did, weights
-    stay. All are equal before the first estimate.
+    on, S. Since the start of training it has generalised by G = H_before - H_now and overfitted by O = (H - S)_now - (H
+    - S)_before; its weight is G / O^2, normalised. A loss that did not generalise gets no weight; where none did,
+    weights stay. All are equal before the first estimate.
 
     Source: Wang et al. 2020, arXiv:1905.12681, proposition 1, and its online algorithm. Differs in measuring the losses
-    of the model that is being trained, where the authors train copies of it for each loss and each estimate; in that
+    of the model that is being trained, where the authors train copies of it for each loss and each estimate; in always
+    looking back to the start, because what changes between two estimates late in training is mostly noise; in that
     held-out samples are never trained on; and in bounding |O| from below by 0.01.
 
     Args:
@@ -45,7 +46,6 @@ class GradientBlending(nn.Module):
     needs_unimodal_heads = True
     weights: Tensor
     before: Tensor
-    measured: Tensor
 
     def __init__(
         self, dims: Mapping[str, int], tasks: Sequence[TaskSpec], *, every: int, held_out_share: float
@@ -57,8 +57,7 @@ class GradientBlending(nn.Module):
         self.every, self.held_out_share = every, held_out_share
         count = len(self.names)
         self.register_buffer("weights", torch.full((count,), 1.0 / count))
-        self.register_buffer("before", torch.zeros(2, count))  # losses on held-out and on seen samples, last time
-        self.register_buffer("measured", torch.tensor(False))
+        self.register_buffer("before", torch.zeros(2, count))  # losses on held-out and on seen samples, at the start
 
     def forward(self, step: Step) -> Mapping[str, Tensor]:
         """Return {"task": …} for the fused prediction and {"unimodal.NAME": …}, each weighted."""
@@ -71,10 +70,10 @@ class GradientBlending(nn.Module):
         if start.epoch % self.every:
             return
         now = torch.stack([self._measure(start, start.held_out()), self._measure(start, start.seen())])
-        if bool(self.measured):
+        if start.epoch:
             self.weights.copy_(blend(self.before, now, self.weights))
-        self.before.copy_(now)
-        self.measured.fill_(True)
+        else:
+            self.before.copy_(now)
 
     def _measure(self, start: EpochStart, batches: Iterable[Batch]) -> Tensor:
         """Mean losses over some batches, in the order of `names`."""

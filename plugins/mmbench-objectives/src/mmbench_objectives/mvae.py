@@ -34,7 +34,7 @@ class Mvae(nn.Module):
         dims: Feature width by modality.
         tasks: What is predicted.
         elbo_weight: Factor of the bound.
-        kl_weight: The paper's beta.
+        kl_weight: The paper's beta, which it raises from 0 to 1 over hundreds of epochs.
         latent_dim: Width of z.
     """
 
