@@ -198,7 +198,7 @@ def flickr8k(folder, per_split=4):
 def test_flickr8k_pairs_each_picture_with_its_own_caption_and_with_another_of_its_split(tmp_path):
     target = flickr8k(tmp_path / "flickr")
 
-    splits = pictures.open_flickr8k(tmp_path, target=target)
+    splits = pictures.open_flickr8k(tmp_path, target=target, task="matching", captions=1)
 
     assert {split: len(splits[split]) for split in SPLITS} == {"train": 8, "val": 8, "test": 8}
     assert ids(splits["test"])[:2] == ["test0.jpg#0", "test0.jpg#0!"]
@@ -211,10 +211,27 @@ def test_flickr8k_pairs_each_picture_with_its_own_caption_and_with_another_of_it
         assert set(texts.values()) == {2}  # once as its own, once as another's: the words alone tell nothing
 
 
+def test_flickr8k_groups_a_picture_with_its_captions_to_be_found(tmp_path):
+    target = flickr8k(tmp_path / "flickr")
+
+    (task,) = pictures.describe_flickr8k(target).tasks
+    test = pictures.open_flickr8k(tmp_path, target=target)["test"]
+
+    assert (task.kind, task.num_outputs) == ("retrieval", 256)
+    assert len(test) == 4 * 5
+    groups = Counter(sample.targets["match"] for sample in test)
+    assert set(groups.values()) == {5}
+    assert all(
+        sample.inputs["text"] == f"Caption {sample.sample_id[-1]} of {sample.sample_id[:-2]} ." for sample in test
+    )
+
+
 def test_more_captions_of_each_picture_may_be_asked_for(tmp_path):
     target = flickr8k(tmp_path / "flickr")
 
-    assert len(pictures.open_flickr8k(tmp_path, target=target, captions=5)["test"]) == 40
+    assert len(pictures.open_flickr8k(tmp_path, target=target, task="matching", captions=5)["test"]) == 40
+    with pytest.raises(UsageError, match=r"no task 'search'; choose \[task=retrieval\]"):
+        pictures.describe_flickr8k(target, task="search")
     with pytest.raises(UsageError, match=r"5 captions per picture, got \[captions=6\]"):
         pictures.describe_flickr8k(target, captions=6)
 
@@ -226,7 +243,7 @@ def test_captions_in_a_csv_without_lists_are_split_by_a_hash_of_the_name(tmp_pat
         lines += [f'p{number}.jpg,"A dog , number {number} ."', f"p{number}.jpg,A dog, again {number} ."]
     write(tmp_path / "flickr" / "captions.txt", "\n".join(lines) + "\n")
 
-    splits = pictures.open_flickr8k(tmp_path, target=str(tmp_path / "flickr"), captions=2)
+    splits = pictures.open_flickr8k(tmp_path, target=str(tmp_path / "flickr"), task="matching", captions=2)
 
     assert {split: len({name.split("#")[0] for name in ids(splits[split])}) for split in SPLITS} == {
         "train": 12, "val": 2, "test": 2,

@@ -168,12 +168,12 @@ def mmbench_datasets() -> list[DatasetSpec]:
         _published(
             "flickr8k",
             "pictures",
-            "Whether a caption belongs to a picture; neither alone tells",
+            "The picture of a caption and the captions of a picture, to be found among 1,000",
             modalities=_PICTURE_AND_TEXT,
-            tasks=_classes("match", 2),
+            tasks=(TaskSpec(name="match", kind="retrieval", num_outputs=256),),
             paper="Hodosh et al. 2013, JAIR 47",
             licence="research only",
-            defaults={"captions": 1},
+            defaults={"task": "retrieval", "captions": 5},
         ),
         _published(
             "vqa",

@@ -56,6 +56,8 @@ _GENRES = (
     *("Thriller", "War", "Western"),
 )
 _GENRE_TASK = TaskSpec(name="genres", kind="multilabel", num_outputs=len(_GENRES), class_names=_GENRES)
+_FIND_TASK = TaskSpec(name="match", kind="retrieval", num_outputs=256)
+_MATCH_TASK = TaskSpec(name="match", kind="multiclass", num_outputs=2, class_names=("other", "own"))
 _SPLIT_NAMES: Mapping[Split, str] = {"train": "train", "val": "dev", "test": "test"}
 
 
@@ -256,26 +258,28 @@ def describe_flickr8k(target: str = "", **options: Any) -> DatasetInfo:
 
 
 def open_flickr8k(root: Path, *, target: str = "", **options: Any) -> dict[Split, LazySamples]:
-    """Return pairs of a picture and a caption: half belong together, half do not; neither alone tells which.
+    """Return pairs of a picture and a caption of its own, to be found among all others of their split.
 
-    Each picture comes with captions of its own and as many of another picture of the same split. The lists of the
-    publication decide the split; where they are not there (as beside captions.txt), a hash of the picture's name
-    does, 6,000 : 1,000 : 1,000.
+    For task=matching each picture comes with as many captions of another picture of the same split, and whether they
+    belong together is asked: half do, and neither alone tells. The lists of the publication decide the split; where
+    they are not there (as beside captions.txt), a hash of the picture's name does, 6,000 : 1,000 : 1,000.
 
     Args:
         root: The folder to look in when there is no target.
         target: The dataset's folder.
-        options: `captions` from 1 to 5: how many of each picture.
+        options: `task` is "retrieval" or "matching"; `captions` from 1 to 5: how many of each picture.
 
     Raises:
         Unavailable: the folder or its captions are not there.
         DataError: a line is broken, or names a picture that is not there.
-        UsageError: `captions` is outside its range.
+        UsageError: `captions` is outside its range, or there is no such task.
     """
     return _flickr8k(Folder(_FLICKR8K, target, root), **options).splits()
 
 
-def _flickr8k(folder: Folder, *, captions: int = 1) -> Corpus:
+def _flickr8k(folder: Folder, *, task: str = "retrieval", captions: int = 5) -> Corpus:
+    if task not in ("retrieval", "matching"):
+        raise UsageError(f"flickr8k has no task {task!r}; choose [task=retrieval] or [task=matching]")
     if not 1 <= captions <= 5:
         raise UsageError(f"flickr8k has 5 captions per picture, got [captions={captions}]")
     tokens = folder.first("Flickr8k.token.txt", "Flickr8k_text/Flickr8k.token.txt", "captions.txt")
@@ -284,6 +288,7 @@ def _flickr8k(folder: Folder, *, captions: int = 1) -> Corpus:
         raise folder.unavailable("its captions (Flickr8k.token.txt or captions.txt) or its pictures are not there")
     of_picture = _captions(folder, tokens)
     split_of, lists = _flickr_split(folder, sorted(of_picture))
+    number_of = {name: number for number, name in enumerate(sorted(of_picture))}
     rows: dict[Split, list[int]] = {split: [] for split in SPLITS}
     ids: list[str] = []
     texts: list[str] = []
@@ -293,17 +298,18 @@ def _flickr8k(folder: Folder, *, captions: int = 1) -> Corpus:
         names = [name for name in sorted(of_picture) if split_of.get(name) == split]
         others = _derangement(names)
         for name in names:
+            own = [(number_of[name] if task == "retrieval" else 1, name, "")]
             for number in range(captions):
-                for label, owner in ((1, name), (0, others[name])):
+                for label, owner, mark in own if task == "retrieval" else [*own, (0, others[name], "!")]:
                     rows[split].append(len(ids))
-                    ids.append(f"{name}#{number}{'' if label else '!'}")
+                    ids.append(f"{name}#{number}{mark}")
                     texts.append(of_picture[owner][number % len(of_picture[owner])])
                     labels.append(label)
                     pictures.append(f"{images}/{name}")
     return Corpus(
         folder=folder,
         modalities=_IMAGE_AND_TEXT,
-        tasks=(TaskSpec(name="match", kind="multiclass", num_outputs=2, class_names=("other", "own")),),
+        tasks=(_FIND_TASK if task == "retrieval" else _MATCH_TASK,),
         rows=rows,
         ids=ids,
         targets={"match": labels},

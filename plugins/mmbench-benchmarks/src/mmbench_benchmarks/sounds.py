@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from mmbench_datasets.lazy import LazySamples, Read
-from mmbench_datasets.media import read_audio, read_video, require_av
+from mmbench_datasets.media import read_audio
 from mmbench_datasets.splits import SPLITS, Split, split_groups
+from mmbench_datasets.video import read_video, require_av
 
 from mmbench.errors import DataError, UsageError
 from mmbench.spec import DatasetInfo, Modality, TaskSpec
