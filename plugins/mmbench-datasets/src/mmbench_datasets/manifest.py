@@ -1,8 +1,9 @@
 """Any data of one's own: a manifest whose columns are paths, texts, numbers and labels, checked before anything runs.
 
-Options name the columns. ``label``, ``split``, ``id``, ``group``, ``seed`` and ``max_seconds`` are reserved; every
-other option is a modality: ``image=photo`` makes the modality "image" from the column "photo". ``meta=age+height``
-joins columns into one table. ``text=number:text`` forces a kind where the content would be taken for another.
+Options name the columns. ``label``, ``split``, ``id``, ``group``, ``seed``, ``max_seconds`` and ``max_frames`` are
+reserved; every other option is a modality: ``image=photo`` makes the modality "image" from the column "photo".
+``meta=age+height`` joins columns into one table. ``text=number:text`` forces a kind where the content would be taken
+for another.
 """
 
 from __future__ import annotations
@@ -33,8 +34,9 @@ from mmbench_datasets.modalities import (
 )
 from mmbench_datasets.splits import Split, check_groups, check_labels_of_splits, generated_split, given_split
 from mmbench_datasets.table import Table, number, read_table
+from mmbench_datasets.video import MAX_FRAMES, check_video
 
-RESERVED = ("label", "split", "id", "group", "seed", "max_seconds")
+RESERVED = ("label", "split", "id", "group", "seed", "max_seconds", "max_frames")
 DEFAULT_MAX_SECONDS = 600.0
 
 
@@ -51,6 +53,7 @@ class Manifest:
         rows: By split, in the file's order.
         files: What `os.stat` said of every file that a row names, by path as written.
         max_seconds: Longest audio or video accepted, in seconds.
+        max_frames: Most frames of a video that are kept, evenly spaced.
         settings: The options as they were understood, for the fingerprint.
     """
 
@@ -62,6 +65,7 @@ class Manifest:
     rows: Mapping[Split, Sequence[int]]
     files: Mapping[str, os.stat_result]
     max_seconds: float
+    max_frames: int
     settings: Mapping[str, Any]
 
     @property
@@ -80,7 +84,10 @@ class Manifest:
             DataError: its header cannot be read.
         """
         kind, row = self._named[name]
-        check_header(self.root / name, kind, self.table.where(row))
+        if kind == "video":
+            check_video(self.root / name, self.table.where(row), max_seconds=self.max_seconds)
+        else:
+            check_header(self.root / name, kind, self.table.where(row))
 
     @cached_property
     def _named(self) -> Mapping[str, tuple[Kind, int]]:
@@ -154,7 +161,7 @@ def read_manifest(target: str, options: Mapping[str, Any]) -> Manifest:
     _check_misspelt(table, declared)
     ids = _read_ids(table, known.get("id", ""))
     targets = read_targets(table, known.get("label", ""))
-    seed, max_seconds = _read_numbers(known)
+    seed, max_seconds, max_frames = _read_numbers(known)
     split_column, group_column = _split_columns(table, known)
     if split_column:
         rows = given_split(table, split_column)
@@ -171,6 +178,7 @@ def read_manifest(target: str, options: Mapping[str, Any]) -> Manifest:
         sources = inferred_sources(table, ids, used)
     sources = [with_features(table, source, rows["train"]) for source in sources]
     root = table.path.resolve().parent
+    frames = {"max_frames": max_frames} if any(source.kind == "video" for source in sources) else {}
     return Manifest(
         table=table,
         root=root,
@@ -180,7 +188,8 @@ def read_manifest(target: str, options: Mapping[str, Any]) -> Manifest:
         rows=rows,
         files=find_files(table, root, sources),
         max_seconds=max_seconds,
-        settings={**known, "seed": seed, "max_seconds": max_seconds},
+        max_frames=max_frames,
+        settings={**known, "seed": seed, "max_seconds": max_seconds, **frames},
     )
 
 
@@ -224,15 +233,19 @@ def _read_ids(table: Table, named: str) -> list[str]:
     return ids
 
 
-def _read_numbers(known: Mapping[str, str]) -> tuple[int, float]:
+def _read_numbers(known: Mapping[str, str]) -> tuple[int, float, int]:
+    """Return seed, max_seconds and max_frames."""
     try:
         seed = int(known.get("seed", "0"))
     except ValueError:
         raise UsageError(f"seed must be a whole number, got {known['seed']!r}") from None
+    max_frames = number(known.get("max_frames", str(MAX_FRAMES)))
+    if max_frames is None or max_frames < 1 or max_frames % 1:
+        raise UsageError(f"max_frames must be a whole number above 0, got {known['max_frames']!r}")
     max_seconds = number(known.get("max_seconds", str(DEFAULT_MAX_SECONDS)))
     if max_seconds is None or max_seconds <= 0:
         raise UsageError(f"max_seconds must be a number above 0, got {known['max_seconds']!r}")
-    return seed, max_seconds
+    return seed, max_seconds, int(max_frames)
 
 
 def _split_columns(table: Table, known: Mapping[str, str]) -> tuple[str, str]:

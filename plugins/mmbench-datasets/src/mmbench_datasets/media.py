@@ -11,11 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmbench.data import Waveform
-from mmbench.errors import DataError, Unavailable
+from mmbench.errors import DataError
 from mmbench.spec import Kind
 
 _MOST_PIXELS = 64_000_000
-_MOST_VIDEO_BYTES = 1 << 30
 _BLOCK_FRAMES = 1 << 16
 _MOST_CHUNKS = 1000
 _LENGTH_UNKNOWN = 0xFFFFFFFF  # what a program writes into a WAV header when it streams
@@ -177,52 +176,6 @@ def _check_wav(path: MediaFile, where: str) -> None:
                 stream.seek(claimed + claimed % 2, io.SEEK_CUR)
     except OSError as error:
         raise _unreadable_audio(path, where, error) from None
-
-
-def read_video(path: MediaFile, where: str, *, max_seconds: float) -> NDArray[np.uint8]:
-    """Decode every frame of a video's first video stream.
-
-    Returns:
-        uint8 (T, 3, H, W).
-
-    Raises:
-        DataError: it is not readable, holds no frames, is longer than `max_seconds`, or decodes to more than 1 GiB.
-        Unavailable: PyAV is not installed.
-    """
-    av = require_av()
-    frames: list[NDArray[np.uint8]] = []
-    size = 0
-    try:
-        with av.open(_opened(path) if isinstance(path, Embedded) else str(path)) as container:
-            for frame in container.decode(video=0):
-                if frame.time is not None and frame.time > max_seconds:
-                    raise DataError(f"{where}: {path.name} is longer than max_seconds={max_seconds:g}; cut it")
-                size += 3 * frame.width * frame.height
-                if size > _MOST_VIDEO_BYTES:
-                    raise DataError(f"{where}: {path.name} decodes to more than 1 GiB; cut it or scale it down")
-                frames.append(frame.to_ndarray(format="rgb24").transpose(2, 0, 1))
-    except DataError:
-        raise
-    except (av.FFmpegError, OSError, ValueError, IndexError) as error:
-        raise DataError(
-            f"{where}: {path.name} cannot be read as video ({_first_line(error)}); replace it {_LEAVE_OUT}"
-        ) from None
-    if not frames:
-        raise DataError(f"{where}: {path.name} holds no frames; replace it {_LEAVE_OUT}")
-    return np.stack(frames)
-
-
-def require_av() -> Any:
-    """Return PyAV.
-
-    Raises:
-        Unavailable: it is not installed.
-    """
-    try:
-        import av
-    except ImportError:
-        raise Unavailable("videos are decoded by PyAV: pip install 'mmbench-datasets[video]'") from None
-    return av
 
 
 def _unreadable_image(path: MediaFile, where: str, error: Exception) -> DataError:

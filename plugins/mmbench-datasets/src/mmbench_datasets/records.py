@@ -7,9 +7,10 @@ from numpy.typing import NDArray
 
 from mmbench_datasets.lazy import LazySamples, Read
 from mmbench_datasets.manifest import Manifest
-from mmbench_datasets.media import is_grey, read_audio, read_image, read_video, require_av
+from mmbench_datasets.media import is_grey, read_audio, read_image
 from mmbench_datasets.modalities import Feature, Source
 from mmbench_datasets.splits import SPLITS, Split
+from mmbench_datasets.video import read_video, require_av
 
 
 def open_records(manifest: Manifest) -> dict[Split, LazySamples]:
@@ -44,7 +45,8 @@ def _decoder(manifest: Manifest, source: Source) -> Read:
     if source.kind == "audio":
         return lambda row: read_audio(root / cells[row], table.where(row), max_seconds=limit)
     if source.kind == "video":
-        return lambda row: read_video(root / cells[row], table.where(row), max_seconds=limit)
+        frames = manifest.max_frames
+        return lambda row: read_video(root / cells[row], table.where(row), max_seconds=limit, max_frames=frames)
     channels: list[int] = []
 
     def decode(row: int) -> NDArray[np.uint8]:
