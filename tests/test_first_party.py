@@ -20,6 +20,7 @@ def test_a_first_party_package_conforms_at_level_full(name):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # two minutes of one core; several times that where others compute beside it
 def test_every_fusion_conforms_and_learns_what_it_claims():
     """Thirty fusions, each trained on every set that it says it solves or cannot solve: minutes."""
     assert broken("mmbench-fusion", "full") == []
