@@ -83,15 +83,52 @@ def test_crema_d_without_clips_says_what_is_due(tmp_path):
         sounds.describe_crema_d("")
 
 
-def test_crema_ds_pictures_are_asked_for_and_must_be_whole(tmp_path):
+def test_crema_ds_films_stand_beside_its_sounds_where_they_are_there(tmp_path):
+    av = pytest.importorskip("av")
+    target = crema_d(tmp_path / "crema")
+    films = tmp_path / "crema" / "VideoFlash"
+    films.mkdir()
+    for sound_file in sorted((tmp_path / "crema" / "AudioWAV").glob("*.wav")):
+        with av.open(str(films / f"{sound_file.stem}.flv"), "w") as container:
+            stream = container.add_stream("flv", rate=30)
+            stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p"
+            level = 2 * (int(sound_file.stem[:4]) - 1000)
+            for _ in range(6):
+                pixels = np.full((32, 48, 3), level, dtype=np.uint8)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+            container.mux(stream.encode())
+
+    splits = sounds.open_crema_d(tmp_path, target=target, max_frames=4)
+
+    sample = splits["test"][0]
+    assert [modality.name for modality in sounds.describe_crema_d(target).modalities] == ["audio", "video"]
+    assert sample.inputs["video"].shape == (4, 3, 32, 48)
+    assert sample.inputs["video"].mean() == pytest.approx(2 * (int(sample.sample_id[:4]) - 1000), abs=4)
+    assert [modality.name for modality in sounds.describe_crema_d(target, video="false").modalities] == ["audio"]
+
+
+def test_crema_ds_films_may_be_demanded_and_must_be_whole(tmp_path):
     pytest.importorskip("av")
     target = crema_d(tmp_path / "crema")
     with pytest.raises(Unavailable, match="VideoFlash is not there"):
-        sounds.describe_crema_d(target, video=True)
-    (tmp_path / "crema" / "VideoFlash").mkdir()
+        sounds.describe_crema_d(target, video="true")
+    film = tmp_path / "crema" / "VideoFlash" / "1001_IEO_ANG_HI.flv"
+    film.parent.mkdir()
+    film.write_bytes(b"FLV")
 
-    with pytest.raises(DataError, match=r"lacks 120 of 120 files: 'VideoFlash/1001_IEO_ANG_HI.flv'"):
-        sounds.describe_crema_d(target, video=True)
+    with pytest.raises(DataError, match=r"lacks 119 of 120 files: 'VideoFlash/1001_IEO_DIS_HI.flv'"):
+        sounds.describe_crema_d(target)
+    with pytest.raises(UsageError, match=r"crema-d has no \[video=yes\]; choose true, false, or auto"):
+        sounds.describe_crema_d(target, video="yes")
+
+
+def test_what_git_lfs_did_not_fetch_is_no_film(tmp_path):
+    target = crema_d(tmp_path / "crema")
+    (tmp_path / "crema" / "VideoFlash").mkdir()
+    note = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 123\n"
+    (tmp_path / "crema" / "VideoFlash" / "1001_IEO_ANG_HI.flv").write_text(note)
+
+    assert [modality.name for modality in sounds.describe_crema_d(target).modalities] == ["audio"]
 
 
 def test_crema_ds_pictures_are_decoded_beside_the_sound(tmp_path):
@@ -109,8 +146,8 @@ def test_crema_ds_pictures_are_decoded_beside_the_sound(tmp_path):
     for path in (tmp_path / "crema" / "AudioWAV").iterdir():
         (tmp_path / "crema" / "VideoFlash" / f"{path.stem}.flv").write_bytes(film.read_bytes())
 
-    info = sounds.describe_crema_d(target, video=True)
-    video = sounds.open_crema_d(tmp_path, target=target, video=True)["val"][0].inputs["video"]
+    info = sounds.describe_crema_d(target, video="true")
+    video = sounds.open_crema_d(tmp_path, target=target, video="true")["val"][0].inputs["video"]
     assert [modality.kind for modality in info.modalities] == ["audio", "video"]
     assert video.shape == (5, 3, 16, 32)
     assert abs(int(video.mean()) - 200) <= 3

@@ -114,7 +114,7 @@ def mmbench_datasets() -> list[DatasetSpec]:
             tasks=_classes("emotion", 6),
             paper="Cao et al. 2014, IEEE Trans. Affective Computing 5(4)",
             licence="ODbL-1.0",
-            defaults={"seed": 0, "video": False, "max_seconds": 30.0},
+            defaults={"seed": 0, "video": "auto", "max_seconds": 30.0, "max_frames": 64},
         ),
         _published(
             "speech-commands",

@@ -10,7 +10,7 @@ from typing import Any
 from mmbench_datasets.lazy import LazySamples, Read
 from mmbench_datasets.media import read_audio
 from mmbench_datasets.splits import SPLITS, Split, split_groups
-from mmbench_datasets.video import read_video, require_av
+from mmbench_datasets.video import MAX_FRAMES, read_video, require_av
 
 from mmbench.errors import DataError, UsageError
 from mmbench.spec import DatasetInfo, Modality, TaskSpec
@@ -21,7 +21,7 @@ _CREMA_D = Published(
     name="crema-d",
     title="CREMA-D",
     origin="github.com/CheyneyComputerScience/CREMA-D (by git lfs)",
-    layout="AudioWAV/ (1001_DFA_ANG_XX.wav, …), and VideoFlash/ where [video=true] is wanted,",
+    layout="AudioWAV/ (1001_DFA_ANG_XX.wav, …), and VideoFlash/ (1001_DFA_ANG_XX.flv, …) where films are wanted,",
 )
 _SPEECH_COMMANDS = Published(
     name="speech-commands",
@@ -37,6 +37,7 @@ _EMOTIONS = {"ANG": "anger", "DIS": "disgust", "FEA": "fear", "HAP": "happiness"
 #: The ten words that the paper's task knows; every other word is "unknown".
 _COMMANDS = ("down", "go", "left", "no", "off", "on", "right", "stop", "up", "yes")
 _FOLDS = range(1, 6)
+_LFS_NOTE = b"version https://git-lfs"
 
 
 def describe_crema_d(target: str = "", **options: Any) -> DatasetInfo:
@@ -50,18 +51,27 @@ def open_crema_d(root: Path, *, target: str = "", **options: Any) -> dict[Split,
     Args:
         root: The folder to look in when there is no target.
         target: The dataset's folder.
-        options: `seed` draws other actors; `video` adds the clip's picture (PyAV needed); `max_seconds` bounds a clip.
+        options: `seed` draws other actors; `video` says whether the clip's film is a modality: "true", "false", or
+            "auto": where VideoFlash is there; `max_seconds` bounds a clip, `max_frames` the frames kept of its film.
 
     Raises:
-        Unavailable: the folder is not there, or PyAV is not.
-        DataError: no clip is there, or a video lacks its sound's name.
+        Unavailable: the folder is not there, or there are films and PyAV is not.
+        DataError: no clip is there, or a sound has no film.
+        UsageError: `video` is none of the three.
     """
     return _crema_d(Folder(_CREMA_D, target, root), **options).splits()
 
 
-def _crema_d(folder: Folder, *, seed: int = 0, video: bool = False, max_seconds: float = 30.0) -> Corpus:
-    folder.require("AudioWAV", *(["VideoFlash"] if video else []))
-    if video:
+def _crema_d(
+    folder: Folder, *, seed: int = 0, video: str = "auto", max_seconds: float = 30.0, max_frames: int = MAX_FRAMES
+) -> Corpus:
+    if video not in ("auto", "true", "false"):
+        raise UsageError(f"crema-d has no [video={video}]; choose true, false, or auto")
+    if max_frames < 1:
+        raise UsageError(f"max_frames must be at least 1, got {max_frames}")
+    folder.require("AudioWAV", *(["VideoFlash"] if video == "true" else []))
+    has_films = video == "true" or (video == "auto" and _has_films(folder))
+    if has_films:
         require_av()
     paths = [path for path in folder.walk("AudioWAV", ".wav") if _CLIP.fullmatch(path.rsplit("/", 1)[1])]
     if not paths:
@@ -72,11 +82,13 @@ def _crema_d(folder: Folder, *, seed: int = 0, video: bool = False, max_seconds:
     media = folder.statuses([(path, "AudioWAV") for path in paths])
     modalities = [Modality(name="audio", kind="audio")]
     readers: dict[str, Read] = {"audio": _audio(folder, paths, max_seconds)}
-    if video:
+    if has_films:
         films = [f"VideoFlash/{name}.flv" for name in ids]
         media |= folder.statuses([(film, "VideoFlash") for film in films])
         modalities.append(Modality(name="video", kind="video"))
-        readers["video"] = lambda row: read_video(folder.root / films[row], films[row], max_seconds=max_seconds)
+        readers["video"] = lambda row: read_video(
+            folder.root / films[row], films[row], max_seconds=max_seconds, max_frames=max_frames
+        )
     return Corpus(
         folder=folder,
         modalities=tuple(modalities),
@@ -87,6 +99,15 @@ def _crema_d(folder: Folder, *, seed: int = 0, video: bool = False, max_seconds:
         readers=readers,
         media=media,
     )
+
+
+def _has_films(folder: Folder) -> bool:
+    """Whether films are there, and not the notes that git lfs leaves in the place of files it did not fetch."""
+    film = next(iter(folder.walk("VideoFlash", ".flv")), "")
+    if not film:
+        return False
+    with (folder.root / film).open("rb") as stream:
+        return stream.read(len(_LFS_NOTE)) != _LFS_NOTE
 
 
 def describe_speech_commands(target: str = "", **options: Any) -> DatasetInfo:
