@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from mmbench.features import Features
 from mmbench.model import Batch, Input, MultimodalModel
-from mmbench.spec import FusionSpec, TaskSpec
+from mmbench.spec import FusionSpec, Layout, TaskSpec
 from mmbench.testing.checks import Fault, NotChecked, Remark, check
 from mmbench.testing.subjects import MODALITIES, FusionCase, ModuleSubject
 
@@ -24,7 +24,7 @@ SHARE_OF_CEILING = 0.95
 _BATCH, _CHECK_EVERY = 64, 25
 #: A multiple of every set's number of rows, so that the test holds each of them equally often.
 _NUM_TEST = 360
-_WIDTH, _TOKENS, _NOISE = 16, 4, 0.15
+_WIDTH, _HIDDEN, _TOKENS, _NOISE = 16, 32, 4, 0.15
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def best_score(subject: ModuleSubject, name: str, *, num_tries: int = NUM_TRIES)
     assert isinstance(spec, FusionSpec)
     if tiny.num_modalities > (spec.max_modalities or len(MODALITIES)) or tiny.num_modalities < spec.min_modalities:
         return None
-    if spec.accepts == "pyramid" or "multiclass" not in spec.task_kinds:
+    if "multiclass" not in spec.task_kinds:
         return None
     best = 0.0
     for seed in range(num_tries):
@@ -150,16 +150,19 @@ def best_score(subject: ModuleSubject, name: str, *, num_tries: int = NUM_TRIES)
 
 
 class _TinyEncoder(nn.Module):
-    """Two layers, applied to a vector or to every token."""
+    """Two layers, applied to a vector or to every token; a pyramid has the hidden one too."""
 
-    feature_dim = _WIDTH
-
-    def __init__(self) -> None:
+    def __init__(self, layout: Layout) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(_WIDTH, 32), nn.ReLU(), nn.Linear(32, _WIDTH))
+        self.layout = layout
+        self.feature_dim: int | tuple[int, ...] = (_HIDDEN, _WIDTH) if layout == "pyramid" else _WIDTH
+        self.layers = nn.Sequential(nn.Linear(_WIDTH, _HIDDEN), nn.ReLU(), nn.Linear(_HIDDEN, _WIDTH))
 
     def forward(self, values: Tensor, mask: Tensor | None = None) -> Features:
-        return Features(self.layers(values), mask)
+        if self.layout != "pyramid":
+            return Features(self.layers(values), mask)
+        hidden = self.layers[:2](values)
+        return Features((hidden, self.layers[2](hidden)), None if mask is None else (mask, mask))
 
 
 def _train(subject: ModuleSubject, tiny: TinySet, seed: int) -> float:
@@ -168,15 +171,15 @@ def _train(subject: ModuleSubject, tiny: TinySet, seed: int) -> float:
     task = TaskSpec(name="label", kind="multiclass", num_outputs=tiny.num_classes)
     names = MODALITIES[: tiny.num_modalities]
     case = FusionCase(subject.part, subject.device, names, task)
-    case.dims = dict.fromkeys(names, _WIDTH)
+    layout: Layout = "vector" if spec.level == "decision" else spec.accepts
     torch.manual_seed(seed)
-    encoders = {name: _TinyEncoder() for name in names}
-    layout = "vector" if spec.level == "decision" else spec.accepts
+    encoders = {name: _TinyEncoder(layout) for name in names}
+    case.dims = {name: encoder.feature_dim for name, encoder in encoders.items()}
     model = MultimodalModel(
         encoders, dict.fromkeys(names, layout), case.make(), (task,), level=spec.level, accepts=layout
     ).to(subject.device)
     generator = torch.Generator().manual_seed(seed)
-    draw = _Drawer(tiny, names, sequence=layout == "sequence", device=subject.device)
+    draw = _Drawer(tiny, names, tokens=layout != "vector", device=subject.device)
     test = draw(torch.arange(_NUM_TEST) % len(tiny.rows), torch.Generator().manual_seed(99))
     optimiser = torch.optim.Adam(model.parameters(), lr=LEARNING_RATES[seed], fused=True)
     best = 0.0
@@ -207,10 +210,10 @@ def _balanced_rows(num_rows: int, generator: torch.Generator) -> Tensor:
 
 
 class _Drawer:
-    """Draws batches: each symbol shown by a fixed random vector with noise, in a sequence by one of its tokens."""
+    """Draws batches: each symbol shown by a fixed random vector with noise; of several tokens, one shows it."""
 
-    def __init__(self, tiny: TinySet, names: tuple[str, ...], *, sequence: bool, device: str) -> None:
-        self.names, self.sequence, self.device = names, sequence, device
+    def __init__(self, tiny: TinySet, names: tuple[str, ...], *, tokens: bool, device: str) -> None:
+        self.names, self.tokens, self.device = names, tokens, device
         self.symbols = torch.tensor([symbols for symbols, _ in tiny.rows])
         self.labels = torch.tensor([label for _, label in tiny.rows])
         fixed = torch.Generator().manual_seed(5)
@@ -223,7 +226,7 @@ class _Drawer:
         for column, name in enumerate(self.names):
             values = self.shown[name][self.symbols[rows, column]]  # (B, D)
             mask = None
-            if self.sequence:
+            if self.tokens:
                 place = torch.randint(_TOKENS - 1, (size,), generator=generator)
                 tokens = torch.zeros(size, _TOKENS, _WIDTH)
                 tokens[torch.arange(size), place] = values

@@ -11,7 +11,8 @@ from torch import nn
 from mmbench import Features, FusionSpec, TaskSpec
 
 BY_NAME = {spec.name: spec for spec in FUSIONS}
-JOINING = [spec.name for spec in FUSIONS if spec.name != "single"]
+PYRAMID = [spec.name for spec in FUSIONS if spec.accepts == "pyramid"]
+JOINING = [spec.name for spec in FUSIONS if spec.name != "single" and spec.name not in PYRAMID]
 FEATURE_LEVEL = [name for name in JOINING if BY_NAME[name].level == "feature"]
 DECISION_LEVEL = [name for name in JOINING if BY_NAME[name].level == "decision"]
 SEQUENCE = [name for name in FEATURE_LEVEL if BY_NAME[name].accepts == "sequence"]

@@ -17,8 +17,8 @@ class LogMelCNN(nn.Module):
     """Three 3 x 3 convolution blocks over time and frequency of the standardised log-mel spectrogram.
 
     The blocks have `width`, 2 `width` and 2 `width` channels; each halves the frequencies, the first two halve time.
-    A token joins all frequencies of one time step; a vector is the mean over tokens. A pyramid has the time steps of every
-    block; its last level is the sequence.
+    A token joins all frequencies of one time step; a vector is the mean over tokens. A pyramid has the time steps of
+    every block; its last level is the sequence.
 
     Source: Hershey et al. 2016, arXiv:1609.09430, made small.
 

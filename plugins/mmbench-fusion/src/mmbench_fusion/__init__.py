@@ -335,7 +335,30 @@ _ZOO = (
     ),
 )
 
-FUSIONS = _FIRST_SET + _ZOO
+_LEVELS = (
+    _fusion(
+        "pyramid",
+        "pyramid:Pyramid",
+        in_all=False,
+        accepts="pyramid",
+        defaults={"fused_dim": 128},
+        solves=ALL_SETS,
+        summary="The encoders' layers joined level by level, from early to late",
+        paper="Perez-Rua et al. 2019, arXiv:1903.06496",
+    ),
+    _fusion(
+        "mmtm",
+        "mmtm:Mmtm",
+        in_all=False,
+        accepts="pyramid",
+        defaults={"model_dim": 64, "squeeze_dim": 32, "fused_dim": 128},
+        solves=ALL_SETS,
+        summary="MMTM: squeeze and excitation across modalities at each level",
+        paper="Joze et al. 2020, arXiv:1911.08670",
+    ),
+)
+
+FUSIONS = _FIRST_SET + _ZOO + _LEVELS
 
 
 @hookimpl

@@ -21,7 +21,7 @@ def mmbench_encoders() -> list[EncoderSpec]:
         EncoderSpec(
             name="transformer",
             kinds=("sequence",),
-            layouts=("vector", "sequence"),
+            layouts=("vector", "sequence", "pyramid"),
             factory="mmbench_sequence.transformer:SequenceTransformer",
             defaults={"feature_dim": 64, "width": 48, "depth": 2, "num_heads": 4, "max_length": 512, "dropout": 0.0},
             version="1",

@@ -17,6 +17,9 @@ class SequenceTransformer(nn.Module):
 
     Source: Vaswani et al. 2017, arXiv:1706.03762, the encoder, with normalisation first.
 
+    A pyramid has the steps after every layer: `depth` levels, all but the last of `width`; its last level is the
+    sequence.
+
     Shapes: float32 (B, T, F), mask (B, T) -> (B, feature_dim), or (B, T, feature_dim) with its mask.
 
     Raises:
@@ -42,7 +45,9 @@ class SequenceTransformer(nn.Module):
         check_range("max_length", max_length, 1)
         check_range("dropout", dropout, 0.0, 1.0)
         self.layout = layout
-        self.feature_dim = feature_dim
+        self.feature_dim: int | tuple[int, ...] = feature_dim
+        if layout == "pyramid":
+            self.feature_dim = (*[width] * (depth - 1), feature_dim)
         self.width = width
         self.transform = Steps(max_length=max_length)
         num_features = modality.facts["num_features"]
@@ -66,7 +71,12 @@ class SequenceTransformer(nn.Module):
             steps = steps.masked_fill(~mask.unsqueeze(-1), 0.0)
         positions = sinusoidal_positions(steps.shape[1], self.width, device=steps.device)
         tokens = self.dropout(self.embed(steps) + positions)  # (B, T, width)
+        early = []
         for block in self.blocks:
             tokens = block(tokens, mask)
-        features = Features(self.project(self.norm(tokens)), mask)
+            early.append(tokens)
+        tokens = self.project(self.norm(tokens))
+        if self.layout == "pyramid":
+            return Features((*early[:-1], tokens), None if mask is None else (mask,) * len(early))
+        features = Features(tokens, mask)
         return features if self.layout == "sequence" else Features(features.to_vector().values)

@@ -29,7 +29,7 @@ def mmbench_encoders() -> list[EncoderSpec]:
         EncoderSpec(
             name="text-transformer",
             kinds=("text",),
-            layouts=("vector", "sequence"),
+            layouts=("vector", "sequence", "pyramid"),
             factory="mmbench_text.text_transformer:TextTransformer",
             defaults={
                 "feature_dim": 64,

@@ -16,6 +16,9 @@ class TextTransformer(nn.Module):
 
     Source: Vaswani et al. 2017, arXiv:1706.03762, the encoder, with normalisation first.
 
+    A pyramid has the characters after every layer: `depth` levels, all but the last of `width`; its last level is the
+    sequence.
+
     Shapes: int32 (B, T), mask (B, T) -> (B, feature_dim), or (B, T, feature_dim) with its mask.
 
     Raises:
@@ -43,7 +46,9 @@ class TextTransformer(nn.Module):
         check_range("max_length", max_length, 1)
         check_range("dropout", dropout, 0.0, 1.0)
         self.layout = layout
-        self.feature_dim = feature_dim
+        self.feature_dim: int | tuple[int, ...] = feature_dim
+        if layout == "pyramid":
+            self.feature_dim = (*[width] * (depth - 1), feature_dim)
         self.width = width
         self.transform = Characters(vocabulary_size=vocabulary_size, max_length=max_length)
         self.embedding = nn.Embedding(vocabulary_size, width)
@@ -57,7 +62,12 @@ class TextTransformer(nn.Module):
     def forward(self, values: Tensor, mask: Tensor | None = None) -> Features:
         positions = sinusoidal_positions(values.shape[1], self.width, device=values.device)
         tokens = self.dropout(embed(self.embedding, values, mask) + positions)  # (B, T, width)
+        early = []
         for block in self.blocks:
             tokens = block(tokens, mask)
-        features = Features(self.project(self.norm(tokens)), mask)
+            early.append(tokens)
+        tokens = self.project(self.norm(tokens))
+        if self.layout == "pyramid":
+            return Features((*early[:-1], tokens), None if mask is None else (mask,) * len(early))
+        features = Features(tokens, mask)
         return features if self.layout == "sequence" else Features(features.to_vector().values)

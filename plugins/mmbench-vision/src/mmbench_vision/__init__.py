@@ -11,7 +11,7 @@ def mmbench_encoders() -> list[EncoderSpec]:
         EncoderSpec(
             name="cnn",
             kinds=("image",),
-            layouts=("vector", "sequence"),
+            layouts=("vector", "sequence", "pyramid"),
             factory="mmbench_vision.cnn:ImageCNN",
             defaults={"feature_dim": 64, "width": 16, "dropout": 0.0, "max_side": 32},
             version="1",
@@ -32,7 +32,7 @@ def mmbench_encoders() -> list[EncoderSpec]:
         EncoderSpec(
             name="vit-tiny",
             kinds=("image",),
-            layouts=("vector", "sequence"),
+            layouts=("vector", "sequence", "pyramid"),
             factory="mmbench_vision.vit:TinyViT",
             defaults={
                 "feature_dim": 64,

@@ -21,12 +21,14 @@ class ImageCNN(nn.Module):
 
     The blocks have `width`, 2 `width` and 4 `width` channels. As many of them stride by two as it takes to bring the
     map down to 4 x 4, so a small image is not lost and a large one stays cheap. A vector reads the whole last map; a
-    sequence has one token per position of it, with a learned position added.
+    sequence has one token per position of it, with a learned position added. A pyramid has one token per position of
+    every block's map: the last level is the sequence, the ones before are the maps themselves.
 
     Source: LeCun et al. 1998, doi:10.1109/5.726791; group normalisation (Wu & He 2018, arXiv:1803.08494) in place of
     batch normalisation, so that a sample's features do not depend on its batch.
 
-    Shapes: uint8 (B, C, S, S) -> (B, feature_dim), or (B, T, feature_dim) with T positions.
+    Shapes: uint8 (B, C, S, S) -> (B, feature_dim), or (B, T, feature_dim) with T positions; a pyramid also has
+    (B, T_1, width) and (B, T_2, 2 width) before it.
 
     Raises:
         UsageError: an option is out of range.
@@ -40,7 +42,9 @@ class ImageCNN(nn.Module):
         check_range("width", width, 1)
         check_range("dropout", dropout, 0.0, 1.0)
         self.layout = layout
-        self.feature_dim = feature_dim
+        self.feature_dim: int | tuple[int, ...] = feature_dim
+        if layout == "pyramid":
+            self.feature_dim = (width, 2 * width, feature_dim)
         channels = modality.facts["channels"]
         side = square_side(modality, max_side)
         self.transform = SquarePixels(side=side, channels=channels)
@@ -51,22 +55,32 @@ class ImageCNN(nn.Module):
             channels, side = width * growth, -(-side // stride)
         self.blocks = nn.Sequential(*blocks)
         self.dropout = nn.Dropout(dropout)
-        if layout == "sequence":
+        if layout == "vector":
+            self.project = nn.Linear(channels * side * side, feature_dim)
+        else:
             self.project = nn.Linear(channels, feature_dim)
             self.position = nn.Parameter(torch.randn(side * side, feature_dim) * 0.02)
-        else:
-            self.project = nn.Linear(channels * side * side, feature_dim)
 
     def fit(self, values: Any, mask: Any = None) -> None:
         """Take the mean and deviation of each channel over the training images."""
         self.scale.fit(values)
 
     def forward(self, values: Tensor, mask: Tensor | None = None) -> Features:
-        maps = self.blocks(self.scale(values))  # (B, 4 * width, H, W)
-        if self.layout == "sequence":
-            tokens = maps.flatten(2).transpose(1, 2)  # (B, H * W, 4 * width)
-            return Features(self.project(self.dropout(tokens)) + self.position)
-        return Features(self.project(self.dropout(maps.flatten(1))))
+        maps = self.scale(values)
+        early = []
+        for block in self.blocks:
+            maps = block(maps)  # at last (B, 4 * width, H, W)
+            if self.layout == "pyramid":
+                early.append(_tokens(maps))
+        if self.layout == "vector":
+            return Features(self.project(self.dropout(maps.flatten(1))))
+        tokens = self.project(self.dropout(_tokens(maps))) + self.position  # (B, H * W, feature_dim)
+        return Features((*early[:-1], tokens) if self.layout == "pyramid" else tokens)
+
+
+def _tokens(maps: Tensor) -> Tensor:
+    """One token per position: (B, C, H, W) -> (B, H * W, C)."""
+    return maps.flatten(2).transpose(1, 2)
 
 
 def _block(channels: int, width: int, stride: int) -> nn.Module:

@@ -18,9 +18,11 @@ class TinyViT(nn.Module):
 
     Source: Dosovitskiy et al. 2020, arXiv:2010.11929. Differs from it in fixing the number of patches and not their
     size, which keeps the cost the same for every image, and in having no class token: a vector is one linear layer over
-    all patches in their places, which learns from a thousand images where a mean over patches needs many more.
+    all patches in their places, which learns from a thousand images where a mean over patches needs many more. A
+    pyramid has the patches after every layer; its last level is the sequence.
 
-    Shapes: uint8 (B, C, S, S) -> (B, feature_dim), or (B, grid * grid, feature_dim).
+    Shapes: uint8 (B, C, S, S) -> (B, feature_dim), or (B, grid * grid, feature_dim); a pyramid has `depth` levels, all
+    but the last of `width`.
 
     Raises:
         UsageError: an option is out of range, or `num_heads` does not divide `width`.
@@ -45,7 +47,9 @@ class TinyViT(nn.Module):
         check_range("grid", grid, 1)
         check_range("dropout", dropout, 0.0, 1.0)
         self.layout = layout
-        self.feature_dim = feature_dim
+        self.feature_dim: int | tuple[int, ...] = feature_dim
+        if layout == "pyramid":
+            self.feature_dim = (*[width] * (depth - 1), feature_dim)
         channels = modality.facts["channels"]
         grid = min(grid, square_side(modality, max_side))
         side = square_side(modality, max_side, multiple_of=grid)
@@ -58,7 +62,7 @@ class TinyViT(nn.Module):
             TransformerBlock(width, num_heads, mlp_dim=2 * width, dropout=dropout) for _ in range(depth)
         )
         self.norm = nn.LayerNorm(width)
-        self.project = nn.Linear(width if layout == "sequence" else grid * grid * width, feature_dim)
+        self.project = nn.Linear(grid * grid * width if layout == "vector" else width, feature_dim)
 
     def fit(self, values: Any, mask: Any = None) -> None:
         """Take the mean and deviation of each channel over the training images."""
@@ -67,9 +71,12 @@ class TinyViT(nn.Module):
     def forward(self, values: Tensor, mask: Tensor | None = None) -> Features:
         patches = self.embed(self.scale(values)).flatten(2).transpose(1, 2)  # (B, T, width)
         tokens = self.dropout(patches + self.position)
+        early = []
         for block in self.blocks:
             tokens = block(tokens)
+            early.append(tokens)
         tokens = self.norm(tokens)
-        if self.layout == "sequence":
-            return Features(self.project(tokens))
-        return Features(self.project(tokens.flatten(1)))
+        if self.layout == "vector":
+            return Features(self.project(tokens.flatten(1)))
+        tokens = self.project(tokens)
+        return Features((*early[:-1], tokens) if self.layout == "pyramid" else tokens)
