@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from mmbench.errors import DataError, UsageError
 from mmbench.spec import Kind, Modality
+from mmbench_datasets.moments import WIDTHS, Moment, moment_of
 from mmbench_datasets.table import Table, is_nan, number, part_name
 
 MEDIA_ENDINGS: Mapping[str, Kind] = {
@@ -29,15 +30,17 @@ class Feature:
     Attributes:
         column: Its name.
         categories: The words that training knows, one output each; empty for numbers, which give one output.
+        moment: What dates and times are, or None.
     """
 
     column: str
     categories: tuple[str, ...] = ()
+    moment: Moment | None = None
 
     @property
     def width(self) -> int:
         """How many numbers it gives."""
-        return len(self.categories) or 1
+        return WIDTHS[self.moment] if self.moment else len(self.categories) or 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +88,7 @@ def _ending(cell: str) -> str:
 
 
 def _kind_of(table: Table, column: str) -> Kind:
-    """Tell a column's kind by its content: media by the endings of its paths, numbers are tabular, else text."""
+    """Tell a column's kind by its content: media by their endings, numbers, dates and times are tabular, else text."""
     cells = _filled(table.columns[column])
     kinds = Counter(MEDIA_ENDINGS.get(_ending(cell)) for cell in cells)
     media = [kind for kind in kinds if kind]
@@ -103,7 +106,11 @@ def _kind_of(table: Table, column: str) -> Kind:
             )
         return media[0]
     numeric = all(number(cell) is not None or is_nan(cell) for cell in cells)
-    return "tabular" if numeric and cells else "text"
+    return "tabular" if cells and (numeric or _moment_of(cells)) else "text"
+
+
+def _moment_of(cells: Sequence[str]) -> Moment | None:
+    return moment_of(cell for cell in cells if cell.strip() and not is_nan(cell))
 
 
 def inferred_sources(table: Table, ids: Sequence[str], used: set[str]) -> list[Source]:
@@ -140,11 +147,16 @@ def with_features(table: Table, source: Source, train: Sequence[int]) -> Source:
         if all(not cell.strip() or number(cell) is not None or is_nan(cell) for cell in cells):
             features.append(Feature(column=column))
             continue
+        moment = _moment_of(cells)
+        if moment:
+            features.append(Feature(column=column, moment=moment))
+            continue
         categories = sorted({cells[row].strip() for row in train} - {""})
         if not 0 < len(categories) <= _MOST_CATEGORIES:
             raise DataError(
                 f"{table.path.name}: the column {column!r} of {source.name!r} has {len(categories)} different words in "
-                f"train; a table takes numbers, or 1 to {_MOST_CATEGORIES} categories. For text use {column}:text"
+                f"train; a table takes numbers, dates and times (2024-05-01, 13:45), or 1 to {_MOST_CATEGORIES} "
+                f"categories. For text use {column}:text"
             )
         features.append(Feature(column=column, categories=tuple(categories)))
     return Source(name=source.name, kind="tabular", columns=source.columns, features=tuple(features))

@@ -9,6 +9,7 @@ from mmbench_datasets.lazy import LazySamples, Read
 from mmbench_datasets.manifest import Manifest
 from mmbench_datasets.media import is_grey, read_audio, read_image
 from mmbench_datasets.modalities import Feature, Source
+from mmbench_datasets.moments import encode_moment
 from mmbench_datasets.splits import SPLITS, Split
 from mmbench_datasets.video import read_video, require_av
 
@@ -72,8 +73,10 @@ def _table_reader(manifest: Manifest, source: Source) -> Read:
 def encode(feature: Feature, cell: str) -> NDArray[np.float32]:
     """Return a cell as numbers: (1,) for a number, one-hot for a category, all zero for one that training never saw.
 
-    An empty cell gives NaN: the value is not known.
+    An empty cell gives NaN: the value is not known. Dates and times: see `encode_moment`.
     """
+    if feature.moment:
+        return np.array(encode_moment(feature.moment, cell), dtype=np.float32)
     if not cell:
         return np.full(feature.width, np.nan, dtype=np.float32)
     if feature.categories:
