@@ -467,9 +467,15 @@ def compare(
 @app.command()
 def report(run: RunName, results: Results = None, as_json: Json = False) -> None:
     """Write a run's report again and show its tables."""
+    store = _store(run, results)
+    if store.read_run().get("kind") == "profile":
+        from mmbench.profile_session import show_costs
+
+        show_costs(store, as_json=as_json)
+        return
     from mmbench.session import show_report
 
-    show_report(_store(run, results), as_json=as_json)
+    show_report(store, as_json=as_json)
 
 
 @app.command()

@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.text import Text
 
 from mmbench.device_lock import alone_on
@@ -67,7 +66,7 @@ def profile_plan(plan: Plan, options: ProfileOptions, *, argv: Sequence[str], as
                 on_event=progress.on_event,
             )
         _keep_peaks(store)
-        _show(store, out, as_json=as_json)
+        show_costs(store, as_json=as_json)
         out.print(f"{counted(summary.num_launched, 'profile')} in {duration(time.monotonic() - began)}")
     return exit_code(summary)
 
@@ -87,7 +86,9 @@ def devices_of(device: str) -> tuple[str, ...]:
     return ("cpu", "cuda:0" if device == "cuda" else device)
 
 
-def _show(store: RunStore, out: Console, *, as_json: bool) -> None:
+def show_costs(store: RunStore, *, as_json: bool = False) -> None:
+    """Write the cost report of a run of profiles and print it."""
+    out = console(stderr=as_json)
     costs = costs_of(store)
     files = write_costs(store.folder, costs)
     if as_json:
@@ -114,6 +115,7 @@ def _settle(store: RunStore, plan: Plan, cells: Sequence[ProfileCell], argv: Seq
     store.write_run(
         {
             "kind": "profile",
+            **({"merged": about["merged"]} if about.get("merged") else {}),
             "argv": list(argv),
             "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "config": json.loads(plan.config.model_dump_json()),

@@ -143,6 +143,15 @@ def test_the_same_command_again_measures_nothing(odd):
     assert "batch size 1 only: image:odd, single: fails at batch size 64" in done.stdout
 
 
+def test_the_report_of_a_profile_is_its_costs(odd):
+    _, folder, _ = odd
+
+    done = mmbench("report", "odd", cwd=folder)
+
+    assert "image:odd" in done.stdout
+    assert "costs.md" in done.stdout
+
+
 def test_a_profile_does_not_join_a_run_of_trained_cells(odd):
     _, folder, selection = odd
     (folder / "results" / "trained").mkdir(parents=True)

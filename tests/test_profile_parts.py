@@ -546,3 +546,79 @@ def test_the_interval_of_timings_is_students_over_blocks_and_one_percent_between
     student = scipy.stats.t.interval(0.95, 9, loc=1.0, scale=scipy.stats.sem(moods))
     assert (high - low) / 2 == pytest.approx(math.hypot((student[1] - student[0]) / 2, 0.02), rel=1e-6)
     assert block_interval([1.0, 1.0], 1.0) is None
+
+
+@pytest.mark.slow
+def test_a_model_compiled_by_torch_gives_what_it_gave_before():
+    model = build(nn.Sequential(nn.Linear(8, 8), nn.GELU())).eval()
+    given = batch_of(4)
+    with torch.inference_mode():
+        expected = model(given).logits["digit"]
+        try:
+            found = prepare(model, Variant(compile="default"), CPU).model(given).logits["digit"]
+        except torch._dynamo.exc.BackendCompilerFailed as error:  # no compiler of C++ here
+            pytest.skip(str(error)[:200])
+
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+# On a GPU
+
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device here")
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_a_gpu_that_runs_out_of_memory_ends_the_sweep_and_works_on():
+    gpu = torch.device("cuda")
+    free, _ = torch.cuda.mem_get_info(gpu)
+
+    def infer(size):
+        return torch.empty(size * (free // 40), dtype=torch.uint8, device=gpu)
+
+    done = sweep(infer, lambda size: size, Meter(gpu, BRIEF), limit_bytes=math.inf)
+
+    assert done.ended == "oom"
+    assert done.points[-1].batch_size in (16, 32)
+    assert done.points[0].peak_bytes == pytest.approx(free // 40, rel=0.02)
+    assert torch.ones(3, device=gpu).sum().item() == 3
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_the_peak_of_a_gpu_is_faster_in_bf16_than_in_fp32(tmp_path):
+    gpu = torch.device("cuda")
+    with settings(Variant(), gpu):
+        plain = device_peak(gpu, "fp32", 1, tmp_path)
+    with settings(Variant(precision="bf16"), gpu):
+        half = device_peak(gpu, "bf16", 1, tmp_path)
+
+    assert half.flop_per_s > 2 * plain.flop_per_s
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_a_gpus_used_memory_follows_what_is_allocated():
+    gpu = torch.device("cuda")
+    torch.ones(1, device=gpu)
+    before, reason = device.device_used_bytes(gpu)
+    if before is None:
+        pytest.skip(reason)
+    held = torch.empty(2**30, dtype=torch.uint8, device=gpu)
+
+    after, _ = device.device_used_bytes(gpu)
+
+    assert after - before == pytest.approx(held.nbytes, rel=0.02)
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_tf32_is_on_while_it_is_measured_and_off_again_afterwards():
+    gpu = torch.device("cuda")
+    before = torch.backends.cuda.matmul.allow_tf32
+
+    with settings(Variant(precision="tf32"), gpu):
+        assert torch.backends.cuda.matmul.allow_tf32
+
+    assert torch.backends.cuda.matmul.allow_tf32 == before
