@@ -459,9 +459,26 @@ def compare(
     from mmbench.compare_session import compare as compare_stores
 
     stores = _store(first, results), _store(second, results)
-    raise typer.Exit(
-        compare_stores(*stores, fail_if=fail_if or (), force=force, include_chance=any_, as_json=as_json)
-    )
+    raise typer.Exit(compare_stores(*stores, fail_if=fail_if or (), force=force, include_chance=any_, as_json=as_json))
+
+
+@app.command()
+def merge(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN_A RUN_B …", help="Runs to join, by name or folder.")],
+    into: Annotated[str, typer.Option("--into", metavar="NAME", help="Name of the new run.")],
+    results: Results = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Keep datasets apart that are not the same in all runs, and merge the rest.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Join runs, from several machines or of several selections, into a new one."""
+    from mmbench import views
+    from mmbench.merge import merge_runs
+
+    folders = [_run_folder(run, results) for run in runs]
+    made = merge_runs(folders, _run_folder(into, results), argv=sys.argv[1:], force=force)
+    _emit(as_json, made.to_json, lambda: views.print_merged(made))
 
 
 @app.command()
@@ -654,9 +671,11 @@ def _plan(flags: dict[str, Any], config_file: Path | None, *, strict_plugins: bo
 def _store(run: str, results: str | None) -> Any:
     from mmbench.store import RunStore
 
-    if "/" in run or os.sep in run:
-        return RunStore.open(Path(run))
-    return RunStore.open(Path(results or "results") / run)
+    return RunStore.open(_run_folder(run, results))
+
+
+def _run_folder(run: str, results: str | None) -> Path:
+    return Path(run) if "/" in run or os.sep in run else Path(results or "results").expanduser() / run
 
 
 def _emit(as_json: bool, data: Callable[[], Any], show: Callable[[], None]) -> None:

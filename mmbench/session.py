@@ -133,8 +133,10 @@ def _settle(store: RunStore, plan: Plan, argv: Sequence[str]) -> None:
     planned = {row["cell_id"] for row in rows}
     kept = [row for row in store.planned() if row["cell_id"] not in planned]
     store.write_plan([*kept, *rows], {**earlier, **plan.datasets_json()})
+    merged = store.read_run().get("merged")
     store.write_run(
         {
+            **({"merged": merged} if merged else {}),
             "argv": list(argv),
             "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "config": json.loads(plan.config.model_dump_json()),

@@ -19,10 +19,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mmbench.cache import Trimmed
+    from mmbench.merge import Merged
     from mmbench.plan import Plan
     from mmbench.registry import Entry, Registry
     from mmbench.store import RunStore
 
+#: Warnings of a merge that are printed; the rest is in --json.
+MAX_WARNINGS = 20
 _ROLE_OF_LIST: Mapping[str, Role] = {
     "encoders": "encoder",
     "fusions": "fusion",
@@ -242,6 +245,21 @@ def print_status(store: RunStore) -> None:
     grouped = Counter((failure["status"], failure["reason"]) for failure in failures)
     for (status, reason), count in grouped.most_common(20):
         out.print(Text(f"{status} ({counted(count, 'cell')}): {reason}", style="red"))
+
+
+def print_merged(made: Merged) -> None:
+    """Print what a merge took from where, and what to be careful about."""
+    out = console()
+    out.print(f"run {made.folder.name}: {counted(made.num_cells, 'cell')} of {len(made.sources)} runs")
+    for name, count in made.taken.items():
+        out.print(Text(f"  {count} from {name}"))
+    for note in made.notes:
+        out.print(Text(note))
+    for warning in made.warnings[:MAX_WARNINGS]:
+        out.print(Text(f"careful: {warning}", style="yellow"))
+    if len(made.warnings) > MAX_WARNINGS:
+        out.print(Text(f"{len(made.warnings) - MAX_WARNINGS} more warnings in --json", style="dim"))
+    out.print(Text(f"{made.folder}: `mmbench report` shows it, `mmbench run --run {made.folder.name}` continues it"))
 
 
 def print_environment(found: Mapping[str, Any]) -> None:

@@ -1,0 +1,507 @@
+"""Several runs joined into a new one: cells by their id, each with its journal lines and files, sources remembered."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from mmbench.errors import UsageError
+from mmbench.record import Record
+from mmbench.store import RECORD_FILE, RunStore, check_run_name
+
+#: Scores of one cell that differ by more than this did not come from equal computations.
+TOLERANCE = 1e-9
+_DONE = ("ok", "cached")
+
+#: Split, condition, task and name of a score.
+ScoreKey: TypeAlias = tuple[str, str, str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Merged:
+    """What a merge made.
+
+    Attributes:
+        folder: Of the new run.
+        sources: Names of the runs that went into it, in order.
+        num_cells: How many cells are planned.
+        counts: Cells by status, of those that the journals know.
+        taken: How many cells each source gave.
+        notes: What was decided, one line each.
+        warnings: What a reader of the run should know, one line each.
+    """
+
+    folder: Path
+    sources: tuple[str, ...]
+    num_cells: int
+    counts: Mapping[str, int]
+    taken: Mapping[str, int]
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain JSON data."""
+        return {
+            "run": str(self.folder),
+            "sources": list(self.sources),
+            "num_cells": self.num_cells,
+            "counts": dict(self.counts),
+            "taken": dict(self.taken),
+            "notes": list(self.notes),
+            "warnings": list(self.warnings),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Decisive:
+    """The attempt that decides about a cell in one source.
+
+    Attributes:
+        place: Its position among the records of the journal.
+        scores: Of a cell that several sources plan, else empty.
+    """
+
+    place: int
+    status: str
+    started_at: str
+    scores: Mapping[ScoreKey, float | None]
+
+
+@dataclass(kw_only=True)
+class _Source:
+    """One run that is merged, as it was when it was read.
+
+    Attributes:
+        labels: What each of its datasets is called in the new run.
+        splits: Hashes of the splits that its cells saw, by dataset.
+        identities: What the data were, by dataset, as its records tell.
+        num_records: Of its journal; later ones are left for another merge.
+    """
+
+    name: str
+    store: RunStore
+    about: Mapping[str, Any]
+    datasets: Mapping[str, Any]
+    rows: Mapping[str, Mapping[str, Any]]
+    labels: dict[str, str] = field(default_factory=dict)
+    decisive: dict[str, _Decisive] = field(default_factory=dict)
+    splits: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    identities: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    num_records: int = 0
+    num_damaged: int = 0
+    num_without_files: int = 0
+
+
+def merge_runs(folders: Sequence[Path], into: Path, *, argv: Sequence[str] = (), force: bool = False) -> Merged:
+    """Join runs into a new one.
+
+    A cell with a result in several runs is taken from the first; a result goes before a failure, the latest failure
+    before earlier ones. A cell brings all its journal lines and the files of the attempt that decides. The new run
+    appears whole or not at all, whenever the process ends. A source that is being written is read as it is now.
+
+    Args:
+        folders: Of the runs, at least two; the order decides between equal cells.
+        into: The new run's folder.
+        argv: The command, for ``run.json``.
+        force: Where sources disagree about a dataset (its data, its splits, how cells were trained), keep the later
+            ones apart as "DATASET (from RUN)" instead of refusing.
+
+    Raises:
+        UsageError: a run is missing, damaged or named twice, `into` exists, or the sources disagree about a dataset.
+    """
+    check_run_name(into.name)
+    if into.exists():
+        raise UsageError(f"{into} exists; merge into another name, or move it away")
+    sources = _open(folders)
+    _read_journals(sources)
+    notes = _settle_labels(sources, force=force)
+    rows = _rows(sources)
+    choice = _choose(sources, rows)
+    notes += _several_results(sources, choice)
+    with _staged(into) as store:
+        store.write_run(
+            {
+                **({"kind": "profile"} if _kind(sources[0]) == "profile" else {}),
+                "argv": list(argv),
+                "started_at": max((str(source.about.get("started_at", "")) for source in sources), default=""),
+                "config": _shared([_mapping(source.about.get("config")) for source in sources]),
+                "environment": _shared([_mapping(source.about.get("environment")) for source in sources]),
+                "merged": [{"run": source.name, **source.about} for source in sources],
+            }
+        )
+        store.write_plan(rows.values(), _datasets(sources))
+        for at, source in enumerate(sources):
+            _copy(source, store, {cell_id for cell_id, chosen in choice.items() if chosen == at})
+    taken = Counter(sources[at].name for at in choice.values())
+    return Merged(
+        folder=into,
+        sources=tuple(source.name for source in sources),
+        num_cells=len(rows),
+        counts=dict(Counter(sources[at].decisive[cell_id].status for cell_id, at in choice.items())),
+        taken={source.name: taken[source.name] for source in sources},
+        notes=tuple(notes),
+        warnings=(*_differing_scores(sources, choice, rows), *_losses(sources)),
+    )
+
+
+# Reading
+
+
+def _open(folders: Sequence[Path]) -> list[_Source]:
+    if len(folders) < 2:
+        raise UsageError("name at least two runs to merge")
+    stores = [RunStore.open(folder) for folder in folders]
+    places = [store.folder.resolve() for store in stores]
+    for place, count in Counter(places).items():
+        if count > 1:
+            raise UsageError(f"{place.name} is named {count} times; name each run once")
+    sources = [
+        _Source(
+            name=name,
+            store=store,
+            about=store.read_run(),
+            datasets=store.datasets(),
+            rows={row["cell_id"]: row for row in store.planned()},
+        )
+        for name, store in zip(_names(places), stores)
+    ]
+    first = sources[0]
+    for source in sources[1:]:
+        if _kind(source) != _kind(first):
+            raise UsageError(
+                f"{first.name} holds {_kind(first)}s and {source.name} {_kind(source)}s; a run holds one of the two"
+            )
+    return sources
+
+
+def _names(places: Sequence[Path]) -> list[str]:
+    """Name each run by its folder; with the folder above, and then a number, where that is not unique."""
+    names = [place.name for place in places]
+    if len(set(names)) < len(names):
+        names = [f"{place.parent.name}/{place.name}" for place in places]
+    seen: Counter[str] = Counter()
+    found = []
+    for name in names:
+        seen[name] += 1
+        found.append(name if seen[name] == 1 else f"{name} {seen[name]}")
+    return found
+
+
+def _kind(source: _Source) -> str:
+    return "profile" if source.about.get("kind") == "profile" else "trained cell"
+
+
+def _read_journals(sources: Sequence[_Source]) -> None:
+    planned = Counter(cell_id for source in sources for cell_id in source.rows)
+    for source in sources:
+        for place, record in enumerate(source.store.journal):
+            source.num_records = place + 1
+            dataset = source.rows.get(record.cell_id, {}).get("dataset")
+            if dataset is not None and record.status in _DONE:
+                _note_data(source, str(dataset), record.info)
+            before = source.decisive.get(record.cell_id)
+            if before is not None and before.status == "ok" and record.status != "ok":
+                continue
+            source.decisive[record.cell_id] = _Decisive(
+                place=place,
+                status=record.status,
+                started_at=record.started_at,
+                scores=_scores(record) if planned[record.cell_id] > 1 else {},
+            )
+        source.num_damaged = source.store.journal.num_damaged
+
+
+def _note_data(source: _Source, dataset: str, info: Mapping[str, Any]) -> None:
+    if isinstance(info.get("split_hash"), str):
+        source.splits[dataset].add(info["split_hash"])
+    identity = _mapping(_mapping(info.get("identity")).get("dataset"))
+    if identity:
+        source.identities.setdefault(dataset, identity)
+
+
+def _scores(record: Record) -> dict[ScoreKey, float | None]:
+    if record.status not in _DONE:
+        return {}
+    return {
+        (item.split, item.condition, item.task, item.name): item.value
+        for item in record.metrics
+        if item.phase == "evaluate"
+    }
+
+
+# What the sources disagree about
+
+
+def _settle_labels(sources: Sequence[_Source], *, force: bool) -> list[str]:
+    """Give every dataset of every source its name in the new run; return what to say about it.
+
+    Raises:
+        UsageError: sources disagree about a dataset, and `force` is not given.
+    """
+    notes: list[str] = []
+    kept: dict[str, list[tuple[str, _Source]]] = defaultdict(list)  # by old name: new name and who has it first
+    for source in sources:
+        for label in dict.fromkeys([*source.datasets, *(str(row["dataset"]) for row in source.rows.values())]):
+            differences = [_differences(label, earlier, source) for _, earlier in kept[label]]
+            agreeing = next((new for (new, _), found in zip(kept[label], differences) if not found), None)
+            if agreeing is None:
+                agreeing = f"{label} (from {source.name})" if kept[label] else label
+                if differences:
+                    words = f"{label} is not the same in {kept[label][0][1].name} and {source.name}: "
+                    notes.append(words + "; ".join(differences[0]))
+                    if force:
+                        notes[-1] += f"; what {source.name} has is kept apart as {agreeing!r}"
+                kept[label].append((agreeing, source))
+            source.labels[label] = agreeing
+    if notes and not force:
+        raise UsageError(
+            "\n".join(notes) + "\nSuch numbers do not belong in one table: merge fewer runs, "
+            "or --force to keep the later ones apart under a name of their own"
+        )
+    return notes
+
+
+def _differences(label: str, first: _Source, second: _Source) -> list[str]:
+    """Return in words what two sources do not share about a dataset."""
+    one, other = _mapping(first.datasets.get(label)), _mapping(second.datasets.get(label))
+    found: list[str] = []
+    if one.get("key") != other.get("key"):
+        before, after = first.identities.get(label, {}), second.identities.get(label, {})
+        found += _unequal(before, after) or [f"other data ({_short(one.get('key'))} and {_short(other.get('key'))})"]
+    elif first.splits[label] and second.splits[label] and first.splits[label] != second.splits[label]:
+        splits = (", ".join(sorted(source.splits[label])) for source in (first, second))
+        found.append(f"other splits ({' and '.join(splits)})")
+    return found + [
+        f"training with {words}" for words in _unequal(_mapping(one.get("train")), _mapping(other.get("train")))
+    ]
+
+
+def _unequal(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    names = dict.fromkeys([*one, *other])
+    return [f"{name} {one.get(name)} and {other.get(name)}" for name in names if one.get(name) != other.get(name)]
+
+
+def _short(key: object) -> str:
+    return str(key)[:12] if key else "no key"
+
+
+# The new run
+
+
+def _rows(sources: Sequence[_Source]) -> dict[str, Mapping[str, Any]]:
+    """Return the union of the plans, in the order in which a run of the whole would go: a seed's baselines first."""
+    rows: dict[str, Mapping[str, Any]] = {}
+    for source in sources:
+        for cell_id, row in source.rows.items():
+            label = source.labels[str(row["dataset"])]
+            before = rows.get(cell_id)
+            # What one machine could not run, another may have been able to.
+            better = before is not None and before["status"] != "run" and row["status"] == "run"
+            if before is None or (better and before["dataset"] == label):
+                rows[cell_id] = {**row, "dataset": label}
+    ordered = sorted(rows.values(), key=lambda row: (int(row.get("seed", 0)), row.get("role") != "baseline"))
+    return {row["cell_id"]: row for row in ordered}
+
+
+def _choose(sources: Sequence[_Source], rows: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
+    """Return for every cell that was tried which source it is taken from."""
+    choice: dict[str, int] = {}
+    for at, source in enumerate(sources):
+        for cell_id, found in source.decisive.items():
+            row = source.rows.get(cell_id)
+            if row is not None and source.labels[str(row["dataset"])] != rows[cell_id]["dataset"]:
+                continue  # the same cell on data that differ: the plan has the first source's
+            if cell_id not in choice or _is_better(found, sources[choice[cell_id]].decisive[cell_id]):
+                choice[cell_id] = at
+    return choice
+
+
+def _is_better(found: _Decisive, before: _Decisive) -> bool:
+    if before.status in _DONE or found.status in _DONE:
+        return before.status not in _DONE
+    return found.started_at > before.started_at
+
+
+def _datasets(sources: Sequence[_Source]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for source in sources:
+        for label, about in source.datasets.items():
+            found.setdefault(source.labels[label], about)
+    return found
+
+
+def _copy(source: _Source, store: RunStore, wanted: set[str]) -> None:
+    """Append a source's records of the wanted cells, each decisive one with its files."""
+    for place, record in enumerate(islice(iter(source.store.journal), source.num_records)):
+        if record.cell_id not in wanted:
+            continue
+        if place != source.decisive[record.cell_id].place:
+            store.journal.append(record)
+            continue
+        folder = store.begin(record.cell_id, record.attempt)
+        source.num_without_files += not _copy_files(source.store.cell_folder(record.cell_id), folder, record)
+        store.finish(record, folder)
+
+
+def _copy_files(origin: Path, folder: Path, record: Record) -> bool:
+    """Copy the ordinary files of a cell's folder; return False, with nothing copied, where they are not this record's.
+
+    A run that is being written, or was killed, may already have the files of an attempt its journal does not know.
+    """
+    if not _is_of(origin, record):
+        return False
+    try:
+        for parent, _, names in os.walk(origin):
+            target = folder / Path(parent).relative_to(origin)
+            target.mkdir(exist_ok=True)
+            for name in names:
+                path = Path(parent, name)
+                if path.is_file() and not path.is_symlink() and path != origin / RECORD_FILE:
+                    shutil.copyfile(path, target / name)
+    except OSError:
+        if _is_of(origin, record):
+            raise
+    if _is_of(origin, record):
+        return True
+    shutil.rmtree(folder)
+    folder.mkdir()
+    return False
+
+
+def _is_of(folder: Path, record: Record) -> bool:
+    try:
+        data = json.loads((folder / RECORD_FILE).read_bytes())
+        return (data["attempt"], data["started_at"]) == (record.attempt, record.started_at)
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
+
+
+@contextmanager
+def _staged(into: Path) -> Iterator[RunStore]:
+    """Give a run to write beside its place, where no list of runs shows it; move it there when all is written."""
+    parent = into.parent / f".{into.name}.merging"
+    with RunStore.create(parent / into.name) as store:
+        try:
+            _empty(store.folder)  # of what a merge that was killed left there
+            yield store
+        except BaseException:
+            _empty(store.folder)
+            raise
+    try:
+        # Onto a run that appeared meanwhile this fails, and leaves it alone.
+        store.folder.rename(into)
+    except OSError as error:
+        shutil.rmtree(parent, ignore_errors=True)
+        raise UsageError(f"{into} cannot be made: {error.strerror}; merge into another name") from None
+    shutil.rmtree(parent, ignore_errors=True)
+    descriptor = os.open(into.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.name == "cells":
+            shutil.rmtree(path)
+            path.mkdir()
+        elif path.is_file() and not path.name.startswith("."):
+            path.unlink()
+
+
+# Words
+
+
+def _several_results(sources: Sequence[_Source], choice: Mapping[str, int]) -> list[str]:
+    pairs: Counter[tuple[int, int]] = Counter()
+    for at, source in enumerate(sources):
+        for cell_id, found in source.decisive.items():
+            if found.status in _DONE and cell_id in choice and choice[cell_id] != at:
+                pairs[choice[cell_id], at] += 1
+    return [
+        f"{_cells(count)} of {sources[at].name} {'has' if count == 1 else 'have'} a result in {sources[chosen].name} "
+        f"too: {sources[chosen].name}'s {'was' if count == 1 else 'were'} taken"
+        for (chosen, at), count in pairs.items()
+    ]
+
+
+def _differing_scores(
+    sources: Sequence[_Source], choice: Mapping[str, int], rows: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
+    """Name every cell whose scores, beyond the tolerance, are not the same in all sources that have them."""
+    found: list[str] = []
+    for cell_id, at in choice.items():
+        kept = sources[at].decisive[cell_id]
+        for source in sources:
+            other = source.decisive.get(cell_id)
+            if other is None or other is kept or other.status not in _DONE or kept.status not in _DONE:
+                continue
+            keys = [key for key in kept.scores if key in other.scores]
+            unequal = [key for key in keys if not _is_equal(kept.scores[key], other.scores[key])]
+            if unequal:
+                split, condition, task, name = unequal[0]
+                words = " ".join(
+                    word for word in (split, task, name, condition if condition != "clean" else "") if word
+                )
+                more = f", and {len(unequal) - 1} more" if len(unequal) > 1 else ""
+                found.append(
+                    f"cell {cell_id} ({_in_words(rows.get(cell_id, {}))}): {words} is {kept.scores[unequal[0]]} in "
+                    f"{sources[at].name} and {other.scores[unequal[0]]} in {source.name}{more}; equal hardware and "
+                    "versions would give equal scores"
+                )
+    return found
+
+
+def _is_equal(one: float | None, other: float | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return abs(one - other) <= TOLERANCE * max(1.0, abs(one))
+
+
+def _losses(sources: Sequence[_Source]) -> list[str]:
+    found = []
+    for source in sources:
+        if source.num_damaged:
+            lines = "line" if source.num_damaged == 1 else "lines"
+            found.append(f"{source.num_damaged} damaged {lines} in the journal of {source.name} could not be read")
+        if source.num_without_files:
+            found.append(
+                f"{_cells(source.num_without_files)} of {source.name} came without files (predictions, timings): "
+                "paired tests leave them out"
+            )
+    return found
+
+
+def _cells(count: int) -> str:
+    return f"{count} cell" if count == 1 else f"{count} cells"
+
+
+def _in_words(row: Mapping[str, Any]) -> str:
+    parts = [row.get(name) for name in ("dataset", "encoders", "fusion")]
+    return ", ".join([*(str(part) for part in parts if part), f"seed {row.get('seed', '?')}"])
+
+
+def _shared(tables: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what all tables have and agree on, table in table."""
+    first, *others = tables
+    found: dict[str, Any] = {}
+    for name, value in first.items():
+        values = [table.get(name) for table in others]
+        if isinstance(value, Mapping) and all(isinstance(other, Mapping) for other in values):
+            found[name] = _shared([value, *(_mapping(other) for other in values)])
+        elif all(other == value for other in values):
+            found[name] = value
+    return found
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
