@@ -126,7 +126,11 @@ class Filler(nn.Module):
         self.mean.copy_(total / count)
         self.scale.copy_(torch.where(by_modality > 1e-12, by_modality.sqrt(), torch.ones_like(by_modality)))
         if self.keeps_samples:
-            self.bank, self.bank_present = torch.cat(bank), torch.cat(bank_present)
+            self.bank, self.bank_present = self.standardised(torch.cat(bank)), torch.cat(bank_present)
+
+    def standardised(self, values: Tensor) -> Tensor:
+        """Return z = (f - mean) / scale, as `observe` found them: (B, D) -> (B, D)."""
+        return (values - self.mean) / self.scale[self.owner]
 
 
 class Zero(Filler):
@@ -177,24 +181,28 @@ class Interpolate(Filler):
         """Return the neighbours' means: (B, D)."""
         if not len(self.bank):
             return self.mean.expand_as(values)
-        widths = list(self.dims.values())
-        distance = values.new_zeros(len(values), len(self.bank))  # (B, N)
-        shared = torch.zeros_like(distance)
-        split = zip(values.split(widths, dim=1), self.bank.split(widths, dim=1))
-        for m, (ours, theirs) in enumerate(split):
-            both = (present[:, m, None] & self.bank_present[None, :, m]).to(distance.dtype)
-            squared = torch.cdist(ours, theirs, compute_mode="donot_use_mm_for_euclid_dist").square()
-            distance += both * squared / (widths[m] * self.scale[m].square())
-            shared += both
-        distance = torch.where(shared > 0, distance / shared.clamp(min=1.0), torch.inf)
+        distance = self._distances(values, present)
         filling = []
-        for m, theirs in enumerate(self.bank.split(widths, dim=1)):
+        for m, theirs in enumerate(self.bank.split(list(self.dims.values()), dim=1)):
             having = distance.masked_fill(~self.bank_present[None, :, m], torch.inf)
             nearest = having.topk(min(NUM_NEIGHBOURS, len(self.bank)), dim=1, largest=False)
             counts = nearest.values.isfinite().to(values.dtype).unsqueeze(2)  # (B, K, 1)
-            average = (theirs[nearest.indices] * counts).sum(1) / counts.sum(1).clamp(min=1.0)
-            filling.append(torch.where(counts.any(1), average, self.mean.split(widths)[m]))
-        return torch.cat(filling, dim=1)
+            filling.append((theirs[nearest.indices] * counts).sum(1) / counts.sum(1).clamp(min=1.0))
+        return self.mean + torch.cat(filling, dim=1) * self.scale[self.owner]
+
+    def _distances(self, values: Tensor, present: Tensor) -> Tensor:
+        """How far each sample is from each that is kept; infinitely, where they share no modality: (B, N)."""
+        widths = list(self.dims.values())
+        ours, theirs = (given.split(widths, dim=1) for given in (self.standardised(values), self.bank))
+        distance = values.new_zeros(len(values), len(self.bank))
+        shared = torch.zeros_like(distance)
+        with torch.autocast(values.device.type, enabled=False):  # small differences of large products
+            for m, (one, other) in enumerate(zip(ours, theirs)):
+                both = (present[:, m, None] & self.bank_present[None, :, m]).to(distance.dtype)
+                squared = one.square().sum(1)[:, None] + other.square().sum(1)[None, :] - 2.0 * one @ other.T
+                distance += both * squared.clamp(min=0.0) / widths[m]
+                shared += both
+        return torch.where(shared > 0, distance / shared.clamp(min=1.0), torch.inf)
 
 
 class Impute(Filler):
@@ -227,14 +235,14 @@ class Impute(Filler):
     @torch.no_grad()
     def fill(self, values: Tensor, present: Tensor) -> Tensor:
         """Return the networks' predictions: (B, D)."""
-        standard = self._standardised(values)
+        standard = self.standardised(values)
         predicted = torch.cat([self._predict(m, standard, present) for m in range(len(self.dims))], dim=1)
         filling = self.mean + predicted * self.scale[self.owner]
         return torch.where(present.any(1, keepdim=True), filling, self.mean)
 
     def losses(self, values: Tensor, present: Tensor) -> Mapping[str, Mapping[str, Tensor]]:
         """Return {modality: {"impute": scalar}}."""
-        standard = self._standardised(values.detach())
+        standard = self.standardised(values.detach())
         shown = present
         if len(self.dims) > 2:
             shown = present & (torch.rand(present.shape, device=present.device) < 0.5)
@@ -247,9 +255,6 @@ class Impute(Filler):
             counts = (present[:, m] & _without(present, m).any(1)).to(error.dtype)
             found[name] = {"impute": (error * counts).sum() / counts.sum().clamp(min=1.0)}
         return found
-
-    def _standardised(self, values: Tensor) -> Tensor:
-        return (values - self.mean) / self.scale[self.owner]
 
     def _predict(self, m: int, standard: Tensor, present: Tensor) -> Tensor:
         shown = standard.masked_fill(~present[:, self.owner], 0.0).split(list(self.dims.values()), dim=1)
