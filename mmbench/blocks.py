@@ -189,6 +189,32 @@ def _reverse(tokens: Tensor, reversal: Tensor | None) -> Tensor:
     return tokens.gather(1, reversal.unsqueeze(-1).expand_as(tokens))
 
 
+def span_means(tokens: Tensor, mask: Tensor | None, num_spans: int) -> Tensor:
+    """Cut the real tokens of each sequence into spans of equal length and take the mean of each.
+
+    Span s of a sequence of n real tokens reaches from token floor(s n / S) to just before token ceil((s + 1) n / S), so
+    spans overlap by one token where S does not divide n and repeat tokens where n is smaller. A sequence without real
+    tokens gives zeros.
+
+    Args:
+        tokens: (B, T, D).
+        mask: (B, T) True = real, real ones first; None when all are.
+        num_spans: S.
+
+    Returns:
+        (B, S, D).
+    """
+    if mask is None:
+        mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+    count = mask.sum(dim=1).view(-1, 1, 1)  # (B, 1, 1)
+    span = torch.arange(num_spans, device=tokens.device).view(1, -1, 1)
+    place = torch.arange(tokens.shape[1], device=tokens.device).view(1, 1, -1)
+    begin, end = span * count // num_spans, -(-(span + 1) * count // num_spans)
+    weights = ((place >= begin) & (place < end)).to(tokens.dtype)  # (B, S, T)
+    total = weights @ tokens.masked_fill(~mask.unsqueeze(-1), 0.0)
+    return total / weights.sum(dim=2, keepdim=True).clamp(min=1.0)
+
+
 def sinusoidal_positions(length: int, dim: int, *, device: torch.device | None = None) -> Tensor:
     """Sines and cosines of position at geometrically spaced wavelengths: (length, dim).
 

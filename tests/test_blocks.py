@@ -14,6 +14,7 @@ from mmbench.blocks import (
     check_heads,
     check_range,
     sinusoidal_positions,
+    span_means,
 )
 from mmbench.errors import UsageError
 
@@ -178,3 +179,19 @@ def test_checks_say_what_is_allowed():
         check_range("dropout", float("nan"), 0.0, 1.0)
     with pytest.raises(UsageError, match="width=10 cannot be divided among num_heads=4; choose heads from 1, 2, 5, 10"):
         check_heads("width", 10, 4)
+
+
+@pytest.mark.parametrize("num_spans", [1, 3, 4, 7])
+def test_span_means_are_adaptive_averages_over_the_real_tokens_alone(num_spans):
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randn(4, 9, 2, generator=generator)
+    lengths = [9, 5, 1, 0]
+    mask = torch.arange(9) < torch.tensor(lengths)[:, None]
+
+    found = span_means(tokens.masked_fill(~mask[..., None], float("nan")), mask, num_spans)
+
+    for row, length in enumerate(lengths[:3]):
+        expected = torch.nn.functional.adaptive_avg_pool1d(tokens[row, :length].T, num_spans).T
+        torch.testing.assert_close(found[row], expected)
+    assert found[3].tolist() == [[0.0, 0.0]] * num_spans
+    torch.testing.assert_close(span_means(tokens, None, num_spans)[0], found[0])

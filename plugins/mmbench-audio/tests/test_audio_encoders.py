@@ -14,7 +14,8 @@ from mmbench import Features, Modality, Waveform
 from mmbench.errors import UsageError
 
 RATE = 8_000
-SPECS = {spec.name: spec for spec in mmbench_audio.mmbench_encoders() if not spec.takes_tuning}
+EVERY = {spec.name: spec for spec in mmbench_audio.mmbench_encoders() if not spec.takes_tuning}
+SPECS = {name: spec for name, spec in EVERY.items() if name != "frames"}
 PROMISES = [(name, layout) for name, spec in SPECS.items() for layout in spec.layouts if layout != "pyramid"]
 LENGTHS = [1, 2, 79, 80, 81, 1000, 2777, 4001]  # in samples
 
@@ -26,9 +27,9 @@ def one_thread_and_seed():
 
 
 def build(name, layout="vector", **options):
-    module, attribute = SPECS[name].factory.split(":")
+    module, attribute = EVERY[name].factory.split(":")
     modality = Modality(name="voice", kind="audio", facts={"rate": RATE})
-    return getattr(importlib.import_module(module), attribute)(modality, layout, **{**SPECS[name].defaults, **options})
+    return getattr(importlib.import_module(module), attribute)(modality, layout, **{**EVERY[name].defaults, **options})
 
 
 def noise(length, *, seed=0, rate=RATE):
@@ -307,3 +308,35 @@ def test_a_pyramid_has_every_layer_ends_with_the_sequence_and_never_reads_paddin
         by_itself = alone(pyramid, row)
         for level, real, expected in zip(levels.values, levels.mask, by_itself.values):
             torch.testing.assert_close(level[position][real[position]], expected[0], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("filler", [0.0, 100.0, float("nan")])
+def test_a_token_of_frames_joins_four_of_them_and_nothing_else(filler):
+    encoder = build("frames", "sequence", token_dim=3).eval()
+    rows = [encoder.transform(noise(length)) for length in LENGTHS]
+    values, mask = padded(rows, extra=3, filler=filler)
+    encoder.fit(values, mask)
+
+    features = encoder(values, mask)
+
+    for position, row in enumerate(rows):
+        scaled = encoder.standardise(torch.from_numpy(row).float())
+        num_tokens = -(-len(row) // 4)
+        joined = torch.zeros(4 * num_tokens, 40)
+        joined[: len(row)] = scaled
+        expected = joined.view(num_tokens, 160) @ encoder.embed.weight.T + encoder.embed.bias
+        torch.testing.assert_close(features.tensor[position][features.mask[position]], expected, atol=1e-5, rtol=0)
+
+
+def test_the_vector_of_frames_holds_the_means_of_spans_whatever_the_padding():
+    vector, sequence = build("frames").eval(), build("frames", "sequence").eval()
+    vector.load_state_dict(sequence.state_dict())
+    rows = [vector.transform(noise(length)) for length in LENGTHS]
+
+    found = vector(*padded(rows, extra=7, filler=float("nan"))).tensor
+
+    assert vector.feature_dim == 16 * 32
+    for position, row in enumerate(rows):
+        tokens = alone(sequence, row).tensor[0]
+        expected = torch.nn.functional.adaptive_avg_pool1d(tokens.T, 16).T.flatten()
+        torch.testing.assert_close(found[position], expected, atol=1e-5, rtol=0)

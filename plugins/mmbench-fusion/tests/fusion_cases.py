@@ -26,6 +26,7 @@ TASKS = (
 )
 SMALL = {
     "fused_dim": 8,
+    "width": 9,
     "modality_dim": 3,
     "model_dim": 8,
     "hidden_dim": 4,

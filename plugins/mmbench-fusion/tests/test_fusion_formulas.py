@@ -407,6 +407,29 @@ def bottleneck(module, sample):
     )
 
 
+@oracle("early-concat")
+def early_concat(module, sample):
+    vectors = [sample.get(name, np.zeros(DIMS[name])) for name in NAMES]
+    state = np.concatenate([*vectors, [float(name not in sample) for name in NAMES]])
+    for layer, layer_norm in zip(module.linears, module.norms):
+        state = relu(norm(layer_norm, linear(layer, state)))
+    return state
+
+
+@oracle("early-transformer")
+def early_transformer(module, sample):
+    row = [array(module.summary)]
+    for _, tokens in sorted(marked(module, sample).items()):
+        half = tokens.shape[1] // 2
+        rates = [10_000.0 ** (-i / (half - 1)) for i in range(half)]
+        angles = np.outer(np.arange(len(tokens)), rates)
+        row.append(tokens + np.concatenate([np.sin(angles), np.cos(angles)], axis=1))
+    tokens = np.concatenate(row)
+    for layer in module.blocks:
+        tokens = block(layer, tokens)
+    return hidden_layer(module, [norm(module.summary_norm, tokens[0])])
+
+
 @oracle("perceiver")
 def perceiver(module, sample):
     tokens = norm(module.token_norm, np.concatenate([part for _, part in sorted(marked(module, sample).items())]))

@@ -8,12 +8,13 @@ import mmbench_sequence
 import numpy as np
 import pytest
 import torch
+from mmbench_sequence.embedded import EmbeddedSteps
 from torch import nn
 
 from mmbench import Features, Modality
 from mmbench.errors import UsageError
 
-SPECS = {spec.name: spec for spec in mmbench_sequence.mmbench_encoders()}
+SPECS = {spec.name: spec for spec in mmbench_sequence.mmbench_encoders() if spec.in_all}
 PROMISES = [(name, layout) for name, spec in SPECS.items() for layout in spec.layouts if layout != "pyramid"]
 LENGTHS = [1, 2, 3, 17, 50]
 
@@ -178,3 +179,26 @@ def test_a_pyramid_has_every_layer_ends_with_the_sequence_and_never_reads_paddin
         by_itself = pyramid(values[position : position + 1, :length], None)
         for level, real, expected in zip(levels.values, levels.mask, by_itself.values):
             torch.testing.assert_close(level[position][real[position]], expected[0], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("filler", [0.0, float("nan")])
+def test_steps_are_linear_in_each_step_alone_and_their_vector_the_means_of_spans(filler):
+    specs = {spec.name: spec for spec in mmbench_sequence.mmbench_encoders()}
+    modality = Modality(name="steps", kind="sequence", facts={"num_features": 5})
+    sequence, vector = (
+        EmbeddedSteps(modality, layout, **specs["steps"].defaults).eval() for layout in ("sequence", "vector")
+    )
+    values, mask = sequences(LENGTHS, extra=4, filler=filler)
+    sequence.fit(values, mask)
+    vector.load_state_dict(sequence.state_dict())
+
+    tokens, pooled = sequence(values, mask).tensor, vector(values, mask).tensor
+
+    assert vector.feature_dim == 16 * 32
+    for position, length in enumerate(LENGTHS):
+        real = values[position, :length]
+        scaled = (real - sequence.standardise.mean) / sequence.standardise.std
+        expected = scaled @ sequence.embed.weight.T + sequence.embed.bias
+        torch.testing.assert_close(tokens[position, :length], expected)
+        spans = torch.nn.functional.adaptive_avg_pool1d(expected.T, 16).T.flatten()
+        torch.testing.assert_close(pooled[position], spans)

@@ -7,6 +7,7 @@ import mmbench_tabular
 import numpy as np
 import pytest
 import torch
+from mmbench_tabular.columns import ColumnTokens
 from mmbench_tabular.mlp import TabularMLP
 from torch import nn
 
@@ -135,3 +136,19 @@ def test_the_light_module_imports_no_torch():
     code = "import sys, mmbench_tabular; mmbench_tabular.mmbench_encoders(); print('torch' in sys.modules)"
 
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"
+
+
+def test_each_column_is_a_token_of_its_own_and_knows_when_it_is_missing():
+    modality = Modality(name="table", kind="tabular", facts={"num_features": 2})
+    encoder, joined = ColumnTokens(modality, "sequence", token_dim=4), ColumnTokens(modality, "vector", token_dim=4)
+    encoder.fit(torch.tensor([[1.0, 10.0], [3.0, NAN], [5.0, 30.0]]))  # means 3 and 20, deviations 1.633 and 10
+    joined.load_state_dict(encoder.state_dict())
+    values = torch.tensor([[3.0, 40.0], [NAN, 20.0]])
+
+    tokens = encoder(values).tensor
+
+    weight, bias = encoder.weight, encoder.bias
+    torch.testing.assert_close(tokens[0], torch.stack([bias[0], 2.0 * weight[1, 0] + bias[1]]))
+    torch.testing.assert_close(tokens[1], torch.stack([weight[0, 1] + bias[0], bias[1]]))
+    assert joined.feature_dim == 8
+    assert torch.equal(joined(values).tensor, tokens.flatten(1))

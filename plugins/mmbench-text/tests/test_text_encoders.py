@@ -10,7 +10,8 @@ from torch import nn
 from mmbench import Features, Modality
 from mmbench.errors import UsageError
 
-SPECS = {spec.name: spec for spec in mmbench_text.mmbench_encoders() if not spec.takes_tuning}
+EVERY = {spec.name: spec for spec in mmbench_text.mmbench_encoders() if not spec.takes_tuning}
+SPECS = {name: spec for name, spec in EVERY.items() if name != "tokens"}
 PROMISES = [(name, layout) for name, spec in SPECS.items() for layout in spec.layouts if layout != "pyramid"]
 TEXTS = ["", "a", "zéro", "ноль", "零", "a much longer sentence, with words", "صفر", "twenty-two"]
 
@@ -22,9 +23,9 @@ def one_thread_and_seed():
 
 
 def build(name, layout="vector", **options):
-    module, attribute = SPECS[name].factory.split(":")
+    module, attribute = EVERY[name].factory.split(":")
     modality = Modality(name="word", kind="text")
-    return getattr(importlib.import_module(module), attribute)(modality, layout, **{**SPECS[name].defaults, **options})
+    return getattr(importlib.import_module(module), attribute)(modality, layout, **{**EVERY[name].defaults, **options})
 
 
 def padded(encoder, texts, *, extra=0, filler=0):
@@ -174,3 +175,19 @@ def test_a_pyramid_has_every_layer_ends_with_the_sequence_and_never_reads_paddin
         by_itself = alone(pyramid, text)
         for level, real, expected in zip(levels.values, levels.mask, by_itself.values):
             torch.testing.assert_close(level[position][real[position]], expected[0], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("filler", [0, -1])
+def test_tokens_are_rows_of_the_table_and_their_vector_the_means_of_spans(filler):
+    sequence, vector = build("tokens", "sequence").eval(), build("tokens").eval()
+    vector.load_state_dict(sequence.state_dict())
+    values, mask = padded(sequence, TEXTS, extra=3, filler=filler)
+
+    tokens, pooled = sequence(values, mask), vector(values, mask).tensor
+
+    assert vector.feature_dim == 16 * 32
+    for position, text in enumerate(TEXTS):
+        expected = torch.stack([sequence.embedding.weight[number] for number in sequence.transform(text)])
+        assert torch.equal(tokens.tensor[position][tokens.mask[position]], expected)
+        spans = torch.nn.functional.adaptive_avg_pool1d(expected.T, 16).T.flatten()
+        torch.testing.assert_close(pooled[position], spans)

@@ -11,7 +11,8 @@ from torch import nn
 from mmbench import Features, Modality
 from mmbench.errors import UsageError
 
-SPECS = {spec.name: spec for spec in mmbench_vision.mmbench_encoders() if not spec.takes_tuning}
+EVERY = {spec.name: spec for spec in mmbench_vision.mmbench_encoders() if not spec.takes_tuning}
+SPECS = {name: spec for name, spec in EVERY.items() if name != "patches"}
 PROMISES = [(name, layout) for name, spec in SPECS.items() for layout in spec.layouts if layout != "pyramid"]
 
 
@@ -22,9 +23,9 @@ def one_thread_and_seed():
 
 
 def build(name, layout="vector", *, channels=1, size=(8, 8), **options):
-    module, attribute = SPECS[name].factory.split(":")
+    module, attribute = EVERY[name].factory.split(":")
     modality = Modality(name="photo", kind="image", facts={"channels": channels, "size": size})
-    return getattr(importlib.import_module(module), attribute)(modality, layout, **{**SPECS[name].defaults, **options})
+    return getattr(importlib.import_module(module), attribute)(modality, layout, **{**EVERY[name].defaults, **options})
 
 
 def images(encoder, count, *, channels=1, size=(8, 8), seed=0):
@@ -213,3 +214,29 @@ def test_the_early_levels_of_a_pyramid_are_the_maps_of_the_blocks():
     for row in range(16):
         for column in range(16):
             assert torch.equal(first[:, 16 * row + column], maps[:, :, row, column])
+
+
+def test_patches_are_linear_in_each_patch_alone():
+    encoder = build("patches", "sequence", channels=3, size=(32, 32), token_dim=5).eval()
+    values = images(encoder, 2, channels=3, size=(32, 32))
+    encoder.fit(values)
+
+    tokens = encoder(values, None).tensor
+
+    assert tokens.shape == (2, 16, 5)
+    weight, bias = encoder.embed.weight.detach(), encoder.embed.bias.detach()
+    scaled = encoder.scale(values)
+    for row in range(4):
+        for column in range(4):
+            patch = scaled[:, :, 8 * row : 8 * row + 8, 8 * column : 8 * column + 8]
+            expected = (patch[:, None] * weight).sum(dim=(2, 3, 4)) + bias
+            torch.testing.assert_close(tokens[:, 4 * row + column], expected)
+
+
+def test_the_vector_of_patches_is_all_of_them_side_by_side():
+    vector, sequence = build("patches", size=(9, 7)), build("patches", "sequence", size=(9, 7))
+    vector.load_state_dict(sequence.state_dict())
+    values = images(vector, 3, size=(9, 7))
+
+    assert vector.feature_dim == 16 * 32
+    assert torch.equal(vector(values, None).tensor, sequence(values, None).tensor.flatten(1))

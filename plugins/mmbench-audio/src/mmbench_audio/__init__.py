@@ -14,7 +14,7 @@ _SPECTROGRAM = {
 
 @hookimpl
 def mmbench_encoders() -> list[EncoderSpec]:
-    """Offer `logmel-cnn`, `logmel-lstm`, `mfcc-lstm`, `conv1d`, and two kinds of pretrained ones."""
+    """Offer `logmel-cnn`, `logmel-lstm`, `mfcc-lstm`, `conv1d`, `frames`, and two kinds of pretrained ones."""
     return [
         EncoderSpec(
             name="logmel-cnn",
@@ -86,6 +86,19 @@ def mmbench_encoders() -> list[EncoderSpec]:
             paper="Zeghidour et al. 2021, arXiv:2101.08596; Dai et al. 2016, arXiv:1610.00087",
             licence="Apache-2.0",
             requires=("torchaudio",),
+        ),
+        EncoderSpec(
+            name="frames",
+            kinds=("audio",),
+            layouts=("vector", "sequence"),
+            factory="mmbench_audio.frames:Frames",
+            defaults={"token_dim": 32, "stack": 4, "num_spans": 16, **_SPECTROGRAM},
+            version="1",
+            summary="Frames of a log-mel spectrogram through one linear layer, for fusions at the level of data",
+            paper="Sak et al. 2015, arXiv:1507.06947",
+            licence="Apache-2.0",
+            requires=("torchaudio",),
+            in_all=False,
         ),
         EncoderSpec(
             name="transformers",

@@ -358,7 +358,29 @@ _LEVELS = (
     ),
 )
 
-FUSIONS = _FIRST_SET + _ZOO + _LEVELS
+_EARLY = (
+    _fusion(
+        "early-concat",
+        "early_concat:EarlyConcat",
+        in_all=False,
+        defaults={"depth": 3, "width": 256, "dropout": 0.0, "fused_dim": 128},
+        solves=ALL_SETS,
+        summary="Thin features side by side, read by one deep trunk",
+        paper="Barnum et al. 2020, arXiv:2011.07191",
+    ),
+    _fusion(
+        "early-transformer",
+        "early_transformer:EarlyTransformer",
+        in_all=False,
+        accepts="sequence",
+        defaults={"model_dim": 64, "num_heads": 4, "num_layers": 2, "dropout": 0.0, "fused_dim": 128},
+        solves=ALL_SETS,
+        summary="The tokens of all modalities in one row, read by one transformer from the first layer on",
+        paper="Li et al. 2019, arXiv:1908.03557; Kim et al. 2021, arXiv:2102.03334",
+    ),
+)
+
+FUSIONS = _FIRST_SET + _ZOO + _LEVELS + _EARLY
 
 
 @hookimpl

@@ -5,7 +5,7 @@ from mmbench import EncoderSpec, hookimpl
 
 @hookimpl
 def mmbench_encoders() -> list[EncoderSpec]:
-    """Offer `gru` and `transformer`."""
+    """Offer `gru`, `transformer` and `steps`."""
     return [
         EncoderSpec(
             name="gru",
@@ -28,5 +28,16 @@ def mmbench_encoders() -> list[EncoderSpec]:
             summary="Two transformer layers; tokens are the steps",
             paper="Vaswani et al. 2017, arXiv:1706.03762",
             licence="Apache-2.0",
+        ),
+        EncoderSpec(
+            name="steps",
+            kinds=("sequence",),
+            layouts=("vector", "sequence"),
+            factory="mmbench_sequence.embedded:EmbeddedSteps",
+            defaults={"token_dim": 32, "num_spans": 16, "max_length": 512},
+            version="1",
+            summary="Steps through one linear layer, for fusions at the level of data",
+            licence="Apache-2.0",
+            in_all=False,
         ),
     ]

@@ -5,7 +5,7 @@ from mmbench import EncoderSpec, hookimpl
 
 @hookimpl
 def mmbench_encoders() -> list[EncoderSpec]:
-    """Offer `mlp`."""
+    """Offer `mlp` and `columns`."""
     return [
         EncoderSpec(
             name="mlp",
@@ -17,5 +17,17 @@ def mmbench_encoders() -> list[EncoderSpec]:
             summary="Perceptron over standardised columns and one flag per column for a missing value",
             paper="Gorishniy et al. 2021, arXiv:2106.11959",
             licence="Apache-2.0",
+        ),
+        EncoderSpec(
+            name="columns",
+            kinds=("tabular",),
+            layouts=("vector", "sequence"),
+            factory="mmbench_tabular.columns:ColumnTokens",
+            defaults={"token_dim": 32},
+            version="1",
+            summary="One token per column, for fusions at the level of data",
+            paper="Gorishniy et al. 2021, arXiv:2106.11959",
+            licence="Apache-2.0",
+            in_all=False,
         ),
     ]

@@ -5,7 +5,7 @@ from mmbench import EncoderSpec, hookimpl
 
 @hookimpl
 def mmbench_encoders() -> list[EncoderSpec]:
-    """Offer `embedding-lstm`, `text-transformer`, `bag-of-embeddings`, and `transformers` for pretrained ones."""
+    """Offer `embedding-lstm`, `text-transformer`, `bag-of-embeddings`, `tokens`; pretrained ones by `transformers`."""
     return [
         EncoderSpec(
             name="embedding-lstm",
@@ -55,6 +55,18 @@ def mmbench_encoders() -> list[EncoderSpec]:
             summary="Mean of embeddings of words and character n-grams; tokens are the n-grams",
             paper="Bojanowski et al. 2016, arXiv:1607.04606; Joulin et al. 2016, arXiv:1607.01759",
             licence="Apache-2.0",
+        ),
+        EncoderSpec(
+            name="tokens",
+            kinds=("text",),
+            layouts=("vector", "sequence"),
+            factory="mmbench_text.characters:Tokens",
+            defaults={"token_dim": 32, "num_spans": 16, "vocabulary_size": 2048, "max_length": 256},
+            version="1",
+            summary="Character embeddings, for fusions at the level of data",
+            paper="Kim et al. 2015, arXiv:1508.06615",
+            licence="Apache-2.0",
+            in_all=False,
         ),
         EncoderSpec(
             name="transformers",

@@ -6,7 +6,7 @@ from mmbench_vision import timm_presets
 
 @hookimpl
 def mmbench_encoders() -> list[EncoderSpec]:
-    """Offer `cnn`, `mlp`, `vit-tiny`, and pretrained ones: `timm`, `transformers`, presets."""
+    """Offer `cnn`, `mlp`, `vit-tiny`, `patches`, and pretrained ones: `timm`, `transformers`, presets."""
     return [
         EncoderSpec(
             name="cnn",
@@ -47,6 +47,18 @@ def mmbench_encoders() -> list[EncoderSpec]:
             summary="Two transformer layers over grid x grid patches; tokens are the patches",
             paper="Dosovitskiy et al. 2020, arXiv:2010.11929",
             licence="Apache-2.0",
+        ),
+        EncoderSpec(
+            name="patches",
+            kinds=("image",),
+            layouts=("vector", "sequence"),
+            factory="mmbench_vision.patches:Patches",
+            defaults={"token_dim": 32, "grid": 4, "max_side": 32},
+            version="1",
+            summary="Patches through one linear layer, for fusions at the level of data",
+            paper="Dosovitskiy et al. 2020, arXiv:2010.11929",
+            licence="Apache-2.0",
+            in_all=False,
         ),
         EncoderSpec(
             name="timm",
