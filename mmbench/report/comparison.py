@@ -365,6 +365,6 @@ def _difference(setup: tuple[str, ...], seeds: Sequence[int], item: Metric, befo
 
 def _adjusted(rows: Sequence[Difference]) -> Iterable[Difference]:
     """Holm's method over every row that something tests."""
-    p_values = holm([math.nan if row.p_value is None else row.p_value for row in rows]) if rows else []
+    p_values = holm([math.nan if row.p_value is None else row.p_value for row in rows])
     for row, p_value in zip(rows, p_values):
         yield row if row.p_value is None else replace(row, p_value=float(p_value))
