@@ -27,7 +27,9 @@ TaskLoss = Callable[[Mapping[str, Tensor]], Tensor]
 
 @dataclass(frozen=True)
 class Step:
-    """What an objective sees of one training step.
+    """What an objective sees of one training step, in its `forward` and in `after_backward`.
+
+    What it may see between epochs is `EpochStart`.
 
     Attributes:
         model: The model being trained.

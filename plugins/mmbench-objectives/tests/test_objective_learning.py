@@ -292,6 +292,48 @@ def test_one_modality_tells_anothers_features_on_unseen_samples(name):
     assert found[None] <= {"reconstruction": 0.5, "mvae": 0.87}[name]  # measured 0.38 and 0.78
 
 
+def test_the_factors_of_mfm_tell_the_label_and_make_unseen_features():
+    data = splits(strong_and_weak)
+    found = {}
+    for weight in (0.0, 0.1):
+        model, objective = train("mfm", data, options={"factor_weight": weight}, lr=3e-3)
+        given = encoded(model, data["test"])
+        vectors = [given[name] for name in objective.names]
+        with torch.no_grad():
+            shared = objective.shared(torch.cat(vectors, dim=1))
+            right = objective.heads[0](shared).argmax(dim=1) == data["test"].targets["label"]
+            left = []
+            for vector, own, decode in zip(vectors, objective.own, objective.decoders):
+                wanted = target(Features(vector))
+                gap = decode(torch.cat([shared, own(vector)], dim=1)) - wanted
+                left.append(float(gap.square().mean() / (wanted - wanted.mean(0)).square().mean()))
+        found[weight] = float(right.float().mean()), max(left)
+
+    assert found[0.1][0] >= 0.95  # accuracy from the discriminative factor alone; measured 1.0
+    assert found[0.1][1] <= 0.3  # share of variance not explained; measured 0.03 and 0.09
+    assert found[0.0][1] >= 0.9
+
+
+@pytest.mark.slow
+def test_mixup_makes_a_model_that_overfits_less_sure_of_itself_and_no_less_right():
+    def blurred(size, rng):
+        inputs, labels = strong_and_weak(size, rng)
+        return {name: values + 1.5 * rng.normal(size=values.shape) for name, values in inputs.items()}, labels
+
+    data = splits(blurred, (200, 100, 1000))
+    found = {}
+    for name, options in (("supervised", {}), ("mixup", {"alpha": 1.0})):
+        for seed in range(3):
+            model, _ = train(name, data, seed=seed, options=options, epochs=60, lr=3e-3, batch_size=32)
+            with torch.no_grad():
+                sure = model(next(iter(data["test"].in_order(1000)))).logits["label"].softmax(1).amax(1).mean()
+            found.setdefault(name, []).append((float(sure), accuracy(model, data["test"])))
+    (sure, right), (mixed_sure, mixed_right) = np.mean(found["supervised"], axis=0), np.mean(found["mixup"], axis=0)
+
+    assert mixed_sure <= sure - 0.04  # mean confidence; measured 0.80 and 0.87
+    assert mixed_right >= right - 0.01  # measured 0.844 and 0.839
+
+
 def test_adversarial_training_makes_the_worst_push_hurt_less():
     data = splits(two_views)
     found = {}
