@@ -482,8 +482,23 @@ def merge(
 
 
 @app.command()
-def report(run: RunName, results: Results = None, as_json: Json = False) -> None:
+def report(
+    run: Annotated[str | None, typer.Argument(metavar="RUN", help="Name of a run, or its folder.")] = None,
+    index: Annotated[
+        bool, typer.Option("--index", help="Write README.md beside all runs instead: the leaderboard over them.")
+    ] = False,
+    results: Results = None,
+    as_json: Json = False,
+) -> None:
     """Write a run's report again and show its tables."""
+    if index == (run is not None):
+        raise UsageError("name a run: mmbench report RUN; or list all runs: mmbench report --index")
+    if run is None:
+        from mmbench.report.index import write_index
+
+        file = write_index(Path(results or "results").expanduser())
+        _emit(as_json, lambda: {"index": str(file)}, lambda: typer.echo(str(file)))
+        return
     store = _store(run, results)
     if store.read_run().get("kind") == "profile":
         from mmbench.profile_session import show_costs

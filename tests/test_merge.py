@@ -320,8 +320,8 @@ def test_runs_of_one_name_from_two_machines_are_told_apart(tmp_path: Path) -> No
 
 
 def test_a_merge_that_is_killed_leaves_nothing_and_can_be_typed_again(tmp_path: Path) -> None:
-    cells = [f"{number:016x}" for number in range(120)]
-    for name, chosen in (("one", cells[:70]), ("two", cells[50:])):
+    cells = [f"{number:016x}" for number in range(48)]
+    for name, chosen in (("one", cells[:30]), ("two", cells[18:])):
         make(tmp_path / name, [row(cell) for cell in chosen], [record(cell, 0.5) for cell in chosen])
     code = (
         "import sys; from pathlib import Path; from mmbench.merge import merge_runs\n"
@@ -330,11 +330,11 @@ def test_a_merge_that_is_killed_leaves_nothing_and_can_be_typed_again(tmp_path: 
     command = [sys.executable, "-c", code, *(str(tmp_path / name) for name in ("one", "two", "both"))]
     draw = random.Random(0)
     num_killed = 0
-    for _ in range(6):
+    for _ in range(4):
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
         assert process.stdout.readline() == "begun\n"
-        time.sleep(draw.uniform(0, 0.25))
+        time.sleep(draw.uniform(0, 0.1))
         process.send_signal(signal.SIGKILL)
         process.communicate()
         if (tmp_path / "both").exists():

@@ -53,10 +53,10 @@ def write_report(folder: Path, report: Report | None = None) -> list[Path]:
     try:
         place.mkdir(exist_ok=True)
         return [
-            _replace(place / "report.html", render_html(made, folder)),
-            _replace(place / "report.md", render_markdown(made)),
-            _replace(place / "leaderboard.csv", leaderboard_csv(made)),
-            _replace(place / "leaderboard.tex", render_latex(made)),
+            replace_file(place / "report.html", render_html(made, folder)),
+            replace_file(place / "report.md", render_markdown(made)),
+            replace_file(place / "leaderboard.csv", leaderboard_csv(made)),
+            replace_file(place / "leaderboard.tex", render_latex(made)),
         ]
     except OSError as error:
         raise UsageError(f"{place} cannot be written: {error.strerror}") from None
@@ -91,7 +91,8 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _replace(path: Path, text: str) -> Path:
+def replace_file(path: Path, text: str) -> Path:
+    """Write a text file, which is replaced only when its successor is complete."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.writing")
     try:
         unfinished.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")

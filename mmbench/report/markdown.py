@@ -27,10 +27,7 @@ def _lines(report: Report) -> Iterator[str]:
     yield f"{report.num_done} of {counted(report.num_planned, 'cell')} done: {_statuses(report.statuses)}."
     if len(report.boards) > 1:
         yield ""
-        yield "| dataset | best | test | floor | gain over one modality | group 1 | cells |"
-        yield "| --- | --- | ---: | ---: | ---: | ---: | ---: |"
-        for board in report.boards:
-            yield f"| {' | '.join(_overview(board))} |"
+        yield from overview_lines(report.boards)
     yield from _across(report)
     for board in report.boards:
         yield from _board(board, answered_here=len(report.boards) > 1)
@@ -112,6 +109,14 @@ def critical_words(found: Across) -> str:
     )
     bars = [", ".join(found.methods[place].name for place in group) for group in critical.groups]
     return f"{words}: {'; '.join(bars)}." if bars else f"{words}."
+
+
+def overview_lines(boards: Sequence[Board]) -> Iterator[str]:
+    """Yield a table with a line for every dataset and task: what is best there, and how sure that is."""
+    yield "| dataset | best | test | floor | gain over one modality | group 1 | cells |"
+    yield "| --- | --- | ---: | ---: | ---: | ---: | ---: |"
+    for board in boards:
+        yield f"| {' | '.join(_overview(board))} |"
 
 
 def _overview(board: Board) -> list[str]:
