@@ -508,6 +508,12 @@ def decision_formula(name, module, task, sample):
     if name == "decision-weighted":
         weights = softmax(array(module.weight_logits)[TASKS.index(task)])
         return average(task.kind, votes, weights[places])
+    if name == "stacking":
+        row, width = TASKS.index(task), task.num_outputs
+        read = [np.log(softmax(v)) if task.kind == "multiclass" else v for v in votes]
+        moved = sum(v @ array(module.weight)[row, m, :width, :width] for m, v in zip(places, read))
+        gone = sum(array(module.absence)[row, m, :width] for m in range(3) if m not in places)
+        return np.mean(read, axis=0) + moved + gone + array(module.bias)[row, :width]
     if name == "decision-product":
         if task.kind == "multiclass":
             return np.sum([np.log(softmax(v)) for v in votes], axis=0)

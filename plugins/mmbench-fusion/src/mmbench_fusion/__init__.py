@@ -380,7 +380,18 @@ _EARLY = (
     ),
 )
 
-FUSIONS = _FIRST_SET + _ZOO + _LEVELS + _EARLY
+_STACKED = (
+    _decision(
+        "stacking",
+        "stacking:Stacking",
+        in_all=False,
+        solves=ADDITIVE_SETS,
+        summary="Every modality predicts alone; a linear model learns what to make of the predictions",
+        paper="Wolpert 1992, doi:10.1016/S0893-6080(05)80023-1",
+    ),
+)
+
+FUSIONS = _FIRST_SET + _ZOO + _LEVELS + _EARLY + _STACKED
 
 
 @hookimpl

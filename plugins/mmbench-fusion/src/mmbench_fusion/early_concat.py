@@ -15,9 +15,10 @@ from mmbench_fusion.presence import presence, present_vectors
 class EarlyConcat(nn.Module):
     """s_l = relu(norm_l(W_l s_(l-1) + b_l)) for l = 1 … depth, from s_0 = [x_1; …; x_M; a_1; …; a_M].
 
-    fused is the last of them; a_m is 1 where a sample lacks modality m, else 0. All layers but the last are `width` wide. With encoders that only
-    cut and embed (`patches`, `frames`, `tokens`, `columns`, `steps`), whose vectors are linear in the data, this is
-    fusion at the level of data: one network for all modalities, and nothing learned of any of them alone.
+    fused is the last of them; a_m is 1 where a sample lacks modality m, else 0. All layers but the last are `width`
+    wide. With encoders that only cut and embed (`patches`, `frames`, `tokens`, `columns`, `steps`), whose vectors are
+    linear in the data, this is fusion at the level of data: one network for all modalities, and nothing learned of any
+    of them alone.
 
     Source: the early fusion of Barnum et al. 2020, arXiv:2011.07191, who join inputs at the first layer; here the trunk
     is a perceptron, because modalities of different shape share no convolution.

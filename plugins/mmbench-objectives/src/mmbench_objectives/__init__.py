@@ -159,6 +159,24 @@ OBJECTIVES = (
         summary="Several tasks, each weighted by its learned uncertainty",
         paper="Kendall et al. 2018, arXiv:1705.07115",
     ),
+    _objective(
+        "independent",
+        "independent:Independent",
+        in_all=False,
+        levels=("decision",),
+        defaults={"held_out_share": 0.0},
+        summary="Every modality learns alone; the decision rule joins models that never saw each other",
+        paper="Baltrusaitis et al. 2017, arXiv:1705.09406",
+    ),
+    _objective(
+        "stacked",
+        "independent:Independent",
+        in_all=False,
+        levels=("decision",),
+        defaults={"held_out_share": 0.2},
+        summary="Every modality learns alone; the decision rule learns from samples held out from them",
+        paper="Wolpert 1992, doi:10.1016/S0893-6080(05)80023-1",
+    ),
 )
 
 
