@@ -1,0 +1,202 @@
+"""The profiler against careful hand measurements in the same run, and what it costs the cell that it measures.
+
+Both sides take turns, so that a machine whose speed drifts changes both alike; the figure is the ratio of the lower quartiles over all rounds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+
+import pytest
+import torch
+from quiet import clock, in_turns, lower_quartile
+from torch import nn
+from torch.utils import benchmark as torch_benchmark
+
+from mmbench import cell
+from mmbench.config import load_config
+from mmbench.model import Batch, Input, MultimodalModel
+from mmbench.plan import local_runtime, make_plan
+from mmbench.profiling import PROTOCOLS, profile
+from mmbench.registry import load_registry
+from mmbench.spec import TaskSpec
+
+CPU = torch.device("cpu")
+BATCH_SIZE = 4
+NUM_WARM_UP, NUM_ITERATIONS = 2, 3
+NUM_ROUNDS = 25
+#: As many iterations as the other side takes.
+SAME = dataclasses.replace(
+    PROTOCOLS["quick"],
+    warmup_max_iterations=NUM_WARM_UP,
+    warmup_max_seconds=1e9,
+    min_iterations=NUM_ITERATIONS,
+    min_latency_iterations=NUM_ITERATIONS,
+    min_seconds=0.0,
+    max_seconds=1e9,
+    stage_iterations=1,
+)
+MODELS = ("resnet18", "vit_tiny_patch16_224", "mobilenetv3_small_100")
+
+
+class Whole(nn.Module):
+    """A model of timm as an encoder: everything that it does, and nothing beside."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network, self.feature_dim = network, 8
+
+    def forward(self, values, mask):
+        return self.network(values)
+
+
+class Only(nn.Module):
+    fused_dim = 8
+
+    def forward(self, features):
+        return next(iter(features.values())).tensor
+
+
+@pytest.fixture
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def make(name):
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    network = timm.create_model(name, num_classes=8).eval()
+    task = TaskSpec(name="label", kind="multiclass", num_outputs=2)
+    model = MultimodalModel({"image": Whole(network)}, {"image": "vector"}, Only(), [task]).eval()
+    return network, model
+
+
+def batch_of(size):
+    return Batch(
+        size, {"image": Input(torch.randn(size, 3, 224, 224))}, {"label": torch.zeros(size, dtype=torch.int64)}
+    )
+
+
+def timms_seconds_per_batch(network, values, now):
+    """The inference benchmark that timm documents: warm-up steps, then a number of steps timed as a whole, no gradients."""
+    with torch.no_grad():
+        for _ in range(NUM_WARM_UP):
+            network(values)
+        began = now()
+        for _ in range(NUM_ITERATIONS):
+            network(values)
+        return (now() - began) / NUM_ITERATIONS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_throughput_and_latency_agree_with_timms_procedure_and_with_torchs_timer(
+    benchmark, one_thread, monkeypatch, name
+):
+    if not benchmark.enabled:
+        pytest.skip("a measurement; pytest tests/bench -m slow --benchmark-enable")
+    network, model = make(name)
+    words, now = clock()
+    monkeypatch.setattr("mmbench.profiling.meter.perf_counter", now)
+    given = {"train": batch_of(BATCH_SIZE), "single": batch_of(1)}
+    values = given["train"].inputs["image"].values
+    latencies: list[float] = []
+
+    def by_mmbench():
+        found, _ = profile(model, given, None, CPU, SAME, contended=False)
+        values_by_name = {item.name: item.value for item in found}
+        latencies.append(values_by_name["latency_p50_s"])
+        return BATCH_SIZE / values_by_name["throughput_samples_per_s"]
+
+    def by_timm():
+        return timms_seconds_per_batch(network, values, now)
+
+    def by_torch():
+        with torch.inference_mode():
+            timer = torch_benchmark.Timer("model(x)", globals={"model": model, "x": given["single"]}, timer=now)
+            return statistics.median(timer.timeit(1).median for _ in range(NUM_ITERATIONS))
+
+    batches, timms, torchs = in_turns([by_mmbench, by_timm, by_torch], NUM_ROUNDS)
+    throughput = lower_quartile(batches) / lower_quartile(timms)
+    latency = lower_quartile(latencies) / lower_quartile(torchs)
+
+    benchmark.extra_info.update(
+        clock=words, time_per_batch_to_timm=round(throughput, 4), latency_to_torch_timer=round(latency, 4)
+    )
+    benchmark.pedantic(by_timm, rounds=1)
+    print(f"\n{name}: time per batch, ours / timm's {throughput:.4f}; latency, ours / torch's {latency:.4f}; {words}")  # noqa: T201
+    assert throughput == pytest.approx(1.0, abs=0.03)
+    assert latency == pytest.approx(1.0, abs=0.03)
+
+
+def payload_of(folder, protocol):
+    config = load_config(
+        {
+            "dataset": ["digits"],
+            "encoder": ["image=cnn", "audio=logmel-cnn", "text=embedding-lstm"],
+            "fusion": ["concat"],
+            "baselines": False,
+            "protocol": protocol,
+            "diagnostics": "none",
+            # About twenty seconds on one core: the quick protocol takes a third of one, whatever the cell.
+            "train": {"epochs": 40, "patience": 0},
+        },
+        folder=folder,
+    )
+    from mmbench.config import cache_dir, data_dir
+
+    runtime = local_runtime(config, cache=cache_dir(config), data=data_dir(), jobs=1)
+    plan = make_plan(config, load_registry(), runtime=runtime)
+    return next(made for made in plan.cells() if made.fusion is not None).payload()
+
+
+@pytest.mark.slow
+def test_profiling_a_cell_takes_at_most_a_fiftieth_of_its_training(benchmark, tmp_path, monkeypatch):
+    if not benchmark.enabled:
+        pytest.skip("a measurement; pytest tests/bench -m slow --benchmark-enable")
+    monkeypatch.setattr(time, "perf_counter", time.process_time)  # the cell's own stopwatch, not moved by others
+    before = torch.get_num_threads()
+
+    done = cell.run_cell(payload_of(tmp_path, "quick"), tmp_path)
+    torch.set_num_threads(before)
+
+    taken = done["info"]["times_s"]
+    ratio = 1 + taken["profile"] / taken["train_and_evaluate"]
+    benchmark.extra_info.update(times_s=taken, ratio=round(ratio, 4))
+    benchmark.pedantic(lambda: None, rounds=1)
+    print(f"\nprofiled / unprofiled training: {ratio:.4f} ({taken})")  # noqa: T201
+    assert ratio <= 1.02
+
+
+def test_without_a_protocol_nothing_of_the_profiler_runs(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise AssertionError("the profiler ran")
+
+    for name in ("profile", "Neighbours"):
+        monkeypatch.setattr(cell, name, fail)
+    monkeypatch.setattr("mmbench.profiling.meter.Meter.__init__", fail)
+    config = load_config(
+        {
+            "dataset": ["unique"],
+            "encoder": ["image=cnn"],
+            "modality": ["image"],
+            "fusion": ["single"],
+            "baselines": False,
+        }
+        | {"protocol": "none", "diagnostics": "none", "train": {"epochs": 1, "limit": 32}},
+        folder=tmp_path,
+    )
+    runtime = local_runtime(config, cache=tmp_path, data=tmp_path, jobs=1)
+    plan = make_plan(config, load_registry(), runtime=runtime)
+    before = torch.get_num_threads()
+
+    done = cell.run_cell(next(plan.cells()).payload(), tmp_path)
+    torch.set_num_threads(before)
+
+    assert not [item for item in done["metrics"] if item["phase"] == "profile"]
+    assert len(done["info"]["perf_key"]) == 64
