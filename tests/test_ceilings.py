@@ -103,3 +103,20 @@ def test_no_cell_passes_the_ceiling_of_what_it_sees(runs, name):
         assert value <= known[subset] + sampling_error(known[subset]) + 1e-9, subset
     joint = "+".join(sorted({part for subset in known for part in subset.split("+")}))
     assert best[joint] >= 0.9 * known[joint]
+
+
+@pytest.mark.slow
+def test_motion_is_seen_by_encoders_of_time_and_not_by_the_mean_over_frames(runs):
+    timed = ("cnn3d", "convlstm", "frames/cnn[pool=lstm]")
+    flags = [flag for name in (*timed, "frames/cnn") for flag in ("-e", f"video={name}")]
+    found = runs("moving", *flags, "-f", "concat", "--diagnostics", "none")
+    joint = {encoders.split("video:")[1]: value for encoders, fusion, value in found if fusion == "concat"}
+
+    assert set(joint) == {*timed, "frames/cnn"}
+    for name in timed:
+        assert joint[name] >= 0.95, name
+    # The table tells one of two bits; the mean over frames is the same whichever way they are played.
+    assert joint["frames/cnn"] <= 0.5 + sampling_error(0.5)
+    for encoders, fusion, value in found:
+        if fusion == "single":
+            assert value <= 0.5 + sampling_error(0.5), encoders

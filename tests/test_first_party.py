@@ -6,7 +6,7 @@ import pytest
 
 from mmbench.testing import check
 
-PACKAGES = ("audio", "benchmarks", "datasets", "objectives", "sequence", "tabular", "text", "vision")
+PACKAGES = ("audio", "benchmarks", "datasets", "objectives", "sequence", "tabular", "text", "video", "vision")
 
 
 def broken(target, level):

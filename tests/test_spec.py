@@ -225,6 +225,11 @@ def test_options_that_mmbench_itself_gives_are_reserved(role: Any, option: str) 
             "encoder 'cnn': tunings must be one of scratch, frozen, finetune, adapter; got 'freeze'. Did you mean 'frozen'?",
         ),
         ({"target": "maybe"}, "encoder 'cnn': target must be one of none, optional, required; got 'maybe'."),
+        ({"wraps": 1}, "encoder 'cnn': wraps must be True or False, got 1"),
+        (
+            {"wraps": True, "target": "required"},
+            "encoder 'cnn' wraps another encoder, so it needs target='required' and describe",
+        ),
         ({"weights": ("model.bin",)}, "encoder 'cnn': weights must be a tuple of AssetSpec, got ('model.bin',)"),
     ],
 )

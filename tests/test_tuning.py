@@ -220,6 +220,15 @@ def test_adapters_go_where_the_encoder_says():
     assert adapted == {"blocks.1", "stem"}
 
 
+def test_what_no_weights_were_pretrained_for_is_trained_whole_beside_the_adapters():
+    encoder = Deep()
+    encoder.adapter_targets, encoder.fresh_parts = ("stem",), ("norm",)
+    apply_tuning(encoder, part("adapter", lr_factor=1.0, lora_rank=2, lora_alpha=4.0))
+
+    trained = {name.split(".lora_")[0] for name, item in encoder.named_parameters() if item.requires_grad}
+    assert trained == {"stem", "norm.weight", "norm.bias"}
+
+
 def test_an_encoder_without_layers_for_adapters_is_refused():
     with pytest.raises(ContractError, match="has no linear layer or convolution for an adapter; use tuning=finetune"):
         apply_tuning(nn.BatchNorm1d(3), part("adapter", lr_factor=1.0, lora_rank=2, lora_alpha=4.0))

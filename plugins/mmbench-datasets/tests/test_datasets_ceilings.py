@@ -40,6 +40,9 @@ def read(value):
         return next(symbol for symbol, words in enumerate(nouns) if words & set(value.split()))
     if value.ndim == 1:
         return int(np.argmax(value))
+    if value.ndim == 4:
+        first, second = value[0, 0] > 130, value[1, 0] > 130
+        return next(symbol for symbol, shift in enumerate((2, -2)) if (np.roll(first, shift, axis=1) == second).all())
     if value.ndim == 2:
         return int(np.argmax(value.max(axis=0)))
     return int(np.abs(patterns(value.shape[-1]) - value[0]).max(axis=(2, 3)).min(axis=1).argmin())
@@ -79,15 +82,15 @@ def symbols(opened):
 
 def test_all_sets_of_the_issue_are_there():
     assert NAMES == [
-        "quarters", "redundant", "redundant-3", "redundant-missing", "synergy", "synergy-3", "tasks", "unique",
-        "unique-3", "xor",
+        "moving", "quarters", "redundant", "redundant-3", "redundant-missing", "synergy", "synergy-3", "tasks",
+        "unique", "unique-3", "xor",
     ]  # fmt: skip
 
 
-def test_every_kind_of_modality_but_video_is_used_somewhere():
+def test_every_kind_of_modality_is_used_somewhere():
     kinds = {modality.kind for spec in SPECS.values() for modality in spec.modalities}
 
-    assert kinds == {"audio", "image", "sequence", "tabular", "text"}
+    assert kinds == {"audio", "image", "sequence", "tabular", "text", "video"}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -131,8 +134,8 @@ def test_samples_are_canonical_and_as_declared(name, opened):
                     assert modality.name in spec.missing
                     continue
                 check_canonical(modality.name, modality.kind, value)
-                if modality.kind == "image":
-                    assert [value.shape[0], list(value.shape[1:])] == [
+                if modality.kind in ("image", "video"):
+                    assert [value.shape[-3], list(value.shape[-2:])] == [
                         modality.facts["channels"],
                         modality.facts["size"],
                     ]
@@ -192,6 +195,35 @@ def test_tones_of_two_symbols_differ_by_more_than_the_noise_can_bridge():
         closest = min(np.abs(one[:, None] - other[None]).reshape(len(phases) ** 2, -1).max(axis=1))
 
         assert closest > 2 * 0.1 + 0.05
+
+
+def test_a_video_played_backwards_is_as_likely_the_other_way_around(opened):
+    """Whatever is taken of single frames, and does not see their order, is the same for a video and its reverse."""
+    shown = [sample.inputs["video"] for sample in opened["moving"]["test"]]
+
+    assert {read(video) for video in shown} == {0, 1}
+    assert all(read(video[::-1]) == 1 - read(video) for video in shown)
+    # Each way, a frame is as light in each column: shapes enter on the side they leave.
+    columns = [np.mean([video.mean(axis=(0, 1, 2)) for video in shown if read(video) == way], axis=0) for way in (0, 1)]
+    np.testing.assert_allclose(columns[0], columns[1], atol=8)
+    assert abs(columns[0] - columns[0].mean()).max() < 8
+
+
+def test_logistic_regression_on_the_mean_frame_is_at_chance_and_on_the_change_between_frames_is_not(opened):
+    def features(split, change):
+        for sample in opened["moving"][split]:
+            frames = (sample.inputs["video"][:, 0] > 130).astype(float)
+            # Of each frame with the next one, shifted either way: what a motion detector computes.
+            pairs = [(frames[:-1] * np.roll(frames[1:], shift, axis=2)).mean() for shift in (-2, 2)]
+            yield pairs if change else frames.mean(axis=0).ravel()
+
+    def score(change):
+        label = {split: [first_label(sample) % 2 for sample in opened["moving"][split]] for split in SPLITS}
+        model = LogisticRegression(C=1e4, max_iter=1000).fit(list(features("train", change)), label["train"])
+        return model.score(list(features("test", change)), label["test"])
+
+    assert score(change=True) == 1.0
+    assert score(change=False) == pytest.approx(0.5, abs=0.1)
 
 
 def test_logistic_regression_solves_xor_on_the_product_and_not_on_the_sum(opened):

@@ -14,6 +14,7 @@ _FACTS: Mapping[str, Mapping[str, object]] = {
     "text": {},
     "tabular": {"num_features": 5},
     "sequence": {"num_features": 5},
+    "video": {"channels": 1, "size": [16, 16]},
 }
 _REDUNDANT_3 = {
     "audio": 0.9, "image": 0.9, "text": 0.9,
@@ -144,6 +145,17 @@ def mmbench_datasets() -> list[DatasetSpec]:
             modalities=(_kind("image"), _kind("sequence")),
             ceilings={"image": 0.5, "sequence": 0.5, "image+sequence": 1.0},
             num_classes=4,
+            in_all=False,
+        ),
+        _ceiling_set(
+            "moving",
+            "The label is two bits: which way the shape in the video moves, which no frame tells, and one in the table",
+            modalities=(_kind("tabular"), _kind("video")),
+            ceilings={"tabular": 0.5, "video": 0.5, "tabular+video": 1.0},
+            num_classes=4,
+            # Motion gives no gradient until two frames are compared: patience would end it too early.
+            train={"epochs": 16, "patience": 16, "lr": 1e-3},
+            cell_time_s=8.0,
             in_all=False,
         ),
         _ceiling_set(

@@ -185,6 +185,11 @@ UNIQUE = Recipe(
     rows=_table(("image", "sequence"), 2, _bits),
     repeats=_repeats(200, 50, 100),
 )
+MOVING = Recipe(
+    renderers=_of_kinds("tabular", "video"),
+    rows=_table(("tabular", "video"), 2, _bits),
+    repeats=_repeats(200, 50, 100),
+)
 UNIQUE_3 = Recipe(
     renderers=_of_kinds("audio", "sequence", "tabular"),
     rows=_table(("audio", "sequence", "tabular"), 2, _bits),
@@ -202,6 +207,7 @@ SYNERGY_3 = Recipe(
 )
 TASKS = Recipe(renderers=_of_kinds("tabular", "text"), rows=_tasks(), repeats=_repeats(75, 15, 25))
 
+open_moving = partial(open_recipe, MOVING)
 open_xor = partial(open_recipe, XOR)
 open_quarters = partial(open_recipe, QUARTERS)
 open_redundant = partial(open_recipe, REDUNDANT)

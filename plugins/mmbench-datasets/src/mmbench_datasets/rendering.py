@@ -1,4 +1,4 @@
-"""Symbols drawn as images, tones, sentences, rows and sequences, so that a perfect reader never errs.
+"""Symbols drawn as images, tones, sentences, rows, sequences and videos, so that a perfect reader never errs.
 
 Each renderer takes a symbol (0 to `num_symbols` - 1) and a random generator. What varies beside the symbol (phase,
 noise, filler words, length) is independent of it and bounded so that no value can come from two symbols: noise of
@@ -29,6 +29,12 @@ _IMAGE_AMPLITUDE, _IMAGE_NOISE = 80.0, 40.0
 _IMAGE_CYCLES = 3.0
 _TONE_AMPLITUDE, _TONE_NOISE = 0.3, 0.1
 _ROW_NOISE = 0.4
+NUM_FRAMES, FRAME_SIDE, PIXELS_PER_FRAME = 8, 16, 2
+SHAPE_LEVEL, GROUND_LEVEL, _VIDEO_NOISE = 200.0, 60.0, 40.0
+_SHAPES = tuple(
+    np.array([[letter == "#" for letter in row] for row in rows])
+    for rows in (("####", "####", "####", "####"), (".##.", "####", "####", ".##."), ("#..#", ".##.", ".##.", "#..#"))
+)
 _WORDS = (
     ("copper", "bronze"),
     ("river", "lake"),
@@ -88,6 +94,24 @@ def sequence(symbol: int, rng: np.random.Generator) -> NDArray[np.float32]:
     return values.astype(np.float32)
 
 
+def video(symbol: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Return a shape that moves right (symbol 0) or left (symbol 1) and comes in again: uint8 (8, 1, 16, 16).
+
+    The video of symbol 1 is one of symbol 0 played backwards, so the frames themselves, and whatever is taken of them
+    regardless of their order, say nothing of the symbol.
+    """
+    shape = _SHAPES[rng.integers(len(_SHAPES))]
+    height, width = shape.shape
+    ground = np.zeros((FRAME_SIDE, FRAME_SIDE), dtype=bool)
+    top = int(rng.integers(FRAME_SIDE - height + 1))
+    ground[top : top + height, :width] = shape
+    begin = int(rng.integers(FRAME_SIDE))
+    steps = [np.roll(ground, begin + PIXELS_PER_FRAME * step, axis=1) for step in range(NUM_FRAMES)]
+    levels = np.where(np.stack(steps), SHAPE_LEVEL, GROUND_LEVEL)
+    frames = np.round(levels + rng.uniform(-_VIDEO_NOISE, _VIDEO_NOISE, levels.shape)).astype(np.uint8)[:, None]
+    return np.ascontiguousarray(frames[::-1] if symbol else frames)
+
+
 Renderer = Callable[[int, np.random.Generator], Any]
 RENDERERS: Mapping[Kind, Renderer] = MappingProxyType(
     {
@@ -96,5 +120,6 @@ RENDERERS: Mapping[Kind, Renderer] = MappingProxyType(
         "text": text,
         "tabular": row,
         "sequence": sequence,
+        "video": video,
     }
 )

@@ -39,7 +39,7 @@ def mmbench_encoders() -> list[EncoderSpec]:
             describe="mmbench_video.inner:describe",
             prepare="mmbench_video.inner:prepare",
             factory="mmbench_video.frames:VideoFrames",
-            defaults={"pool": "mean", "num_frames": 16, "width": 64, "num_heads": 4, "dropout": 0.0},
+            defaults={"pool": "mean", "num_frames": 16, "width": 64, "depth": 1, "num_heads": 4, "dropout": 0.0},
             version="1",
             summary="Any image encoder over frames, then mean, LSTM or attention over time; tokens are frames",
             paper="Ng et al. 2015, arXiv:1503.08909; the image encoder has its own",

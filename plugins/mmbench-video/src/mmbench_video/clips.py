@@ -95,8 +95,11 @@ def without_padding(maps: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """Normalise groups of channels: as many groups as divide them, at most 8."""
-    return nn.GroupNorm(next(groups for groups in (8, 4, 2, 1) if channels % groups == 0), channels)
+    """Normalise groups of channels: as many equal groups of two or more as there can be, at most 8.
+
+    A group of one channel would have a single value in a map of one pixel, which has no deviation.
+    """
+    return nn.GroupNorm(next((groups for groups in (8, 4, 2) if channels % (2 * groups) == 0), 1), channels)
 
 
 def _with_channels(clip: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:

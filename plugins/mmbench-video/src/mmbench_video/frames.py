@@ -52,14 +52,14 @@ class EachFrame:
 
 
 class VideoFrames(nn.Module):
-    """An image encoder over frames; over time the mean, a bidirectional LSTM, or a transformer layer.
+    """An image encoder over frames; over time the mean, a bidirectional LSTM, or a transformer.
 
     ========= ============================================ =========================
     pool      tokens, one per frame                        width
     ========= ============================================ =========================
     mean      what the image encoder gives                 the image encoder's
     lstm      states of a bidirectional LSTM               2 `width`
-    attention after one transformer layer over the frames  `width`
+    attention after a transformer over the frames          `width`
     ========= ============================================ =========================
 
     A sequence is these tokens, a vector their mean over the real frames. With `mean` the encoder has no weights but the
@@ -76,9 +76,10 @@ class VideoFrames(nn.Module):
         tuning: "scratch" for fresh weights of the image encoder, anything else for pretrained ones.
         pool: "mean", "lstm" or "attention".
         num_frames: Most frames that are looked at, evenly spaced.
-        width: Of the LSTM each way, or of the transformer layer.
-        num_heads: Of the transformer layer.
-        dropout: Before the LSTM or the transformer layer, and within that.
+        width: Of the LSTM each way, or of the transformer.
+        depth: Layers of either.
+        num_heads: Of the transformer.
+        dropout: Before and between the layers of either, and within the transformer's.
 
     Shapes: (B, T, …) as the image encoder's transform gives, mask (B, T) -> (B, D), or (B, T, D) with its mask.
 
@@ -97,6 +98,7 @@ class VideoFrames(nn.Module):
         pool: str,
         num_frames: int,
         width: int,
+        depth: int,
         num_heads: int,
         dropout: float,
     ) -> None:
@@ -104,6 +106,7 @@ class VideoFrames(nn.Module):
         check_pool(pool, tuning)
         check_range("num_frames", num_frames, 1)
         check_range("width", width, 1)
+        check_range("depth", depth, 1)
         check_range("dropout", dropout, 0.0, 1.0)
         self.layout = layout
         facts = {name: modality.facts[name] for name in ("channels", "size")}
@@ -118,7 +121,7 @@ class VideoFrames(nn.Module):
         self.dropout = nn.Dropout(dropout)
         #: What no pretrained weights exist for: trained whatever becomes of the rest.
         self.fresh_parts = () if pool == "mean" else ("over_time",)
-        self.over_time, self.feature_dim = _over_time(pool, self.image.feature_dim, width, num_heads, dropout)
+        self.over_time, self.feature_dim = _over_time(pool, self.image.feature_dim, width, depth, num_heads, dropout)
         self.adapter_targets = getattr(self.image, "adapter_targets", ()) or tuple(
             f"image.{name}" for name, module in self.image.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)
         )
@@ -158,11 +161,11 @@ class VideoFrames(nn.Module):
 class _Recurrent(nn.Module):
     """States of a bidirectional LSTM: tokens (B, T, dim), mask (B, T) or None -> (B, T, 2 * width)."""
 
-    def __init__(self, dim: int, width: int) -> None:
+    def __init__(self, dim: int, width: int, depth: int, dropout: float) -> None:
         super().__init__()
         # Frozen encoders that were pretrained give features of any scale.
         self.norm = nn.LayerNorm(dim)
-        self.rnn = BidirectionalRNN("lstm", dim, width, num_layers=1, dropout=0.0)
+        self.rnn = BidirectionalRNN("lstm", dim, width, num_layers=depth, dropout=dropout)
 
     def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
         states: Tensor = self.rnn(without_padding(self.norm(tokens), mask), mask)
@@ -170,25 +173,37 @@ class _Recurrent(nn.Module):
 
 
 class _Attentive(nn.Module):
-    """One transformer layer over frames in their order: tokens (B, T, dim), mask (B, T) or None -> (B, T, width)."""
+    """Transformer layers over frames in their order: tokens (B, T, dim), mask (B, T) or None -> (B, T, width).
 
-    def __init__(self, dim: int, width: int, num_heads: int, dropout: float) -> None:
+    Each frame is embedded together with its two neighbours, so that what moves between them is seen from the start.
+    """
+
+    def __init__(self, dim: int, width: int, depth: int, num_heads: int, dropout: float) -> None:
         super().__init__()
         self.width = width
-        self.embed = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, width))
-        self.block = TransformerBlock(width, num_heads, mlp_dim=2 * width, dropout=dropout)
+        self.norm_input = nn.LayerNorm(dim)
+        self.embed = nn.Conv1d(dim, width, kernel_size=3, padding=1)
+        self.blocks = nn.ModuleList(
+            TransformerBlock(width, num_heads, mlp_dim=2 * width, dropout=dropout) for _ in range(depth)
+        )
         self.norm = nn.LayerNorm(width)
 
     def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
-        positions = sinusoidal_positions(tokens.shape[1], self.width, device=tokens.device)
-        normalised: Tensor = self.norm(self.block(self.embed(tokens) + positions, mask))
+        tokens = without_padding(self.norm_input(tokens), mask)
+        tokens = self.embed(tokens.transpose(1, 2)).transpose(1, 2)
+        tokens = tokens + sinusoidal_positions(tokens.shape[1], self.width, device=tokens.device)
+        for block in self.blocks:
+            tokens = block(tokens, mask)
+        normalised: Tensor = self.norm(tokens)
         return normalised
 
 
-def _over_time(pool: str, dim: int, width: int, num_heads: int, dropout: float) -> tuple[nn.Module | None, int]:
+def _over_time(
+    pool: str, dim: int, width: int, depth: int, num_heads: int, dropout: float
+) -> tuple[nn.Module | None, int]:
     """Return what the tokens of frames go through, and their width afterwards."""
     if pool == "lstm":
-        return _Recurrent(dim, width), 2 * width
+        return _Recurrent(dim, width, depth, dropout), 2 * width
     if pool == "attention":
-        return _Attentive(dim, width, num_heads, dropout), width
+        return _Attentive(dim, width, depth, num_heads, dropout), width
     return None, dim
