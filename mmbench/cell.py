@@ -15,12 +15,14 @@ import torch
 from safetensors.numpy import save_file
 from torch import nn
 
+from mmbench.augment import make_augments
 from mmbench.batches import SplitData, complete, limited
 from mmbench.build import build_encoder, build_model, build_objective, call_factory, derive_seed, guarded_globals
 from mmbench.cache import ArrayCache
 from mmbench.config import TrainConfig, part_root
 from mmbench.data import SPLITS, Column, DatasetSource, Split, Transform, repeated_inputs, transform_key
 from mmbench.diagnostics import DisturbedInputs, Findings, Subject, diagnose
+from mmbench.diagnostics.attribution import FILE_NAME as ATTRIBUTION_FILE
 from mmbench.errors import ContractError, Unavailable
 from mmbench.evaluate import metrics
 from mmbench.frozen import FrozenEncoder, device_name
@@ -95,6 +97,7 @@ def run_cell(payload: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         order_seed=derive_seed("order", payload["master_seed"], payload["seed"]),
         noise_seed=derive_seed("noise", payload["cell_id"]),
         tunings={name: read_tuning(part) for name, part in payload["encoders"].items()},
+        augments=make_augments(payload, {item.name: item.kind for item in info.modalities}, data["train"]),
     )
     with guarded_globals(warnings):
         trained = trainer.run()
@@ -116,6 +119,8 @@ def run_cell(payload: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     save_file({name: np.ascontiguousarray(value) for name, value in kept.items()}, folder / "predictions.safetensors")
     if raw:
         (folder / "timings.json").write_text(json.dumps(raw))
+    if diagnosed.attribution is not None:
+        (folder / ATTRIBUTION_FILE).write_text(json.dumps(diagnosed.attribution), encoding="utf-8")
     found += [*_training_metrics(trained), *profiled, *diagnosed.metrics]
     return {
         "metrics": [metric.to_json() for metric in found],

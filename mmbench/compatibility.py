@@ -70,3 +70,11 @@ def layout_reason(encoder: EncoderSpec, fusion: FusionSpec, modality: str) -> st
     """Return the sentence for a pair that `choose_layout` refuses."""
     gives = " or ".join(LAYOUT_WORDS[layout] for layout in encoder.layouts)
     return f"{fusion.name} needs {LAYOUT_WORDS[fusion.accepts]}, but {encoder.name} gives {gives} for {modality!r}"
+
+
+def frozen_reason(encoder: str, modality: str) -> str:
+    """Return the sentence for a frozen encoder whose inputs are to be changed at random in training."""
+    return (
+        f"{encoder} of {modality!r} is frozen, so its features are computed once for all epochs, and augment would "
+        "have nothing to change; use tuning=finetune or adapter, or leave augment out"
+    )

@@ -12,6 +12,7 @@ from mmbench.config import RunConfig, TrainConfig, resolve_train
 from mmbench.errors import DataError, MmbenchError, Unavailable
 from mmbench.registry import Reference, Registry, load_attribute, missing_packages
 from mmbench.spec import (
+    AUGMENT_VERSION,
     MISSING_POLICIES,
     MISSING_VERSION,
     TUNING_OPTIONS,
@@ -165,6 +166,8 @@ def _identity(reference: Reference) -> dict[str, Any]:
         identity["tuning"] = reference.tuning
         if reference.tuning_options:
             identity["tuning_options"] = to_json(reference.tuning_options)
+    if reference.augment:
+        identity["augment"] = {"names": list(reference.augment), "version": AUGMENT_VERSION}
     if reference.missing != MISSING_POLICIES[0]:
         identity["missing"] = {"policy": reference.missing, "version": MISSING_VERSION}
     return identity
@@ -183,6 +186,8 @@ def label_of(registry: Registry, reference: Reference) -> str:
             options["tuning"] = reference.tuning
         usual = TUNING_OPTIONS[reference.tuning]  # type: ignore[index]
         options.update({key: value for key, value in reference.tuning_options.items() if usual[key] != value})
+    if reference.augment:
+        options["augment"] = "+".join(reference.augment)
     if reference.missing != MISSING_POLICIES[0]:
         options["missing"] = reference.missing
     if not options:

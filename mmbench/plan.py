@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from mmbench.compatibility import choose_layout, incompatibilities, layout_reason
+from mmbench.compatibility import choose_layout, frozen_reason, incompatibilities, layout_reason
 from mmbench.config import RunConfig
 from mmbench.errors import EmptySelection, MmbenchError, UsageError, did_you_mean
 from mmbench.parts import DatasetPart, Part, combine_key, digest, make_dataset_part, make_part
@@ -86,6 +86,7 @@ class Cell:
                 "tuning": part.reference.tuning,
                 "takes_tuning": part.spec.takes_tuning,
                 "tuning_options": to_json(part.reference.tuning_options),
+                "augment": list(part.reference.augment),
                 "requires": list(part.spec.requires),
                 "digest": part.digest,
             }
@@ -300,6 +301,8 @@ class _DatasetGrid:
         missing: list[str] = [self.dataset.unavailable]
         if fusion is not None and objective is not None:
             for name, part in encoders.items():
+                if part.reference.augment and part.reference.tuning == "frozen":
+                    reasons.append(frozen_reason(part.label, name))
                 layout, reason = self._layout(name, part, fusion)
                 if layout is None:
                     reasons.append(reason)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mmbench.augment import make_augments
 from mmbench.batches import SplitData, complete, limited
 from mmbench.build import build_encoder, build_model, build_objective, derive_seed, guarded_globals
 from mmbench.cell import dataset_info, open_dataset, pick_device
@@ -120,6 +121,7 @@ class SubjectFactory:
             order_seed=derive_seed("order", payload["master_seed"], payload["seed"]),
             noise_seed=derive_seed("noise", payload["cell_id"]),
             tunings={name: read_tuning(part) for name, part in payload["encoders"].items()},
+            augments=make_augments(payload, {item.name: item.kind for item in self.source.info.modalities}, data),
         )
         return Subject(model, trainer, data, columns, spent)
 

@@ -24,6 +24,7 @@ from mmbench.errors import ContractError, PluginError, SpecError, Unavailable, U
 from mmbench.loading import LoadedPlugin, PluginInfo, in_words, load_plugin, load_plugin_file, read_plugin_file
 from mmbench.reference import format_reference, has_options, parse_reference
 from mmbench.spec import (
+    AUGMENTATIONS,
     MISSING_POLICIES,
     RESERVED_OPTIONS,
     SPEC_OF_ROLE,
@@ -112,6 +113,7 @@ class Reference:
         tuning: How an encoder is trained; "" for everything else.
         tuning_options: What belongs to that tuning (`mmbench.spec.TUNING_OPTIONS`), merged into its defaults.
         missing: What a fusion is given for missing modalities; "mask", which is nothing, for everything else.
+        augment: What is done to an encoder's inputs in training (`mmbench.spec.AUGMENTATIONS`), in the order of doing.
     """
 
     entry: Entry
@@ -120,6 +122,7 @@ class Reference:
     tuning: str = ""
     tuning_options: Mapping[str, Any] = field(default_factory=dict)
     missing: MissingPolicy = "mask"
+    augment: tuple[str, ...] = ()
 
 
 class Registry:
@@ -187,7 +190,7 @@ class Registry:
         found, target = self._find(role, head, kind)
         if len(found) > 1:
             raise self._clash_error(role, found)
-        return self._refer(role, found[0], target, options)
+        return self._refer(role, found[0], target, options, kind)
 
     def match(self, role: Role, pattern: str, kind: Kind | None = None) -> list[Reference]:
         """Find all entries that a reference or a glob over ``name`` and ``dist/name`` means; options go to each.
@@ -206,11 +209,11 @@ class Registry:
             ]
             complete = [entry for entry in matching if getattr(entry.spec, "target", "none") != "required"]
             if matching:
-                return [self._refer(role, entry, "", options) for entry in complete or matching]
+                return [self._refer(role, entry, "", options, kind) for entry in complete or matching]
         found, target = self._find(role, head, kind)  # a glob's stars may stand in the target
         if any(_clash(entry.spec, rival.spec) for entry, rival in combinations(found, 2)):
             raise self._clash_error(role, found)
-        return [self._refer(role, entry, target, options) for entry in found]
+        return [self._refer(role, entry, target, options, kind) for entry in found]
 
     def skip_reasons(self, combo: Mapping[str, Any]) -> list[str]:
         """Ask every plugin why this combo should not run; a plugin that fails to answer is a reason too."""
@@ -251,7 +254,7 @@ class Registry:
         entry = self._by_ref[role].get(f"{_normalised(dist)}/{short}")
         return () if entry is None else (entry,)
 
-    def _refer(self, role: Role, entry: Entry, target: str, given: Mapping[str, Any]) -> Reference:
+    def _refer(self, role: Role, entry: Entry, target: str, given: Mapping[str, Any], kind: Kind | None) -> Reference:
         spec = entry.spec
         where = f"{role} {spec.name!r}"
         takes = getattr(spec, "target", "none")
@@ -261,6 +264,7 @@ class Registry:
             raise UsageError(f"{where} needs a target: write {spec.name}:TARGET. See `mmbench show {spec.name}`.")
         options = dict(given)
         tuning, about_tuning = _tuning(where, spec, options) if isinstance(spec, EncoderSpec) else ("", {})
+        augment = _augment(where, (kind,) if kind else spec.kinds, options) if isinstance(spec, EncoderSpec) else ()
         missing = _missing(where, options) if isinstance(spec, FusionSpec) else "mask"
         reserved = sorted(options.keys() & set(RESERVED_OPTIONS[role]))
         if reserved:
@@ -277,6 +281,7 @@ class Registry:
             tuning=tuning,
             tuning_options=MappingProxyType(about_tuning),
             missing=missing,
+            augment=augment,
         )
 
     def _clash_error(self, role: Role, found: Sequence[Entry]) -> UsageError:
@@ -491,6 +496,22 @@ def _tuning(where: str, spec: EncoderSpec, options: dict[str, Any]) -> tuple[Tun
         return tuning, check_options(f"{where} with tuning={tuning}", given, TUNING_OPTIONS[tuning])
     except SpecError as error:
         raise UsageError(str(error)) from None
+
+
+def _augment(where: str, kinds: Sequence[Kind], options: dict[str, Any]) -> tuple[str, ...]:
+    """Take what is to be done to an encoder's inputs in training out of the options that somebody gave."""
+    asked = options.pop("augment", "")
+    if not isinstance(asked, str):
+        raise UsageError(f'{where}: augment must be names joined by "+", as augment="crop+flip", got {asked!r}')
+    known = tuple(dict.fromkeys(name for kind in kinds for name in AUGMENTATIONS[kind]))
+    names = [name.strip() for name in asked.split("+")] if asked.strip() else []
+    for name in names:
+        if name not in known:
+            hint = did_you_mean(name, known)
+            raise UsageError(
+                f"{where}: augment={name} is nothing for {' or '.join(kinds)}; there are {', '.join(known)}.{hint}"
+            )
+    return tuple(name for name in known if name in names)
 
 
 def _missing(where: str, options: dict[str, Any]) -> MissingPolicy:

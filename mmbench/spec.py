@@ -46,10 +46,24 @@ TUNING_OPTIONS: Mapping[Tuning, Options] = MappingProxyType(
     }
 )
 TUNING_NAMES: tuple[str, ...] = tuple(sorted({name for options in TUNING_OPTIONS.values() for name in options}))
+#: What an encoder's reference may ask to be done to its inputs in training, `cnn[augment="crop+flip"]`: by kind, in the
+#: order of doing.
+AUGMENTATIONS: Mapping[Kind, tuple[str, ...]] = MappingProxyType(
+    {
+        "image": ("crop", "flip", "rotate", "scale", "color"),
+        "audio": ("noise", "shift", "time-mask", "frequency-mask"),
+        "text": ("drop",),
+        "video": ("crop", "flip", "noise", "drop"),
+        "tabular": ("noise", "drop"),
+        "sequence": ("noise", "drop"),
+    }
+)
+#: Bumped when an augmentation gives other results.
+AUGMENT_VERSION = "1"
 #: Options that no descriptor may have, by role: mmbench itself gives the factory, or reads, what is so named.
 RESERVED_OPTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        "encoder": ("modality", "layout", "target", "tuning", *TUNING_NAMES),
+        "encoder": ("modality", "layout", "target", "tuning", "augment", *TUNING_NAMES),
         "fusion": ("dims", "tasks", "missing"),
         "objective": ("dims", "tasks"),
         "dataset": ("root", "target"),

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmbench.augment import Augment, augment_batch
 from mmbench.batches import SplitData
 from mmbench.config import TrainConfig
 from mmbench.errors import Diverged
@@ -130,6 +131,7 @@ class Trainer:
         order_seed: Decides the order of batches; equal for all cells of one repeat.
         noise_seed: Decides dropout and the objective's own random choices.
         tunings: How encoders are trained, by modality; those not named are trained from scratch.
+        augments: Random changes to what each step reads, by modality.
     """
 
     def __init__(
@@ -145,6 +147,7 @@ class Trainer:
         order_seed: int,
         noise_seed: int,
         tunings: Mapping[str, EncoderTuning] | None = None,
+        augments: Mapping[str, Augment] | None = None,
     ) -> None:
         self.model, self.objective = model, objective
         self.train_data, self.val_data = train, val
@@ -162,6 +165,7 @@ class Trainer:
         self.order = torch.Generator().manual_seed(order_seed)
         self.generator = torch.Generator().manual_seed(noise_seed)
         self.noise_seed = noise_seed
+        self.augments = dict(augments or {})
         self.stepped_on, self.held_out = _divided(len(train), getattr(objective, "held_out_share", 0.0), order_seed)
         steps_per_epoch = max(1, math.ceil(len(self.stepped_on) / config.batch_size))
         self.total_steps = steps_per_epoch * config.epochs
@@ -279,6 +283,8 @@ class Trainer:
         """One optimiser step; return the detached loss. `grad_norms` is filled with each encoder's, on the device."""
         config = self.config
         self._set_lr()
+        if self.augments:
+            batch = augment_batch(batch, self.augments)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             output = self.model(batch)
             step = Step(
