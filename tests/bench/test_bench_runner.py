@@ -45,7 +45,7 @@ def bare_process(context: Any) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="needs the fork server")
-def test_an_empty_cell_takes_at_most_a_tenth_of_a_second(benchmark: Any, tmp_path: Path) -> None:
+def test_an_empty_cell_takes_no_longer_than_a_bare_process_of_a_fork_server(benchmark: Any, tmp_path: Path) -> None:
     pytest.importorskip("torch")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch"])
@@ -64,7 +64,7 @@ def test_an_empty_cell_takes_at_most_a_tenth_of_a_second(benchmark: Any, tmp_pat
         ours_s = median_s(empty_cell, rounds=20)
 
     benchmark.extra_info.update(bare_process_s=bare_s, empty_cell_s=ours_s, ratio=ours_s / bare_s)
-    assert ours_s <= 0.1, f"an empty cell took {ours_s:.3f} s, a bare process {bare_s:.3f} s"
+    assert ours_s <= bare_s, f"an empty cell took {ours_s:.3f} s, a bare process {bare_s:.3f} s"
 
 
 @pytest.mark.slow
