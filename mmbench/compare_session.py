@@ -62,7 +62,7 @@ def _print(made: Comparison, named: set[str], lines: Sequence[str]) -> None:
         out.print(Text(f"… {len(made.differing) - MAX_LISTED} more differences; --json has all", style="dim"))
     shown = [row for row in made.rows if _is_shown(row) or row.metric in named]
     many = len({row.dataset for row in made.rows}) > 1
-    varied = len({row.variant for row in made.rows}) > 1
+    varied = any(row.variant != "clean" for row in made.rows)
     heads = [*(["dataset"] if many else []), "encoders", "fusion", *(["variant"] if varied else []), "metric"]
     view = table(*heads)
     for name in (made.first, made.second, "change", "95 % interval", "p (Holm)"):

@@ -103,7 +103,7 @@ def costs_of(store: RunStore) -> list[Cost]:
 def print_costs(costs: Sequence[Cost], out: Console) -> None:
     """Print one table, the remarks under it."""
     many = len({cost.dataset for cost in costs}) > 1
-    varied = len({cost.variant for cost in costs}) > 1
+    varied = any(cost.variant != "clean" for cost in costs)
     heads = [*(["dataset"] if many else []), "encoders", "fusion", *(["variant"] if varied else [])]
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for name in heads:
