@@ -104,6 +104,13 @@ class SplitData:
         """Yield every sample once, in the split's own order."""
         return self.batches(torch.arange(len(self)), batch_size)
 
+    def present(self, modality: str) -> NDArray[np.bool_]:
+        """Return which samples have a modality: (N,)."""
+        here = self._held[modality].present
+        if here is None:
+            return np.ones(len(self), dtype=np.bool_)
+        return np.array(here if self.subset is None else here[self.subset])
+
     def first_complete(self) -> int:
         """Return the position of the first sample that has every modality, or 0 where none has."""
         rows = np.arange(self._num_samples) if self.subset is None else self.subset

@@ -7,6 +7,7 @@ import json
 import platform
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,11 @@ from mmbench.profiling import PROTOCOLS, profile
 from mmbench.profiling.apart import add_encoders
 from mmbench.profiling.device import Neighbours, driver_version, hardware_name
 from mmbench.profiling.findings import mark_contended
-from mmbench.record import Metric
+from mmbench.record import HISTORY_FILE, Metric
 from mmbench.registry import load_plugin_file
 from mmbench.spec import DatasetInfo, Modality, TaskSpec
 from mmbench.tasks import TargetScaler, majority_predictions, predictions
-from mmbench.train import Trained, Trainer, predict
+from mmbench.train import Epoch, Trained, Trainer, predict
 from mmbench.tuning import apply_tuning, read_tuning
 from mmbench.variant import Variant
 
@@ -98,6 +99,7 @@ def run_cell(payload: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         noise_seed=derive_seed("noise", payload["cell_id"]),
         tunings={name: read_tuning(part) for name, part in payload["encoders"].items()},
         augments=make_augments(payload, {item.name: item.kind for item in info.modalities}, data["train"]),
+        on_epoch=partial(_append_epoch, folder / HISTORY_FILE),
     )
     with guarded_globals(warnings):
         trained = trainer.run()
@@ -145,6 +147,12 @@ def run_cell(payload: Mapping[str, Any], folder: Path) -> dict[str, Any]:
             },
         },
     }
+
+
+def _append_epoch(path: Path, epoch: Epoch) -> None:
+    """Add a line to the learning curve, for those who look on while the cell trains."""
+    with path.open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(dataclasses.asdict(epoch)) + "\n")
 
 
 def dataset_info(data: Mapping[str, Any]) -> DatasetInfo:

@@ -220,6 +220,10 @@ class DatasetSource:
         found = [self.splits["train"][position].inputs.get(modality) for position in positions]
         return [value for value in found if value is not None]
 
+    def test_values(self, modality: str, positions: Sequence[int]) -> list[Any]:
+        """Return one modality of some test samples as the dataset gives it, None where a sample lacks it."""
+        return [self.splits["test"][position].inputs.get(modality) for position in positions]
+
     def _make_index(self) -> dict[str, Array]:
         ids: dict[str, list[str]] = {}
         arrays: dict[str, Array] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from typing import Any
 
 from mmbench.batches import SplitData
 from mmbench.data import Column, DatasetSource, Transform
@@ -40,7 +41,7 @@ class DisturbedInputs:
         """Return one modality of some of the cell's test samples under a corruption."""
         transform, key = self.transform_of(modality)
         stats = self._stats(modality) if self.kinds[modality] in ("tabular", "sequence") else None
-        rows = positions if self.test.subset is None else [int(self.test.subset[position]) for position in positions]
+        rows = self._rows(positions)
 
         def change(sample_id: str, value: object) -> object:
             return corrupt(value, corruption, severity, seed=f"{modality}/{sample_id}", stats=stats)
@@ -51,6 +52,18 @@ class DisturbedInputs:
             return column
         arrays = self.encode[modality](column)
         return Column(values=arrays["values"], offsets=arrays.get("offsets"), present=arrays["present"])
+
+    def originals(self, modality: str, positions: Sequence[int]) -> list[Any]:
+        """Return one modality of some of the cell's test samples as the dataset gives it; None where one lacks it."""
+        return self.source.test_values(modality, self._rows(positions))
+
+    def ids(self, positions: Sequence[int]) -> list[str]:
+        """Return the ids of some of the cell's test samples."""
+        return [self.source.index.sample_ids["test"][row] for row in self._rows(positions)]
+
+    def _rows(self, positions: Sequence[int]) -> Sequence[int]:
+        """Positions in the dataset's own test split."""
+        return positions if self.test.subset is None else [int(self.test.subset[position]) for position in positions]
 
     def _measure(self, modality: str) -> Stats:
         count = len(self.source.index.sample_ids["train"])

@@ -68,10 +68,18 @@ class Scored:
 
 @dataclass
 class Findings:
-    """What was found: metrics for the record, and facts for its info."""
+    """What was found.
+
+    Attributes:
+        metrics: For the record.
+        info: Facts for its info.
+        attribution: What the model looked at in a few samples (`mmbench.diagnostics.attribution`), for a file of the
+            cell; None where nobody asked.
+    """
 
     metrics: list[Metric] = field(default_factory=list)
     info: dict[str, Any] = field(default_factory=dict)
+    attribution: dict[str, Any] | None = None
 
 
 def scored(task: TaskSpec, predicted: Array, target: Array) -> Scored:

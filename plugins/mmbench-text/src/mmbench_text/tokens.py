@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import unicodedata
 import zlib
 from collections.abc import Iterator
@@ -34,6 +35,16 @@ class Characters:
         marked = _BEGIN + normalise(text) + _END
         return _hashed(iter(marked[: self.max_length]), self.vocabulary_size)
 
+    def pieces(self, text: str) -> tuple[str, list[tuple[int, int]]]:
+        """Return the text as it is read, and where in it each number's character stands; the marks stand nowhere.
+
+        >>> Characters(vocabulary_size=64, max_length=3).pieces("Abc")
+        ('abc', [(0, 0), (0, 1), (1, 2)])
+        """
+        read = normalise(text)
+        length = len(read)
+        return read, [(0, 0), *((at, at + 1) for at in range(length)), (length, length)][: self.max_length]
+
 
 @dataclass(frozen=True)
 class WordsAndNgrams:
@@ -53,17 +64,32 @@ class WordsAndNgrams:
 
     def __call__(self, text: str) -> NDArray[np.int32]:
         """Shapes: text -> int32 (T,), T at least 1."""
-        return _hashed(self._pieces(normalise(text)), self.vocabulary_size, limit=self.max_length)
+        pieces = (piece for piece, _, _ in self._pieces(normalise(text)))
+        return _hashed(pieces, self.vocabulary_size, limit=self.max_length)
 
-    def _pieces(self, text: str) -> Iterator[str]:
+    def pieces(self, text: str) -> tuple[str, list[tuple[int, int]]]:
+        """Return the text as it is read, and where in it each number's word or n-gram stands.
+
+        >>> WordsAndNgrams(vocabulary_size=64, max_ngram=1, max_length=9).pieces("A bc")
+        ('a bc', [(0, 1), (0, 1), (2, 4), (2, 3), (3, 4)])
+        """
+        read = normalise(text)
+        return read, [(begin, end) for _, begin, end in itertools.islice(self._pieces(read), self.max_length)]
+
+    def _pieces(self, text: str) -> Iterator[tuple[str, int, int]]:
+        """Yield words and n-grams in their marks, and the part of the text that each covers without them."""
+        after = 0
         for word in text.split() or [""]:
+            begin = text.index(word, after)
+            after = begin + len(word)
             marked = _BEGIN + word + _END
-            yield marked
+            yield marked, begin, after
             for size in range(1, self.max_ngram + 1):
                 for start in range(len(marked) - size + 1):
                     piece = marked[start : start + size]
                     if piece not in (_BEGIN, _END, marked):
-                        yield piece
+                        # The begin mark stands before the word's first character.
+                        yield piece, max(begin + start - 1, begin), min(begin + start - 1 + size, after)
 
 
 def normalise(text: str) -> str:

@@ -48,6 +48,20 @@ class WordPieces:
         # Tokenizers without special tokens make nothing of an empty text.
         return np.asarray(numbers or [_filler(tokenizer)], dtype=np.int32)
 
+    def pieces(self, text: str) -> tuple[str, list[tuple[int, int]]]:
+        """Return the text, and where in it each token stands; special tokens stand nowhere.
+
+        There are no places, and so too few for the tokens, where the tokenizer is one of the slow kind.
+        """
+        tokenizer = load_tokenizer(self.folder)
+        if not tokenizer.is_fast:
+            return text, []
+        padding = "max_length" if self.fixed_length else False
+        found = tokenizer(
+            text, truncation=True, max_length=self.max_length, padding=padding, return_offsets_mapping=True
+        )
+        return text, [(int(begin), int(end)) for begin, end in found["offset_mapping"]]
+
 
 @lru_cache(maxsize=8)
 def load_tokenizer(folder: Path) -> Any:
