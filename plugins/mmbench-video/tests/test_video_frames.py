@@ -206,7 +206,8 @@ def test_under_adapters_the_weights_over_time_are_trained_and_the_pretrained_one
         ("bag-of-embeddings", "scratch", "mean", "takes text, not image"),
         ("cnn", "frozen", "mean", "frames/cnn cannot have tuning=frozen: the image encoder 'cnn' has scratch"),
         ("cnn", "frozen", "lstm", "pool=lstm would keep its random weights; use pool=mean, or a fusion over sequences"),
-        ("timm/resnet18[tuning=frozen]", "frozen", "mean", "trained as one: write frames/…[tuning=…]"),
+        ("timm/resnet18[tuning=frozen]", "frozen", "mean", "so write frames/timm/resnet18[…][tuning=…]"),
+        ("cnn[augment=crop]", "scratch", "mean", "augment belongs to frames, so write frames/cnn[…][augment=…]"),
         ("cnn[widht=3]", "scratch", "mean", "encoder 'cnn' has no option 'widht'"),
     ],
 )  # fmt: skip

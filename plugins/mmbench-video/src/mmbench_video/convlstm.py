@@ -50,13 +50,14 @@ class ConvLSTM(nn.Module):
             self.of_input.bias[width : 2 * width] = 1.0
 
     def forward(self, maps: Tensor, mask: Tensor | None = None) -> Tensor:
-        num_samples, num_steps = maps.shape[:2]
-        given = self.of_input(maps.flatten(0, 1)).unflatten(0, (num_samples, num_steps))  # (B, T, 4 * width, H, W)
+        num_samples = len(maps)
+        given = self.of_input(maps.flatten(0, 1)).unflatten(0, (num_samples, -1))  # (B, T, 4 * width, H, W)
         state = given.new_zeros(num_samples, self.width, *given.shape[3:])
         cell = torch.zeros_like(state)
         states = []
-        for step in range(num_steps):
-            new_state, new_cell = self._step(given[:, step], state, cell)
+        # Taking steps by index would write a gradient as large as all of them for each.
+        for step, given_now in enumerate(given.unbind(dim=1)):
+            new_state, new_cell = self._step(given_now, state, cell)
             if mask is None:
                 state, cell = new_state, new_cell
             else:
@@ -67,7 +68,7 @@ class ConvLSTM(nn.Module):
 
     def _step(self, given: Tensor, state: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
         to_input, to_forget, to_cell, to_output = (given + self.of_state(state)).chunk(4, dim=1)
-        see_input, see_forget, see_output = self.peephole
+        see_input, see_forget, see_output = self.peephole.unbind()
         kept = torch.sigmoid(to_forget + see_forget * cell) * cell
         new_cell = kept + torch.sigmoid(to_input + see_input * cell) * torch.tanh(to_cell)
         new_state = torch.sigmoid(to_output + see_output * new_cell) * torch.tanh(new_cell)

@@ -90,9 +90,12 @@ def find(target: str, tuning: str) -> Reference:
         Unavailable: a package that it needs is not installed.
     """
     _, given = parse_reference(target)
-    misplaced = sorted({"tuning", *TUNING_NAMES} & given.keys())
+    misplaced = sorted({"tuning", "augment", *TUNING_NAMES} & given.keys())
     if misplaced:
-        raise UsageError(f"frames and its image encoder are trained as one: write frames/…[{misplaced[0]}=…]")
+        raise UsageError(
+            f"frames and its image encoder are trained as one: {misplaced[0]} belongs to frames, so write "
+            f"frames/{target.partition('[')[0]}[…][{misplaced[0]}=…]"
+        )
     reference = _registry(_plugin_files()).resolve("encoder", target, kind="image")
     spec = encoder_spec(reference)
     if tuning not in spec.tunings:
