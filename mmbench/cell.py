@@ -24,6 +24,7 @@ from mmbench.config import TrainConfig, part_root
 from mmbench.data import SPLITS, Column, DatasetSource, Split, Transform, repeated_inputs, transform_key
 from mmbench.diagnostics import DisturbedInputs, Findings, Subject, diagnose
 from mmbench.diagnostics.attribution import FILE_NAME as ATTRIBUTION_FILE
+from mmbench.diagnostics.attribution import attribute
 from mmbench.errors import ContractError, Unavailable
 from mmbench.evaluate import metrics
 from mmbench.frozen import FrozenEncoder, device_name
@@ -344,11 +345,16 @@ def _diagnose(
     disturbed = DisturbedInputs(
         source, data["test"], transform_of, {name: item.encode for name, item in stored.items()}
     )
+    depth, found = payload.get("diagnostics", "none"), Findings()
     try:
-        return diagnose(subject, payload.get("diagnostics", "none"), disturbed)
+        found = diagnose(subject, depth, disturbed)
     except Exception as error:
         warnings.append(f"there are no diagnostics: {type(error).__name__}: {error}")
-        return Findings()
+    try:
+        found.attribution = attribute(subject, disturbed) if depth == "full" else None
+    except Exception as error:
+        warnings.append(f"no predictions are explained: {type(error).__name__}: {error}")
+    return found
 
 
 def _profile(

@@ -14,7 +14,6 @@ import torch
 
 from mmbench.batches import SplitData
 from mmbench.diagnostics import emap
-from mmbench.diagnostics.attribution import attribute
 from mmbench.diagnostics.calibration import errors
 from mmbench.diagnostics.disturbed import DisturbedInputs
 from mmbench.diagnostics.encoded import Encoded, Fill, absent, average, filled_with, join
@@ -37,9 +36,8 @@ def diagnose(subject: Subject, depth: Depth, disturbed: DisturbedInputs | None =
     Args:
         subject: The cell.
         depth: "none"; "quick": missing modalities, Shapley shares, EMAP on some samples, calibration; "full": EMAP on
-            as many samples as the fusion's size allows, usually all, noise curves, and what a few predictions rest on.
-        disturbed: Gives the original and the disturbed inputs of "full"; without it there are neither curves nor
-            attribution.
+            as many samples as the fusion's size allows, usually all, and noise curves.
+        disturbed: Gives the disturbed inputs of "full"; without it there are no noise curves.
     """
     findings = Findings()
     if depth == "none":
@@ -55,8 +53,6 @@ def diagnose(subject: Subject, depth: Depth, disturbed: DisturbedInputs | None =
         _modalities(subject, depth, findings)
     if depth == "full" and disturbed is not None and not searching:
         noise_curves(subject, disturbed.kinds, disturbed, findings)
-    if depth == "full" and disturbed is not None:
-        findings.attribution = attribute(subject, disturbed)
     return findings
 
 
