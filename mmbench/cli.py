@@ -463,6 +463,17 @@ def compare(
 
 
 @app.command()
+def ensemble(run: RunName, results: Results = None, as_json: Json = False) -> None:
+    """Join kept predictions without training again: a combo's seeds, and cells chosen on val; tested in pairs."""
+    from mmbench.ensemble_session import ensemble as show_ensembles
+    from mmbench.store import RunStore
+
+    folder = _run_folder(run, results)
+    RunStore.open(folder).close()
+    show_ensembles(folder, as_json=as_json)
+
+
+@app.command()
 def merge(
     runs: Annotated[list[str], typer.Argument(metavar="RUN_A RUN_B …", help="Runs to join, by name or folder.")],
     into: Annotated[str, typer.Option("--into", metavar="NAME", help="Name of the new run.")],

@@ -1,0 +1,79 @@
+"""One call of `mmbench ensemble`: what joined predictions of a run's cells reach, on the terminal or as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+from rich.text import Text
+
+from mmbench.report.ensemble import Ensembles, Tested, ensembles_of
+from mmbench.report.text import clean, number
+from mmbench.views import console, counted, table
+
+MAX_LISTED = 10
+
+
+def ensemble(folder: Path, *, as_json: bool = False) -> None:
+    """Show ensembles over seeds and over cells, made of kept predictions.
+
+    Args:
+        folder: Of the run.
+        as_json: Print JSON.
+
+    Raises:
+        UsageError: there is no run, or its plan is damaged.
+    """
+    made = ensembles_of(folder)
+    if as_json:
+        data = {"run": folder.name, "ensembles": [dataclasses.asdict(item) for item in made]}
+        sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+        return
+    for place, item in enumerate(made):
+        if place:
+            console().print()
+        _print(item)
+
+
+def _print(item: Ensembles) -> None:
+    out = console()
+    out.print(Text(clean(f"{item.dataset}: {item.task} ({item.metric} on test)", 200), style="bold"))
+    if item.best_score is not None:
+        out.print(Text(clean(f"best single row: {item.best} with {number(item.best_score)}, its seeds' mean", 300)))
+    view = table("ensemble", "of")
+    for head in ("seeds alone", item.metric, "change", "95 % interval", "p (Holm)"):
+        view.add_column(head, justify="right", no_wrap=True)
+    for row in item.seeds:
+        name = " ".join(part for part in (row.encoders, row.fusion, row.objective) if part)
+        view.add_row(Text(clean(name, 200)), counted(len(row.seeds), "seed"), number(row.single), *_figures(row.tested))
+    if item.greedy is not None:
+        greedy = item.greedy
+        of = f"{len(greedy.members)} of {counted(greedy.num_candidates, 'cell')}"
+        view.add_row(Text("chosen on val, one by one"), of, "–", *_figures(greedy.tested), style="bold")
+    if item.seeds or item.greedy:
+        out.print(view)
+    if item.greedy is not None:
+        for member in item.greedy.members[:MAX_LISTED]:
+            name = " ".join(part for part in (member.encoders, member.fusion, member.objective) if part)
+            out.print(Text(clean(f"{member.weight:>4.0%} {name} seed {member.seed}", 300), style="dim"))
+        if len(item.greedy.members) > MAX_LISTED:
+            out.print(Text(f"… {len(item.greedy.members) - MAX_LISTED} more; --json has all", style="dim"))
+        out.print(
+            Text(
+                "change: against the best single row, which test itself chose. An ensemble costs as much to run as all "
+                "of its members.",
+                style="dim",
+            )
+        )
+    for reason in item.left_out[:MAX_LISTED]:
+        out.print(Text(clean(f"left out: {reason}", 300), style="yellow"))
+    if len(item.left_out) > MAX_LISTED:
+        out.print(Text(f"left out: {len(item.left_out) - MAX_LISTED} more reasons; --json has all", style="yellow"))
+
+
+def _figures(tested: Tested) -> tuple[str, str, str, str]:
+    interval = "–" if tested.low is None or tested.high is None else f"{tested.low:+.4f} … {tested.high:+.4f}"
+    p_value = "–" if tested.p_value is None else "< 0.0001" if tested.p_value < 1e-4 else f"{tested.p_value:.4f}"
+    return number(tested.score), f"{tested.change:+.4f}", interval, p_value
