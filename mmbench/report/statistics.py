@@ -21,6 +21,8 @@ MAX_KEPT_DRAWS = 5_000_000
 SIGN_FLIPS = 9999
 #: A p-value is multiplied by up to the number of pairs, so it must be able to be small.
 PAIR_RESAMPLES = 10_000
+#: Slope and offset of `_seed_weight` by degrees of freedom; the last ones serve all above.
+_CALIBRATION = {1: (0.14, 0.00), 2: (0.20, 0.05), 3: (0.25, 0.20), 4: (0.20, 0.30), 5: (0.25, 0.50)}
 #: Up to this many differences that are not zero, every pattern of signs is tried.
 MAX_EXACT_FLIPS = 13
 
@@ -112,9 +114,13 @@ def nested_interval(
     All seeds share the test samples, so samples are resampled once for all seeds (a bootstrap crossed with seeds, as in
     Owen 2007, "The pigeonhole bootstrap"). Seeds are too few to resample: three of them would give an interval that
     holds the truth three times in four. Their part is Student's t distribution with the spread that the seeds show;
-    what of that spread is samples and seeds together is taken out of the samples' part, so that it counts once.
-    Simulated coverage at 3 to 10 seeds and 100 to 500 samples: 95 to 97 %; at two seeds 98 %. With one seed it is the
-    percentile bootstrap over samples.
+    what of that spread is samples and seeds together is taken out of the samples' part, so that it counts once. The two
+    parts' distances from the value are joined by Pythagoras (Graybill & Wang 1980; Zou & Donner 2008, "Construction of
+    confidence limits about effect measures"), the seeds' weighted so that it holds as often as it says.
+    Simulated coverage at 2 to 5 seeds, 100 to 1000 samples, accuracies of 0.6 to 0.95 and a standard deviation over
+    seeds of 0 to 0.03: 93 to 97 %, but down to 92 % at an accuracy of 0.95. With one seed it is the percentile
+    bootstrap over samples: it says how that one model would do on other samples (93 to 96 %, but 90 % where five
+    answers of 100 are wrong), and nothing of other seeds.
 
     Args:
         statistic: For weights (R, N), how often each sample was drawn, gives (R, S): the statistic under each seed.
@@ -398,8 +404,52 @@ def _interval(by_seed: Floats, drawn: Floats) -> Interval:
     total = middle.var()
     share = math.sqrt(max(0.0, 1 - both / num_seeds / total)) if total > 0 else 0.0
     error = by_seed.std(ddof=1) / math.sqrt(num_seeds)
-    simulated = value + share * (middle - value) + error * _student(num_seeds - 1, len(middle))
-    return _percentile(value, simulated, "seeds and samples")
+    samples = np.sort(share * (middle - value))
+    if error == 0:
+        return _percentile(value, value + samples, "seeds and samples")
+    degrees = num_seeds - 1
+    reach = error * math.sqrt(_seed_weight(error**2, share**2 * total, degrees))
+    below, above = np.percentile(samples, (2.5, 97.5))
+    seeds = reach * float(scipy.special.stdtrit(degrees, 0.975))
+    low, high = value - math.hypot(min(below, 0.0), seeds), value + math.hypot(max(above, 0.0), seeds)
+    return Interval(value, low, high, _inverted(value, samples, reach, degrees), "seeds and samples")
+
+
+def _seed_weight(of_seeds: float, of_samples: float, degrees: int) -> float:
+    """How much of the seeds' squared half-width counts beside the samples', given the two parts' variances.
+
+    All of it where seeds decide, none where samples do: few seeds estimate their own variance so badly that taking
+    all of it always would be right more often than promised. The constants bring the coverage of two normal parts near
+    95 % over all ratios of their variances, rather above than below: 94.3 to 96.8 % at two seeds, 94.9 to 96.2 % at
+    three, 95.0 to 95.7 % at five, where a weight of 1 gives up to 98.7, 97.7 and 96.6 % (numerical integration).
+    """
+    if not of_samples:
+        return 1.0
+    slope, offset = _CALIBRATION.get(degrees, _CALIBRATION[max(_CALIBRATION)])
+    ratio = of_seeds / of_samples + offset
+    return math.exp(-slope / ratio) if ratio else 0.0
+
+
+def _inverted(value: float, samples: Floats, error: float, degrees: int) -> float:
+    """P-value of zero: the level at which the bound towards it, made as the interval's are, touches it.
+
+    Never below what so many resamples can tell.
+
+    Shapes: samples (R,), sorted, the samples' part of each resample.
+    """
+    count = len(samples)
+    half = count // 2
+    tail = np.minimum(samples[:half], 0.0) if value >= 0 else np.maximum(samples[::-1][:half], 0.0)
+    reach = np.square(tail) + np.square(error * _student_tail(degrees, count))  # (R / 2,), falling
+    beyond = int((reach >= value**2).sum())
+    return min(1.0, 2 * (beyond + 1) / (count + 1))
+
+
+@functools.lru_cache(maxsize=16)
+def _student_tail(degrees: int, count: int) -> Floats:
+    """Student's quantiles that belong to the first half of `count` sorted draws."""
+    quantiles: Floats = scipy.special.stdtrit(degrees, (np.arange(count // 2) + 0.5) / count)
+    return quantiles
 
 
 def _percentile(value: float, simulated: Floats, over: str) -> Interval:
@@ -407,14 +457,6 @@ def _percentile(value: float, simulated: Floats, over: str) -> Interval:
     below, above = int((simulated <= 0).sum()), int((simulated >= 0).sum())
     p_value = min(1.0, 2 * (min(below, above) + 1) / (len(simulated) + 1))
     return Interval(value, float(low), float(high), p_value, over)
-
-
-@functools.lru_cache(maxsize=16)
-def _student(degrees: int, count: int) -> Floats:
-    """Evenly spread quantiles of Student's t distribution, shuffled: the same on every call."""
-    quantiles = scipy.stats.t.ppf((np.arange(count) + 0.5) / count, degrees)
-    shuffled: Floats = np.random.default_rng(20_240_301).permutation(quantiles)
-    return shuffled
 
 
 def _two_sided(tail: float) -> float:
