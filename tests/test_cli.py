@@ -225,7 +225,7 @@ def test_a_grown_selection_adds_to_the_run_and_other_settings_do_not_mix(finishe
     [
         (["run"], 2, "nothing is selected"),
         (["run", "-d", "xr"], 2, "Did you mean 'xor'?"),
-        (["run", "-d", "xor", "-f", "concatt"], 2, "Did you mean 'concat'?"),
+        (["run", "-d", "xor", "-f", "concatt"], 2, "Did you mean 'concat' or"),
         (["run", "-d", "xor", "-e", "a=cnn"], 2, "takes image, not tabular"),
         (["run", "-d", "xor", "-e", "a=mlp[widht=3]"], 2, "has no option 'widht'"),
         (["run", "-d", "xor", "-e", "a=mlp[width=3"], 2, "^"),
@@ -242,7 +242,7 @@ def test_a_grown_selection_adds_to_the_run_and_other_settings_do_not_mix(finishe
         (["run", "--plugin", "none.py", "-d", "xor"], 2, "none.py"),
         (["status", "frist"], 2, "no run is named 'frist'"),
         (["export", "none"], 2, "no run is named 'none'"),
-        (["show", "concatt"], 2, "Did you mean 'concat'?"),
+        (["show", "concatt"], 2, "Did you mean 'concat' or"),
         (["list", "fusion"], 2, "fusion"),
         (["clean"], 2, "say what to remove"),
     ],

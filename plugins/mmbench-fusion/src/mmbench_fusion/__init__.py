@@ -374,7 +374,8 @@ _EARLY = (
         in_all=False,
         accepts="sequence",
         defaults={"model_dim": 64, "num_heads": 4, "num_layers": 2, "dropout": 0.0, "fused_dim": 128},
-        solves=ALL_SETS,
+        # The parity of three (synergy-3) it reaches from about every fourth start only.
+        solves=(*ADDITIVE_SETS, "xor", "synergy"),
         summary="The tokens of all modalities in one row, read by one transformer from the first layer on",
         paper="Li et al. 2019, arXiv:1908.03557; Kim et al. 2021, arXiv:2102.03334",
     ),
