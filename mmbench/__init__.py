@@ -20,6 +20,7 @@ from mmbench.spec import (
     Modality,
     ObjectiveSpec,
     TaskSpec,
+    TrackerSpec,
 )
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ __all__ = [
     "ObjectiveSpec",
     "Sample",
     "TaskSpec",
+    "TrackerSpec",
     "Unavailable",
     "Waveform",
     "__version__",

@@ -42,6 +42,7 @@ class Role(StrEnum):
     fusions = "fusions"
     datasets = "datasets"
     objectives = "objectives"
+    trackers = "trackers"
 
 
 _selection = partial(typer.Option, rich_help_panel="Selection")
@@ -123,7 +124,7 @@ def list_command(
     plugin: Plugin = None,
     as_json: Json = False,
 ) -> None:
-    """List the installed encoders, fusions, datasets and objectives."""
+    """List the installed encoders, fusions, datasets, objectives and trackers."""
     from mmbench import views
 
     registry = _registry(plugin)
@@ -320,6 +321,10 @@ def run(
     retry: Annotated[
         list[str] | None,
         _running("--retry", metavar="STATUS", help="Run finished cells of this status again, such as failed."),
+    ] = None,
+    tracker: Annotated[
+        list[str] | None,
+        _running("--tracker", metavar="NAME", help="Tell tensorboard, mlflow or wandb how it goes. Repeatable."),
     ] = None,
     cache: Cache = None,
     cache_limit: Annotated[

@@ -149,6 +149,7 @@ class RunConfig(BaseModel):
     max_failures: Annotated[int | float | None, BeforeValidator(_failures), Field(ge=0)] = None
     budget: Seconds | None = None
     retry: Listed = ()
+    tracker: Listed = ()
     cache: str = ""
     cache_limit: Annotated[Bytes | None, BeforeValidator(parse_bytes)] = 50 * 2**30
 

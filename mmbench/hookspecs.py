@@ -7,7 +7,7 @@ from typing import Any
 
 import pluggy
 
-from mmbench.spec import DatasetSpec, EncoderSpec, FusionSpec, ObjectiveSpec
+from mmbench.spec import DatasetSpec, EncoderSpec, FusionSpec, ObjectiveSpec, TrackerSpec
 
 PROJECT = "mmbench"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -32,6 +32,11 @@ def mmbench_objectives() -> Sequence[ObjectiveSpec]:  # type: ignore[empty-body]
 @hookspec
 def mmbench_datasets() -> Sequence[DatasetSpec]:  # type: ignore[empty-body]
     """Return the datasets that this plugin offers."""
+
+
+@hookspec
+def mmbench_trackers() -> Sequence[TrackerSpec]:  # type: ignore[empty-body]
+    """Return the trackers that this plugin offers: `mmbench run --tracker NAME` tells them how the run goes."""
 
 
 @hookspec

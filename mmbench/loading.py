@@ -28,6 +28,7 @@ HOOK_OF_ROLE: Mapping[Role, str] = {
     "fusion": "mmbench_fusions",
     "objective": "mmbench_objectives",
     "dataset": "mmbench_datasets",
+    "tracker": "mmbench_trackers",
 }
 SKIP_HOOK = "mmbench_skip"
 IMPORT_LIMIT_S = 10.0

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, get_args
 
 SCHEMA = 1
+#: A line of JSON for each epoch, in the folder of an attempt, while it trains.
+HISTORY_FILE = "history.jsonl"
 
 Status: TypeAlias = Literal[
     "ok",

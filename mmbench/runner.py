@@ -58,6 +58,7 @@ class Event:
         cell: The cell, or None.
         record: How it went, for "finished".
         reason: Why, for "stopped".
+        folder: Where the attempt that started writes, or None.
         counts: Cells by status so far, of those that were looked at.
     """
 
@@ -65,6 +66,7 @@ class Event:
     cell: PlannedCell | None = None
     record: Record | None = None
     reason: str = ""
+    folder: Path | None = None
     counts: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -225,7 +227,7 @@ class _Run:
                 memory_bytes=self.memory_bytes,
             )
         )
-        self._tell("started", cell=cell)
+        self._tell("started", cell=cell, folder=folder)
 
     def _is_final(self, state: CellState) -> bool:
         if state.status in ("ok", "cached"):

@@ -19,8 +19,10 @@ from rich.text import Text
 from mmbench.errors import EmptySelection, UsageError
 from mmbench.plan import Plan
 from mmbench.record import FAILURES
+from mmbench.registry import Reference
 from mmbench.runner import Event, Summary, default_memory_bytes, run
 from mmbench.store import RunStore, check_run_name
+from mmbench.trackers import Trackers, check_packages, open_tracker
 from mmbench.views import console, counted, duration, plan_headline, size_text, table
 
 if TYPE_CHECKING:
@@ -44,12 +46,15 @@ def run_plan(plan: Plan, *, argv: Sequence[str], as_json: bool = False) -> int:
     name = config.run or default_name(plan)
     check_run_name(name)
     folder = Path(config.results).expanduser() / name
+    wanted = tracker_references(plan)
+    out = console(stderr=as_json)
     with RunStore.create(folder) as store, make_executor(plan) as executor:
         _settle(store, plan, argv)
-        out = console(stderr=as_json)
+        trackers = Trackers(store.folder, [open_tracker(store.folder, reference) for reference in wanted])
         out.print(f"run {store.folder.name}: {plan_headline(plan)}")
         began = time.monotonic()
-        progress = Progress(out, _num_missing(store, plan))
+        progress = Progress(out, _num_missing(store, plan), trackers)
+        trackers.start(store.read_run(), _num_missing(store, plan))
         with progress:
             summary = run(
                 plan.cells(),
@@ -69,6 +74,9 @@ def run_plan(plan: Plan, *, argv: Sequence[str], as_json: bool = False) -> int:
         else:
             out.print("nothing left to do")
             out.print(f"report: {store.folder / 'report'}")
+        trackers.end(summary)
+        for warning in trackers.warnings():
+            out.print(Text(warning, style="yellow"))
     if as_json:
         sys.stdout.write(json.dumps({"run": str(store.folder), "counts": dict(summary.counts)}, indent=2) + "\n")
     return exit_code(summary)
@@ -103,6 +111,19 @@ def default_name(plan: Plan) -> str:
         return "all"
     names = sorted({part.spec.name for part in plan.datasets})
     return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(names))[:80]
+
+
+def tracker_references(plan: Plan) -> list[Reference]:
+    """Return the trackers that the run is to tell how it goes.
+
+    Raises:
+        UsageError: no tracker has that name, or its options do not fit.
+        Unavailable: a package that a tracker needs is not installed.
+    """
+    references = [plan.registry.resolve("tracker", name) for name in dict.fromkeys(plan.config.tracker)]
+    for reference in references:
+        check_packages(reference)
+    return references
 
 
 def _report(store: RunStore, out: Console) -> None:
@@ -189,8 +210,9 @@ def nothing_to_run(plan: Plan) -> str:
 class Progress:
     """A live table on a terminal, a plain line now and then elsewhere."""
 
-    def __init__(self, out: Console, total: int) -> None:
+    def __init__(self, out: Console, total: int, trackers: Trackers | None = None) -> None:
         self.out = out
+        self.trackers = trackers
         self.total = total
         self.counts: Counter[str] = Counter()
         self.running: dict[str, tuple[str, float]] = {}
@@ -209,7 +231,11 @@ class Progress:
             self.live.stop()
 
     def on_event(self, event: Event) -> None:
-        """Take note of what the runner says."""
+        """Take note of what the runner says, and pass it on to trackers."""
+        if self.trackers is not None:
+            self.trackers.on_event(event)
+            for warning in self.trackers.warnings():
+                self._say(Text(warning, style="yellow"))
         if event.kind == "stopped":
             self._say(Text(event.reason, style="yellow"))
         if event.cell is None:

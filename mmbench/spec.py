@@ -67,6 +67,7 @@ RESERVED_OPTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "fusion": ("dims", "tasks", "missing"),
         "objective": ("dims", "tasks"),
         "dataset": ("root", "target"),
+        "tracker": ("folder",),
     }
 )
 
@@ -463,15 +464,33 @@ class DatasetSpec(_Spec):
             _set(self, "missing", info.missing)
 
 
-Spec: TypeAlias = EncoderSpec | FusionSpec | ObjectiveSpec | DatasetSpec
-Role: TypeAlias = Literal["encoder", "fusion", "objective", "dataset"]
+@dataclass(frozen=True, kw_only=True)
+class TrackerSpec(_Spec):
+    """Something that is told how a run goes, such as a tool that draws curves; it changes no result and no key.
+
+    The factory is called as ``factory(folder, **options)`` in the process that keeps the journal, where nothing imports
+    torch; ``folder`` is the tracker's own, inside the run. What it returns may have `on_run_start(info)`,
+    `on_cell_end(row, record)`, `on_run_end(summary)`, and `on_epoch(row, epoch)` to be told while cells train
+    (`mmbench.trackers.Tracker`). Calls come one after the other from one thread. A tracker that raises, or takes longer
+    than 10 s over a call, is left out of the rest of the run with a warning; no cell waits for it.
+    """
+
+
+Spec: TypeAlias = EncoderSpec | FusionSpec | ObjectiveSpec | DatasetSpec | TrackerSpec
+Role: TypeAlias = Literal["encoder", "fusion", "objective", "dataset", "tracker"]
 SPEC_OF_ROLE: Mapping[Role, type[Spec]] = MappingProxyType(
-    {"encoder": EncoderSpec, "fusion": FusionSpec, "objective": ObjectiveSpec, "dataset": DatasetSpec}
+    {
+        "encoder": EncoderSpec,
+        "fusion": FusionSpec,
+        "objective": ObjectiveSpec,
+        "dataset": DatasetSpec,
+        "tracker": TrackerSpec,
+    }
 )
 
 
 def role_of(spec: Spec | _Spec) -> Role:
-    """Return which part a descriptor describes: "encoder", "fusion", "objective" or "dataset"."""
+    """Return which part a descriptor describes: "encoder", "fusion", "objective", "dataset" or "tracker"."""
     for role, spec_type in SPEC_OF_ROLE.items():
         if isinstance(spec, spec_type):
             return role

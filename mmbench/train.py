@@ -132,6 +132,7 @@ class Trainer:
         noise_seed: Decides dropout and the objective's own random choices.
         tunings: How encoders are trained, by modality; those not named are trained from scratch.
         augments: Random changes to what each step reads, by modality.
+        on_epoch: Told of every epoch when it is done; its time does not count as training.
     """
 
     def __init__(
@@ -148,7 +149,9 @@ class Trainer:
         noise_seed: int,
         tunings: Mapping[str, EncoderTuning] | None = None,
         augments: Mapping[str, Augment] | None = None,
+        on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     ) -> None:
+        self.on_epoch = on_epoch
         self.model, self.objective = model, objective
         self.train_data, self.val_data = train, val
         self.tasks, self.scalers, self.config = tuple(tasks), scalers, config
@@ -197,6 +200,7 @@ class Trainer:
             val_loss, score = self.validate()
             _check_finite(val_loss, "val", epoch)
             history.append(Epoch(train_loss, val_loss, score, lr, taken, grad_norms))
+            self.on_epoch(history[-1])
             if score > best[0]:
                 last_gain = epoch
             if (score, -val_loss) > best:

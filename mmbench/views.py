@@ -13,7 +13,7 @@ from rich.text import Text
 
 from mmbench.errors import UsageError, did_you_mean
 from mmbench.record import FAILURES
-from mmbench.spec import DatasetSpec, EncoderSpec, FusionSpec, ObjectiveSpec, Role, role_of, to_json
+from mmbench.spec import DatasetSpec, EncoderSpec, FusionSpec, ObjectiveSpec, Role, TrackerSpec, role_of, to_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,6 +31,7 @@ _ROLE_OF_LIST: Mapping[str, Role] = {
     "fusions": "fusion",
     "datasets": "dataset",
     "objectives": "objective",
+    "trackers": "tracker",
 }
 _STYLE = {"ok": "green", "run": "green", "incompatible": "dim", "unavailable": "yellow", "pending": "cyan"}
 
@@ -296,6 +297,8 @@ def _takes_and_gives(spec: Any) -> tuple[str, str]:
     if isinstance(spec, DatasetSpec):
         takes = ", ".join(f"{modality.name} ({modality.kind})" for modality in spec.modalities)
         return takes or "depends on its target", ", ".join(f"{task.kind}" for task in spec.tasks)
+    if isinstance(spec, TrackerSpec):
+        return "a run", ", ".join(spec.requires)
     assert isinstance(spec, ObjectiveSpec)
     return ", ".join(spec.levels), ", ".join(spec.task_kinds)
 

@@ -235,7 +235,7 @@ def test_discovery_imports_neither_torch_nor_pandas_nor_numpy() -> None:
         pytest.param(
             "def mmbench_helper():\n    return []",
             "no hook is named 'mmbench_helper'. Hooks are mmbench_datasets, mmbench_encoders, mmbench_fusions, "
-            "mmbench_objectives, mmbench_skip; other functions must not start with 'mmbench_'.",
+            "mmbench_objectives, mmbench_skip, mmbench_trackers; other functions must not start with 'mmbench_'.",
             id="unknown hook",
         ),
         pytest.param(
