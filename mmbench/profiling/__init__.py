@@ -79,8 +79,8 @@ def profile(
             _leave_out_training("no training step was given", batches["train"], meter, found)
         else:
             model.train()
-            _measure_stages(model, batches["train"], step, "training", meter, found, raw)
-            _measure_training(batches["train"], step, meter, found, raw)
+            warm_s = _measure_stages(model, batches["train"], step, "training", meter, found, raw)
+            _measure_training(batches["train"], step, warm_s, meter, found, raw)
     found.add("peak_rss_bytes", peak_rss_bytes(), "bytes", "min", note="of the whole process, its libraries included")
     return found.metrics, raw
 
@@ -136,9 +136,11 @@ def _reciprocal(interval: tuple[float, float] | None, amount: float) -> tuple[fl
     return amount / interval[1], amount / interval[0]
 
 
-def _measure_training(batch: Batch, step: TrainStep, meter: Meter, found: Findings, raw: Raw) -> None:
+def _measure_training(batch: Batch, step: TrainStep, warm_s: float, meter: Meter, found: Findings, raw: Raw) -> None:
+    # The stages' steps were the warm-up, where the protocol asks for no longer one.
+    warm = warm_s if meter.protocol.stage_iterations >= meter.protocol.warmup_window - 1 else None
     with peak_memory(meter) as peak:
-        timing = meter.time(lambda: step(batch), min_iterations=meter.protocol.min_iterations)
+        timing = meter.time(lambda: step(batch), min_iterations=meter.protocol.min_iterations, warm_s=warm)
     raw["step"] = {"batch_size": batch.size, **timing.to_json()}
     middle = statistics.median(timing.samples_s)
     found.add(
@@ -170,8 +172,8 @@ def _measure_stages(
     meter: Meter,
     found: Findings,
     raw: Raw,
-) -> None:
-    """Median time of each stage; in training also which parameters a gradient reaches."""
+) -> float:
+    """Note the median time of each stage, in training also which parameters a gradient reaches; return their sum."""
     clock = StageClock(meter)
     with staged(model, clock):
         clock.reset()
@@ -193,6 +195,7 @@ def _measure_stages(
     for stage in stages:
         middle = statistics.median(step.get(stage, 0.0) for step in measured)
         found.add(f"stage_time_s:{stage}", middle, "s", "min", n=len(measured), note=note, timed=True)
+    return sum(statistics.median(step.get(stage, 0.0) for step in measured) for stage in stages)
 
 
 def _count_parameters(model: MultimodalModel, found: Findings) -> None:

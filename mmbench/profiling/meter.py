@@ -24,13 +24,14 @@ class Timing:
         samples_s: Time of each iteration.
         window_s: Time of all of them, with the device idle before and after.
         energy_j: What the whole device drew meanwhile, its idle power included; None where nothing counts it.
-        warmup: How many iterations warmed up, and whether they ended "steady" or at the "limit".
+        warmup: How many iterations warmed up, and whether they ended "steady" or at the "limit"; none where the same
+            thing had just run for another measurement, "earlier".
     """
 
     samples_s: tuple[float, ...]
     window_s: float
     energy_j: float | None
-    warmup: tuple[int, Literal["steady", "limit"]]
+    warmup: tuple[int, Literal["steady", "limit", "earlier"]]
 
     def to_json(self) -> dict[str, Any]:
         """Return the raw samples as plain JSON data."""
@@ -69,15 +70,19 @@ class Meter:
         """Seconds between two marks, once the device is idle."""
         return float(earlier.elapsed_time(later)) / 1000 if self.on_cuda else float(later - earlier)
 
-    def time(self, run: Callable[[], Any], *, min_iterations: int, each_alone: bool = False) -> Timing:
+    def time(
+        self, run: Callable[[], Any], *, min_iterations: int, each_alone: bool = False, warm_s: float | None = None
+    ) -> Timing:
         """Warm up by the protocol's rule, then measure.
 
         Args:
             run: One iteration.
             min_iterations: At least so many, and at least the protocol's `min_seconds`.
             each_alone: Wait for the device after each iteration, as someone who needs the answer does.
+            warm_s: What an iteration takes, where it has just run often enough to need no warm-up.
         """
-        warmup, last = self._warm_up(run)
+        warmup: tuple[int, Literal["steady", "limit", "earlier"]]
+        warmup, last = self._warm_up(run) if warm_s is None else ((0, "earlier"), warm_s)
         protocol = self.protocol
         affordable = max(3, int(protocol.max_seconds / max(last, 1e-9)))
         min_iterations = min(min_iterations, affordable)
