@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmbench.report.answer import answer, board_answer, cautions, combo, metric_words, spread
+from mmbench.report.looked_at import MAX_PAGE_BYTES, looked_at
 from mmbench.report.markdown import critical_words, provenance, reproduce
 from mmbench.report.methods import across_datasets
 from mmbench.report.modalities import cell_info, is_subset
@@ -99,6 +100,7 @@ def _board(board: Board, report: Report, folder: Path | None) -> dict[str, Any]:
         "stages": _stages(board, shown),
         "conditions": _conditions(board, shown),
         "modalities": _modalities(board.modalities, board) if board.modalities else None,
+        "lookedAt": looked_at(board, folder, MAX_PAGE_BYTES // len(report.boards)) if folder is not None else [],
     }
 
 

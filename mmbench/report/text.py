@@ -36,6 +36,15 @@ def clean(text: str, limit: int = MAX_REASON) -> str:
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
 
 
+def visible(text: str) -> str:
+    r"""Return a piece of a text with its spaces, control and direction marks made visible, lines joined.
+
+    >>> visible(" two\nlines \u202e")
+    ' two lines �'
+    """
+    return "".join(map(_visible, text))
+
+
 def named(text: str, limit: int = MAX_NAME) -> str:
     """Return the name of a part cleaned, with the folders of a path in it left out but for the last.
 

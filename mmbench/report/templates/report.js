@@ -726,6 +726,84 @@
     }
     return el("section", { class: "errors" }, el("h3", null, "Where the best row is wrong"), el("p", { class: "note" }, bdi(board.rows[found.row].name)), el("div", { class: "pair" }, parts));
   }
+  // What the best row looked at in a few samples
+
+  function lookedAt(board) {
+    if (!board.lookedAt.length) return null;
+    const values = board.lookedAt.every((found) => found.samples.every((sample) => sample.of === null));
+    const names = [...new Set(board.lookedAt.flatMap((found) => found.samples.flatMap((sample) => sample.modalities.map((item) => item.name))))];
+    // Not the first two: they are what speaks for and against.
+    const colour = (name) => `var(--c${[2, 3, 6, 4, 5, 7][names.indexOf(name) % 6]})`;
+    const what = values ? "the prediction" : "the log probability of what the row says";
+    return el("section", { class: "looked" }, el("h3", null, "What it looked at"),
+      el("p", { class: "note" }, `A few test samples. Evidence: by how much a sample's features raise ${what} over the mean features of training samples, all modalities together, by integrated gradients (Sundararajan et al. 2017). Parts of an input, on a scale of their own: `,
+        el("i", { class: "swatch for" }), values ? "raise it, " : "speak for what the row says, ", el("i", { class: "swatch against" }), values ? "lower it." : "against it.", " All this tells what the model used, not what is so."),
+      board.lookedAt.map((found) => [
+        el("p", { class: "whose" }, bdi(board.rows[found.row].name), el("span", { class: "amount" }, `, seed ${found.seed}`)),
+        el("div", { class: "looks" }, found.samples.map((sample) => look(sample, names, colour, values ? "" : " nat"))),
+      ]).flat());
+  }
+  function look(sample, names, colour, unit) {
+    const total = sample.modalities.reduce((sum, item) => sum + Math.abs(item.evidence || 0), 0);
+    const percent = (item) => (total ? (100 * Math.abs(item.evidence || 0)) / total : 0);
+    const mark = sample.right === null ? "" : sample.right ? "up" : "down";
+    const shares = sample.modalities.filter((item) => item.evidence);
+    return el("div", { class: "look panel", role: "group", "aria-label": `${sample.why}: ${sample.id}` },
+      el("p", { class: "verdict" }, el("span", { class: "chip" }, sample.why), " says ", el("strong", { class: mark }, bdi(sample.predicted)),
+        sample.confidence === null ? null : ` (${number(sample.confidence, 2)})`, sample.right === true ? null : [", true ", el("strong", null, bdi(sample.true))]),
+      shares.length < 2 ? null : el("div", { class: "evidence", role: "img", "aria-label": `Share of evidence: ${shares.map((item) => `${item.name} ${Math.round(percent(item))} %`).join(", ")}` },
+        shares.map((item) => el("i", { class: item.evidence < 0 ? "minus" : null, style: `width:${percent(item).toFixed(2)}%;background-color:${colour(item.name)}`, title: `${item.name} ${signed(item.evidence)}${unit}` }))),
+      sample.modalities.map((item) =>
+        el("div", { class: "sense" },
+          el("h4", null, el("i", { class: "swatch", style: `background:${colour(item.name)}` }), bdi(item.name), " ",
+            el("span", { class: "amount" }, item.present ? (item.evidence === null ? "" : `${signed(item.evidence)}${unit}${shares.length > 1 ? `, ${Math.round(percent(item))} %` : ""}`) : "missing")),
+          item.present ? senses(item) : null)),
+      el("p", { class: "note" }, bdi(sample.id), sample.from === null || sample.to === null ? "" : `: ${unit ? "log probability" : "predicted"} ${number(sample.from, 2)} → ${number(sample.to, 2)}`));
+  }
+  function senses(item) {
+    const parts = [];
+    const timed = item.kind === "audio" || item.kind === "sequence";
+    if (item.steps) parts.push(...strip(item));
+    if (item.picture && timed) parts.push(el("img", { class: "track", src: `data:image/png;base64,${item.picture.png}`, alt: item.kind === "audio" ? "Spectrogram, low pitches at the bottom" : "Features (rows) by step" }));
+    if (timed) parts.push(el("p", { class: "scale" }, el("span", null, "0"), el("span", null, item.kind === "audio" ? shown(item.seconds, "s") : item.length ? `${item.length} steps` : "")));
+    if (item.picture && !timed) {
+      const { width, height, png } = item.picture;
+      const plain = (alt) => el("img", { class: width <= 48 ? "coarse" : null, src: `data:image/png;base64,${png}`, width, height, alt });
+      parts.push(el("div", { class: "views" }, el("span", { class: "view" }, plain("What the model was given")), !item.grid ? null : el("span", { class: "view heated" }, plain(""), heat(item.grid))));
+    }
+    if (item.words) parts.push(el("p", { class: "words", dir: "auto" }, item.words.map(([text, part]) =>
+      part ? el("span", { style: `background: rgb(var(--${part > 0 ? "for" : "against"}) / ${((0.55 * Math.abs(part)) / 100).toFixed(3)})` }, text) : text)));
+    if (item.columns) parts.push(el("div", { class: "columns" }, item.columns.flatMap(([name, value, part]) => [
+      el("span", null, name), el("span", { class: "n" }, value === null ? "missing" : KINDS.plain(value)),
+      el("span", { class: "both" }, el("i", { class: part < 0 ? "against" : "for", style: `width:${Math.abs(part) / 2}%` }))]),
+      item.length > item.columns.length ? el("span", { class: "rest" }, `… of ${item.length} columns`) : null));
+    return parts;
+  }
+  function strip(item) {
+    const steps = item.steps;
+    const what = item.kind === "text" ? "tokens" : item.kind === "video" ? "frames" : item.kind === "image" ? "tokens" : "time";
+    const drawn = svg("svg", { class: "strip", viewBox: `0 0 ${steps.length} 40`, preserveAspectRatio: "none", role: "img", "aria-label": `Evidence along ${what}` });
+    steps.forEach((part, at) => {
+      const size = Math.max(Math.abs(part) / 5, part ? 0.6 : 0);
+      drawn.append(svg("rect", { class: part < 0 ? "against" : "for", x: at + 0.06, width: 0.88, y: part < 0 ? 20 : 20 - size, height: size }));
+    });
+    drawn.append(svg("line", { class: "axis", x1: 0, x2: steps.length, y1: 20, y2: 20, "vector-effect": "non-scaling-stroke" }));
+    return what === "time" ? [drawn] : [el("p", { class: "scale" }, el("span", null, `by ${what}`)), drawn];
+  }
+  function heat(grid) {
+    const canvas = el("canvas", { width: grid[0].length, height: grid.length, role: "img", "aria-label": "Which places spoke for and against" });
+    const style = getComputedStyle(document.documentElement);
+    const colours = ["--for", "--against"].map((name) => style.getPropertyValue(name).trim().split(/\s+/).map(Number));
+    const paint = canvas.getContext("2d");
+    const pixels = paint.createImageData(canvas.width, canvas.height);
+    grid.flat().forEach((part, at) => {
+      const [red, green, blue] = colours[part < 0 ? 1 : 0];
+      pixels.data.set([red, green, blue, Math.round(2.3 * Math.abs(part))], 4 * at);
+    });
+    paint.putImageData(pixels, 0, 0);
+    return canvas;
+  }
+
   function short(name) {
     return name.length > 12 ? `${name.slice(0, 11)}…` : name;
   }
@@ -801,6 +879,7 @@
       conditions(board),
       noise && noise.section,
       errors(board),
+      lookedAt(board),
       curves && curves.section,
       learns && learns.section,
       stages(board),
