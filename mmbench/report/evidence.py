@@ -60,9 +60,7 @@ def with_evidence(report: Report, folder: Path) -> Report:
     return replace(report, boards=tuple(_weigh(board, folder) for board in report.boards))
 
 
-def sample_scores(
-    prediction: Floats, target: Floats, kind: str, metric: str, num_outputs: int = 0
-) -> Floats | None:
+def sample_scores(prediction: Floats, target: Floats, kind: str, metric: str, num_outputs: int = 0) -> Floats | None:
     """Return what each sample adds to the mean that the metric is, or None for a metric that is no such mean.
 
     Shapes: prediction (N, K), or (N, M * num_outputs) for retrieval, target (N,) or (N, K) -> (N,).
