@@ -291,6 +291,69 @@ def test_a_product_is_shared_out_and_the_shares_add_up():
         assert total == pytest.approx(sample["to"] - sample["from"], abs=1e-3)
 
 
+def trained(label):
+    """Two modalities of two numbers each and a small network over both, trained until it knows the label."""
+    rng = np.random.default_rng(5)
+    corners = {"a": [-1.0, -1.0, 1.0, 1.0], "b": [-1.0, 1.0, -1.0, 1.0]}
+    arrays = {name: np.tile(signs, 16)[:, None] + rng.normal(0, 0.2, (64, 2)) for name, signs in corners.items()}
+    arrays = {name: values.astype(np.float32) for name, values in arrays.items()}
+    target = label(arrays["a"].mean(axis=1) > 0, arrays["b"].mean(axis=1) > 0).astype(np.int64)
+    torch.manual_seed(5)
+
+    class Same(nn.Module):
+        feature_dim = 2
+
+        def forward(self, values, mask=None):
+            return values
+
+    class Hidden(nn.Module):
+        fused_dim = 16
+
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 16)
+
+        def forward(self, features):
+            return torch.tanh(self.layer(torch.cat([features[name].tensor for name in ("a", "b")], dim=1)))
+
+    model = MultimodalModel({"a": Same(), "b": Same()}, {"a": "vector", "b": "vector"}, Hidden(), [LABEL])
+    columns = {name: Column(values=values, offsets=None, present=np.ones(64, bool)) for name, values in arrays.items()}
+    split = SplitData(columns, {"label": target}, torch.device("cpu"))
+    batch = split.batch(torch.arange(64))
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.05)
+    for _ in range(300):
+        optimiser.zero_grad()
+        nn.functional.cross_entropy(model(batch).logits["label"], batch.targets["label"]).backward()
+        optimiser.step()
+    clean = torch.softmax(model.eval()(batch).logits["label"].detach(), dim=1).numpy()
+    assert (clean.argmax(axis=1) == target).all()
+    splits = dict.fromkeys(("train", "val", "test"), split)
+    model.zero_grad(set_to_none=True)
+    made = attribute(
+        Subject(model, splits, [LABEL], {"label": None}, {"label": clean}, True),
+        Given(arrays, {"a": "tabular", "b": "tabular"}),
+    )
+    assert made is not None
+    found = [{name: item["evidence"] for name, item in by_name(sample).items()} for sample in made["samples"]]
+    return found, made["samples"]
+
+
+def test_the_modality_that_alone_tells_the_label_has_nearly_all_evidence():
+    found, samples = trained(lambda a, b: a)
+
+    for evidence, sample in zip(found, samples):
+        assert evidence["a"] > 0.3
+        assert abs(evidence["b"]) < 0.1 * evidence["a"]
+        assert sum(evidence.values()) == pytest.approx(sample["to"] - sample["from"], abs=0.01)
+
+
+def test_exclusive_or_needs_both():
+    found, _ = trained(lambda a, b: a ^ b)
+
+    for evidence in found:
+        assert 0.2 < evidence["a"] / sum(evidence.values()) < 0.8
+
+
 def test_nothing_of_the_model_is_left_changed():
     subject = subject_of(None)
     before = {name: value.clone() for name, value in subject.model.state_dict().items()}
