@@ -363,3 +363,31 @@ def test_a_source_that_is_being_written_is_read_as_it_is(tmp_path: Path) -> None
         assert begun.is_dir()
     assert set(RunStore.open(tmp_path / "both").records()) == {A, B}
     assert sorted(path.name for path in (tmp_path / "both" / "cells").iterdir()) == [A, B]
+
+
+@pytest.mark.slow
+def test_merged_runs_of_the_command_line_equal_one_run_of_the_whole_and_go_on(tmp_path: Path) -> None:
+    """Scores only: how long things took is another matter on every run."""
+
+    def mmbench(*words: str) -> str:
+        command = [sys.executable, "-m", "mmbench.cli", *words]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+
+    settings = ("-f", "concat", "--epochs", "1", "--protocol", "none", "--diagnostics", "none", "--cache", "cache")
+    both = ("-d", "xor", "-d", "synergy", "-e", "mlp", "-e", "gru", "-e", "embedding-lstm", *settings)
+    mmbench("run", "-d", "xor", *settings, "--run", "one")
+    mmbench("run", "-d", "synergy", "-e", "gru", "-e", "embedding-lstm", *settings, "--run", "two")
+    mmbench("run", *both, "--run", "whole")
+
+    mmbench("merge", "one", "two", "--into", "merged")
+
+    whole, merged = (
+        [line.partition(",")[2] for line in mmbench("export", name).splitlines() if ",evaluate," in line]
+        for name in ("whole", "merged")
+    )
+    assert sorted(merged) == sorted(whole)
+    assert "nothing left to do" in mmbench("run", *both, "--run", "merged")
+    assert [source["run"] for source in RunStore.open(tmp_path / "results" / "merged").read_run()["merged"]] == [
+        "one", "two",
+    ]  # fmt: skip
+    assert "| xor |" in mmbench("report", "--index") + (tmp_path / "results" / "README.md").read_text()
