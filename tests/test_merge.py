@@ -386,7 +386,7 @@ def test_merged_runs_of_the_command_line_equal_one_run_of_the_whole_and_go_on(tm
         for name in ("whole", "merged")
     )
     assert sorted(merged) == sorted(whole)
-    assert "nothing left to do" in mmbench("run", *both, "--run", "merged")
+    assert "\n0 cells in " in mmbench("run", *both, "--run", "merged")  # and a report, which it had not yet
     assert [source["run"] for source in RunStore.open(tmp_path / "results" / "merged").read_run()["merged"]] == [
         "one", "two",
     ]  # fmt: skip
