@@ -267,6 +267,18 @@ def test_hostile_samples_run_nothing(browser: Browser, tmp_path: Path) -> None:
     )
 
 
+def test_what_gradients_do_not_account_for_is_said(browser: Browser, tmp_path: Path) -> None:
+    whole, part = sample(**{"from": -2.0, "to": 0.0}), sample(**{"from": -2.0, "to": 3.0})
+
+    browser.open(page(tmp_path / "r", [whole, part]))
+
+    notes = browser.run("[...document.querySelectorAll('.look .note')].map((e) => e.textContent)")
+    assert notes == [
+        "stamp-7: log probability -2.00 → 0.00",
+        "stamp-7: log probability -2.00 → 3.00; gradients account for +2.000 of +5.000",
+    ]
+
+
 def test_a_page_without_samples_has_no_such_section(browser: Browser, tmp_path: Path) -> None:
     browser.open(page(tmp_path / "r", None))
 

@@ -748,6 +748,11 @@
     const percent = (item) => (total ? (100 * Math.abs(item.evidence || 0)) / total : 0);
     const mark = sample.right === null ? "" : sample.right ? "up" : "down";
     const shares = sample.modalities.filter((item) => item.evidence);
+    const known = sample.from !== null && sample.to !== null;
+    const gained = known ? sample.to - sample.from : 0;
+    const summed = sample.modalities.reduce((sum, item) => sum + (item.evidence || 0), 0);
+    // Votes and other steps change a prediction where no gradient sees it.
+    const missed = known && Math.abs(summed - gained) > 0.1 * Math.max(Math.abs(gained), 0.05);
     return el("div", { class: "look panel", role: "group", "aria-label": `${sample.why}: ${sample.id}` },
       el("p", { class: "verdict" }, el("span", { class: "chip" }, sample.why), " says ", el("strong", { class: mark }, bdi(sample.predicted)),
         sample.confidence === null ? null : ` (${number(sample.confidence, 2)})`, sample.right === true ? null : [", true ", el("strong", null, bdi(sample.true))]),
@@ -758,7 +763,7 @@
           el("h4", null, el("i", { class: "swatch", style: `background:${colour(item.name)}` }), bdi(item.name), " ",
             el("span", { class: "amount" }, item.present ? (item.evidence === null ? "" : `${signed(item.evidence)}${unit}${shares.length > 1 ? `, ${Math.round(percent(item))} %` : ""}`) : "missing")),
           item.present ? senses(item) : null)),
-      el("p", { class: "note" }, bdi(sample.id), sample.from === null || sample.to === null ? "" : `: ${unit ? "log probability" : "predicted"} ${number(sample.from, 2)} → ${number(sample.to, 2)}`));
+      el("p", { class: "note" }, bdi(sample.id), known ? `: ${unit ? "log probability" : "predicted"} ${number(sample.from, 2)} → ${number(sample.to, 2)}` : "", missed ? `; gradients account for ${signed(summed)} of ${signed(gained)}` : ""));
   }
   function senses(item) {
     const parts = [];
