@@ -107,3 +107,25 @@ def test_the_light_module_imports_no_torch():
     code = "import sys, mmbench_text; mmbench_text.mmbench_encoders(); print('torch' in sys.modules)"
 
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"
+
+
+@given(st.text(max_size=40), st.integers(1, 60))
+def test_every_number_says_where_its_piece_stands(text, limit):
+    for transform in (
+        Characters(vocabulary_size=512, max_length=limit),
+        WordsAndNgrams(vocabulary_size=512, max_ngram=3, max_length=limit),
+    ):
+        read, spans = transform.pieces(text)
+
+        assert read == normalise(text)
+        assert len(spans) == len(transform(text))
+        assert all(0 <= begin <= end <= len(read) for begin, end in spans)
+
+
+def test_pieces_stand_where_their_letters_do():
+    read, spans = WordsAndNgrams(vocabulary_size=512, max_ngram=2, max_length=99).pieces("An a")
+
+    # For each word: itself, its letters, then pairs of neighbours, the marks before and behind it among them.
+    assert [read[begin:end] for begin, end in spans] == ["an", "a", "n", "a", "an", "n", "a", "a", "a", "a"]
+    assert spans[6:] == [(3, 4)] * 4
+    assert Characters(vocabulary_size=512, max_length=9).pieces("Ab") == ("ab", [(0, 0), (0, 1), (1, 2), (2, 2)])
