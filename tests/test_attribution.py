@@ -385,6 +385,28 @@ def test_an_encoder_that_refuses_floating_point_has_evidence_and_no_map():
     assert found["image"]["evidence"] != 0.0
 
 
+def test_an_embedding_of_positions_is_not_taken_for_that_of_the_tokens():
+    subject = subject_of({"image": 0.0, "text": 1.0})
+
+    class Placed(Words):
+        def __init__(self):
+            super().__init__()
+            self.places = nn.Embedding(9, 1)
+
+        def forward(self, values, mask=None):
+            places = torch.arange(values.shape[1]).expand(values.shape)
+            self.places(places)  # asked first
+            return super().forward(values, mask)
+
+    subject.model.encoders[1] = Placed()
+
+    made = attribute(subject, given())
+
+    assert made is not None
+    for sample in made["samples"]:
+        assert all((part != 0) == (letter == "x") for letter, part in by_name(sample)["text"]["words"])
+
+
 def test_a_search_is_not_explained():
     subject = subject_of(None)
     searching = TaskSpec(name="label", kind="retrieval", num_outputs=1)

@@ -283,7 +283,7 @@ class Explained:
         if not len(given.values):
             return None
         encoder = self.model.encoders[self.model.modalities.index(name)]
-        if not given.values.dtype.is_floating_point and given.values.dim() == 2:
+        if kind == "text" and not given.values.dtype.is_floating_point and given.values.dim() == 2:
             found = _embedded(encoder, given)
             if found is not None:
                 table, vectors = found
@@ -395,7 +395,7 @@ def _embedded(encoder: nn.Module, given: Input) -> tuple[nn.Embedding, Tensor] |
 
     def note(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         numbers = args[0] if args else None
-        if isinstance(numbers, Tensor) and _per_token(numbers, output, given.values):
+        if isinstance(numbers, Tensor) and _per_token(numbers, output, given):
             assert isinstance(module, nn.Embedding)
             found.append((module, output.detach()))
 
@@ -409,14 +409,15 @@ def _embedded(encoder: nn.Module, given: Input) -> tuple[nn.Embedding, Tensor] |
     return found[0] if found else None
 
 
-def _per_token(numbers: Tensor, vectors: Tensor, values: Tensor) -> bool:
-    """Whether an embedding was asked for every token, or for every one up to the longest that the encoder reads."""
-    return (
-        numbers.dim() == 2
-        and vectors.dim() == 3
-        and len(numbers) == len(values)
-        and numbers.shape[1] <= values.shape[1]
-    )
+def _per_token(numbers: Tensor, vectors: Tensor, given: Input) -> bool:
+    """Whether an embedding was asked for the tokens themselves, up to the longest text that the encoder reads."""
+    if numbers.dim() != 2 or vectors.dim() != 3 or len(numbers) != len(given.values):
+        return False  # of positions, or of kinds of token
+    length = numbers.shape[1]
+    if length > given.values.shape[1]:
+        return False
+    same = numbers == given.values[:, :length]
+    return bool((same if given.mask is None else same | ~given.mask[:, :length]).all())
 
 
 @contextmanager
