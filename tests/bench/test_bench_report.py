@@ -89,7 +89,7 @@ def test_a_report_of_ten_thousand_cells_takes_a_few_times_as_long_as_reading_the
     ratio = report_s / read_s
     benchmark.extra_info.update(read_s=round(read_s, 3), report_s=round(report_s, 3), ratio=round(ratio, 2))
     print(f"\nreport of {NUM_REPORT_CELLS} cells: {report_s:.2f} s, {ratio:.1f} times plain reading")  # noqa: T201
-    assert ratio < 30
+    assert not benchmark.enabled or ratio < 30
 
 
 @pytest.mark.slow
@@ -128,4 +128,4 @@ def test_a_plan_of_a_hundred_thousand_cells_takes_a_few_times_as_long_as_naming_
     ratio = walk_s / name_s
     benchmark.extra_info.update(name_s=round(name_s, 3), walk_s=round(walk_s, 3), ratio=round(ratio, 2))
     print(f"\nplan of {NUM_PLAN_CELLS} cells: {walk_s:.2f} s, {ratio:.1f} times naming them")  # noqa: T201
-    assert ratio < 20
+    assert not benchmark.enabled or ratio < 20

@@ -64,7 +64,9 @@ def test_an_empty_cell_takes_no_longer_than_a_bare_process_of_a_fork_server(benc
         ours_s = median_s(empty_cell, rounds=20)
 
     benchmark.extra_info.update(bare_process_s=bare_s, empty_cell_s=ours_s, ratio=ours_s / bare_s)
-    assert ours_s <= bare_s, f"an empty cell took {ours_s:.3f} s, a bare process {bare_s:.3f} s"
+    assert not benchmark.enabled or ours_s <= bare_s, (
+        f"an empty cell took {ours_s:.3f} s, a bare process {bare_s:.3f} s"
+    )
 
 
 @pytest.mark.slow
@@ -113,9 +115,10 @@ def test_a_journal_of_a_hundred_thousand_records_loads_about_as_fast_as_plain_li
         load_records_s=load_s,
         load_states_s=states_s,
     )
-    assert append_s <= 3 * write_plain_s
-    assert states_s <= 2 * load_plain_s
-    assert load_s <= 8 * load_plain_s
+    if benchmark.enabled:
+        assert append_s <= 3 * write_plain_s
+        assert states_s <= 2 * load_plain_s
+        assert load_s <= 8 * load_plain_s
 
 
 @pytest.mark.slow
@@ -141,4 +144,4 @@ def test_a_plan_of_a_hundred_thousand_cells_is_written_and_read_in_seconds(bench
         benchmark.pedantic(write_plan, rounds=1)
 
     benchmark.extra_info.update(write_s=write_s, read_s=read_s)
-    assert write_s + read_s < 5
+    assert not benchmark.enabled or write_s + read_s < 5
