@@ -151,7 +151,7 @@ def test_intervals_cover_seeds_and_samples(made: Folder) -> None:
 
     score = row(made.board(), "gated").score
 
-    expected = mean_interval(scores.astype(float))
+    expected = mean_interval(scores.astype(float), share=True)
     assert isinstance(expected, Interval)
     assert score is not None
     assert (score.ci_low, score.ci_high, score.ci_over) == (

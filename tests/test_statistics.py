@@ -148,7 +148,7 @@ def held_share(*, seeds, samples, accuracy, std_over_seeds, trials, resamples=60
         right = rng.normal(size=(seeds, samples)) < middle + rng.normal(0, 1, samples) + luck
         fixed, spread = (luck[0, 0], 0.0) if seeds == 1 else (0.0, luck_std)
         truth = scipy.special.ndtr((middle + fixed) / math.sqrt(2 + spread**2))
-        interval = mean_interval(right.astype(float), resamples=resamples)
+        interval = mean_interval(right.astype(float), resamples=resamples, share=True)
         held += interval.low <= truth <= interval.high
     return held / trials
 
@@ -173,7 +173,7 @@ def test_intervals_hold_as_often_as_they_say_at_every_number_of_seeds(seeds, sam
 @pytest.mark.slow
 @pytest.mark.parametrize("seeds", [1, 2, 3, 5])
 def test_intervals_hold_as_often_as_they_say_over_the_whole_range(seeds):
-    """Within what 1,000 trials can tell of a share of 95 %; a little less where fewer than 20 answers are wrong."""
+    """Within what 1,000 trials can tell of a share of 95 %."""
     shares = {
         (samples, accuracy, std): held_share(
             seeds=seeds, samples=samples, accuracy=accuracy, std_over_seeds=std, trials=1000, resamples=400
@@ -181,10 +181,12 @@ def test_intervals_hold_as_often_as_they_say_over_the_whole_range(seeds):
         for samples, accuracy, std in itertools.product((100, 300, 1000), (0.6, 0.8, 0.95), (0.0, 0.01, 0.03))
     }
 
-    many_wrong = {key: share for key, share in shares.items() if key[0] * (1 - key[1]) >= 20 and key[1] < 0.95}
-    assert all(0.925 <= share <= 0.975 for share in many_wrong.values()), many_wrong
-    assert 0.93 <= np.mean(list(many_wrong.values())) <= 0.97
-    assert all(0.89 <= share <= 0.975 for share in shares.values()), shares
+    # Seeds that differ by 0.03 around 0.95 are lopsided themselves, which five of them cannot show.
+    lopsided = {key: share for key, share in shares.items() if key[1] == 0.95 and key[2] == 0.03}
+    others = {key: share for key, share in shares.items() if key not in lopsided}
+    assert all(0.925 <= share <= 0.98 for share in others.values()), others
+    assert 0.94 <= np.mean(list(others.values())) <= 0.965
+    assert all(0.90 <= share <= 0.975 for share in lopsided.values()), lopsided
 
 
 @pytest.mark.parametrize(("seeds", "highest"), [(2, 0.97), (3, 0.965), (5, 0.96), (10, 0.955)])

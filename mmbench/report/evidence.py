@@ -18,6 +18,7 @@ from mmbench.report.statistics import (
     draws,
     holm,
     interval_of_draws,
+    is_share,
     mcnemar,
     minimum_detectable_difference,
 )
@@ -94,7 +95,7 @@ def _weigh(board: Board, folder: Path) -> Board:
     for at, place in enumerate(scored.places):
         row = rows[place]
         assert row.score is not None
-        found = interval_of_draws(by_seed[at], drawn[:, at])
+        found = interval_of_draws(by_seed[at], drawn[:, at], share=is_share(scored.scores[at]))
         if isinstance(found, Interval):
             found = _opened(found, scored.scores[at])
             rows[place] = replace(
