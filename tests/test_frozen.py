@@ -128,9 +128,7 @@ def test_half_precision_features_are_close_and_half_the_size(make):
 
 def test_features_are_standardised_by_the_training_set_alone(make):
     def features(modality: str, split: str, options: str = "") -> np.ndarray:
-        (cell,) = [
-            cell for cell in make.plan(fusion="cross-attention", options=options).cells() if cell.role == "cell"
-        ]
+        (cell,) = [cell for cell in make.plan(fusion="cross-attention", options=options).cells() if cell.role == "cell"]
         payload = cell.payload()
         source = open_dataset(payload, dataset_info(payload["dataset"]["info"]))
         module, columns = FrozenEncoder(source, modality, payload, torch.device("cpu"), []).features()
