@@ -309,7 +309,7 @@ def _problem(problem: Problem) -> dict[str, Any]:
 
 
 def _rounded(value: float | None) -> float | None:
-    """Six significant digits: what a page can show, at half the size."""
+    """Six significant digits: what a page can show, at half the size. What rounding left of a difference of 0 is 0."""
     if value is None or not math.isfinite(value):
         return None
-    return float(f"{value:.6g}")
+    return float(f"{value:.6g}") if abs(value) > 1e-14 else 0.0

@@ -81,11 +81,12 @@ def number(value: float | None, digits: int = 3) -> str:
 def signed(value: float | None, digits: int = 3) -> str:
     """Return a difference with its sign.
 
-    >>> signed(0.0512), signed(-0.2), signed(None)
-    ('+0.051', '-0.200', '–')
+    >>> signed(0.0512), signed(-0.2), signed(-2e-17), signed(None)
+    ('+0.051', '-0.200', '+0.000', '–')
     """
     if value is None or not math.isfinite(value):
         return "–"
+    value = value if abs(value) > 1e-14 else 0.0  # what rounding left of a difference of nothing
     return number(value, digits) if value < 0 else f"+{number(value, digits)}"
 
 
