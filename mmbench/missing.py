@@ -112,7 +112,7 @@ class Filler(nn.Module):
             # Sums in double precision: the variance is a small difference of large ones.
             counted = torch.stack([present[:, self.owner].double().sum(0), values.double().sum(0), _squares(values)])
             totals = counted if totals is None else totals + counted
-            rows = torch.arange(-start % stride, len(values), stride, device=values.device)
+            rows = torch.arange(len(values), device=values.device)[-start % stride :: stride]
             bank.append(values[rows])
             bank_present.append(present[rows])
             start += len(values)

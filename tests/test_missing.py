@@ -18,7 +18,7 @@ from mmbench.batches import SplitData, complete
 from mmbench.compatibility import incompatibilities
 from mmbench.config import TrainConfig
 from mmbench.data import Column
-from mmbench.diagnostics.encoded import absent
+from mmbench.diagnostics.encoded import absent, take
 from mmbench.errors import DataError, UsageError
 from mmbench.features import Features
 from mmbench.missing import make_filler
@@ -167,6 +167,23 @@ def test_neighbours_are_sought_in_a_bounded_part_of_the_training_set_spread_over
     centre, spread = (np.concatenate([np.full(DIMS[n], 0.0) + means(train)[n][i] for n in DIMS]) for i in (0, 1))
     np.testing.assert_allclose(filler.bank.numpy(), (raw.numpy() - centre) / spread, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(filler.mean.split(list(DIMS.values()))[2].numpy(), means(train)["c"][0], rtol=1e-5)
+
+
+def test_neighbours_are_kept_evenly_spread_though_a_last_batch_may_hold_none_of_them(monkeypatch):
+    monkeypatch.setattr(mmbench.missing, "MAX_BANK", 4)
+    train = encoded(13, seed=6)
+    filler = make_filler("interpolate", DIMS)
+
+    filler.observe(({name: take(train[name], rows) for name in DIMS} for rows in torch.arange(13).split(6)), 13)
+
+    kept = [0, 4, 8, 12]  # ceil(13 / 4) = 4
+    np.testing.assert_array_equal(
+        filler.bank_present.numpy(), torch.stack([train[name].present[kept] for name in DIMS], dim=1).numpy()
+    )
+    filler.observe(({name: take(train[name], rows) for name in DIMS} for rows in torch.arange(10).split(9)), 10)
+    assert len(filler.bank) == 4  # of 10 samples, each third
+    filler.observe(({name: take(train[name], rows) for name in DIMS} for rows in torch.arange(11).split(10)), 11)
+    assert len(filler.bank) == 4  # the eleventh, alone in its batch, is none of them
 
 
 def test_the_imputation_loss_is_the_share_of_variance_left_over_the_samples_that_can_teach_it():
