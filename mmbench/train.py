@@ -246,8 +246,8 @@ class Trainer:
         norms: dict[str, Tensor] = {}
         watched = grad_norms is not None and len(self.model.modalities) > 1
         last = len(order.split(self.config.batch_size)) - (len(order) % self.config.batch_size == 1) - 1
-        # A last batch of one would give BatchNorm nothing to normalise over.
-        for batch in self.train_data.batches(order, self.config.batch_size, min_size=2):
+        # A last batch of one, after larger ones, would give BatchNorm nothing to normalise over.
+        for batch in self.train_data.batches(order, self.config.batch_size, min_size=min(2, self.config.batch_size)):
             total += self.step(batch, epoch, norms if watched and count == last else None)
             count += 1
         if grad_norms is not None:

@@ -288,6 +288,13 @@ def test_bf16_trains_to_finite_losses():
     assert all(math.isfinite(epoch.train_loss) for epoch in trained.history)
 
 
+def test_batches_of_one_train_on_every_sample():
+    trained = make_trainer(TrainConfig(epochs=2, batch_size=1, patience=0)).run()
+
+    assert trained.num_steps == 2 * 203
+    assert trained.history[1].train_loss < trained.history[0].train_loss
+
+
 def test_predictions_come_in_the_order_of_the_split():
     trainer = make_trainer(TrainConfig(batch_size=16))
     logits = predict(trainer.model, trainer.val_data, trainer.config)["label"]
