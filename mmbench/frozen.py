@@ -167,7 +167,7 @@ class FrozenEncoder:
             model, data = self._model("train")
             with tempfile.TemporaryDirectory(prefix="mmbench-encoding-") as folder:
                 found = _encode(model, data, self.modality, self._dtype, Path(folder) / "train")
-                after = self._standardiser(*_moments(found, self._dtype))
+                after = self._standardiser(*moments(found, self._dtype))
         return RunningEncoder(encoder, after), columns
 
     def _standardiser(self, mean: NDArray[Any], std: NDArray[Any]) -> nn.Module:
@@ -226,7 +226,7 @@ class FrozenEncoder:
                 found = _encode(model, data, self.modality, self._dtype, Path(folder) / split)
                 arrays.update({f"{split}.{name}": array for name, array in found.items()})
                 if split == "train":
-                    arrays["mean"], arrays["std"] = _moments(found, self._dtype)
+                    arrays["mean"], arrays["std"] = moments(found, self._dtype)
         about = {"feature_dim": encoder.feature_dim, "ref": self.part["ref"], "modality": self.modality}
         return {**arrays, "about": np.frombuffer(json.dumps(about).encode(), dtype=np.uint8)}
 
@@ -308,11 +308,18 @@ def _encode(model: MultimodalModel, data: SplitData, modality: str, dtype: str, 
     return {**found, "values": flat, "offsets": np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)}
 
 
-def _moments(found: Mapping[str, NDArray[Any]], dtype: str) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Mean and standard deviation of every feature over all present samples or real tokens: two of (D,) float32."""
+def moments(found: Mapping[str, NDArray[Any]], dtype: str) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return mean and standard deviation of every feature over all present samples or real tokens: two of (D,) float32.
+
+    Args:
+        found: ``values``, ``present`` and maybe ``offsets``, as in `Column`.
+        dtype: As the values are stored: "fp32", "fp16" or "bf16" (which travels as int16).
+    """
     values = found["values"]
     flat = values.reshape(-1, values.shape[-1])
-    rows = np.flatnonzero(found["present"]) if len(flat) == len(found["present"]) else np.arange(len(flat))
+    # An absent vector is stored as zeros, an absent sequence as no rows at all.
+    is_vector = values.ndim == 2 and "offsets" not in found
+    rows = np.flatnonzero(found["present"]) if is_vector else np.arange(len(flat))
     count, total, squares = 0, np.zeros(flat.shape[1]), np.zeros(flat.shape[1])
     shift: NDArray[Any] | None = None
     for start in range(0, len(rows), 4096):

@@ -14,7 +14,7 @@ import torch
 from mmbench.cell import dataset_info, open_dataset, run_cell
 from mmbench.config import load_config
 from mmbench.errors import DataError, UsageError
-from mmbench.frozen import FrozenEncoder
+from mmbench.frozen import FrozenEncoder, moments
 from mmbench.plan import local_runtime, make_plan
 from mmbench.registry import load_registry
 
@@ -143,6 +143,16 @@ def test_features_are_standardised_by_the_training_set_alone(make):
         plain = {split: features(modality, split, ",standardise=false") for split in ("train", "test")}
         mean, std = plain["train"].mean(axis=0), plain["train"].std(axis=0)
         np.testing.assert_allclose(test, (plain["test"] - mean) / std, atol=1e-4)
+
+
+def test_every_token_counts_for_the_mean_though_there_are_as_many_tokens_as_samples():
+    tokens = np.array([[1.0], [5.0], [6.0]], dtype=np.float32)  # two of the second sample, one of the third
+    found = {"values": tokens, "offsets": np.array([0, 0, 2, 3]), "present": np.array([False, True, True])}
+
+    mean, std = moments(found, "fp32")
+
+    assert mean.tolist() == [4.0]
+    assert std.tolist() == pytest.approx([(14 / 3) ** 0.5])
 
 
 def test_other_weights_in_the_same_file_are_other_features_and_a_moved_file_is_the_same_cell(make, weights):
