@@ -42,8 +42,8 @@ class SplitData:
     """One split of a dataset after the encoders' transforms.
 
     Args:
-        columns: By modality.
-        targets: By task: (N,) int64 or (N, K) float32.
+        columns: By modality; may be empty where there are targets.
+        targets: By task: (N,) int64 or (N, K) float32; may be empty where there are columns.
         device: Where batches are wanted.
         resident_bytes: Columns larger than this stay on disk and are streamed.
         subset: Positions of the samples to keep; None keeps all.
@@ -70,7 +70,8 @@ class SplitData:
             name: torch.from_numpy(np.array(values if subset is None else values[subset])).to(device)
             for name, values in targets.items()
         }
-        self._num_samples = len(next(iter(targets.values())))
+        sized: Mapping[str, NDArray[Any] | Column] = targets or columns
+        self._num_samples = len(next(iter(sized.values())))
 
     def __len__(self) -> int:
         return self._num_samples if self.subset is None else len(self.subset)

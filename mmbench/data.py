@@ -86,6 +86,21 @@ class Column:
     def __len__(self) -> int:
         return len(self.present)
 
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, Array], prefix: str = "") -> Column:
+        """Return the column whose parts stand in a mapping, such as an entry of the cache, under their names.
+
+        Args:
+            arrays: By ``values``, ``present``, and where there are any ``offsets`` and ``digests``.
+            prefix: What stands before these names, as "train.".
+        """
+        return cls(
+            values=arrays[f"{prefix}values"],
+            offsets=arrays.get(f"{prefix}offsets"),
+            present=arrays[f"{prefix}present"],
+            digests=arrays.get(f"{prefix}digests"),
+        )
+
 
 @dataclass(frozen=True)
 class Index:
@@ -166,15 +181,7 @@ class DatasetSource:
         """Return one modality of every split after `transform`, from the cache where it has it."""
         key = f"column/{self.key}/{_digest([modality, transform_key])}"
         arrays = self._cache.get_or_make(key, lambda: self._make_columns(modality, transform))
-        return {
-            split: Column(
-                values=arrays[f"{split}.values"],
-                offsets=arrays.get(f"{split}.offsets"),
-                present=arrays[f"{split}.present"],
-                digests=arrays.get(f"{split}.digests"),
-            )
-            for split in SPLITS
-        }
+        return {split: Column.from_arrays(arrays, f"{split}.") for split in SPLITS}
 
     def changed_column(
         self,
@@ -213,7 +220,7 @@ class DatasetSource:
             return _pack(rows, shape=next(iter(shapes), (1,)), same=len(shapes) == 1)
 
         arrays = self._cache.get_or_make(f"column/{self.key}/{_digest([modality, key, list(positions)])}", make)
-        return Column(values=arrays["values"], offsets=arrays.get("offsets"), present=arrays["present"])
+        return Column.from_arrays(arrays)
 
     def train_values(self, modality: str, positions: Sequence[int]) -> list[Any]:
         """Return one modality of some training samples as the dataset gives it; those that lack it are left out."""

@@ -149,14 +149,7 @@ class FrozenEncoder:
         arrays = self.cache.get_or_make(f"features/{self.source.key[:16]}/{self.key}", self._make_features)
         about = json.loads(arrays["about"].tobytes())
         after = self._standardiser(arrays["mean"], arrays["std"])
-        columns = {
-            split: Column(
-                values=arrays[f"{split}.values"],
-                offsets=arrays.get(f"{split}.offsets"),
-                present=arrays[f"{split}.present"],
-            )
-            for split in SPLITS
-        }
+        columns = {split: Column.from_arrays(arrays, f"{split}.") for split in SPLITS}
         return StoredFeatures(about["feature_dim"], self.part["layout"], self._dtype, after), columns
 
     def running(self) -> tuple[RunningEncoder, Mapping[Split, Column]]:
@@ -209,7 +202,7 @@ class FrozenEncoder:
         """Run the encoder over any column that its transform made.
 
         Returns:
-            ``values``, ``present`` and, for features of several lengths, ``offsets``, as in `Column`.
+            ``values``, ``present`` and, for features of several lengths, ``offsets``: what `Column.from_arrays` takes.
         """
         model, data = self._model_of(column)
         with tempfile.TemporaryDirectory(prefix="mmbench-encoding-") as folder:
@@ -237,10 +230,7 @@ class FrozenEncoder:
         """The encoder alone as a model, so that its promises are checked as in any cell."""
         encoder, _ = self.build()
         model = MultimodalModel({self.modality: encoder}, {self.modality: self.part["layout"]}, _Nothing(), ())
-        data = SplitData(
-            {self.modality: column}, {"": np.zeros(len(column), dtype=np.int64)}, self.device, resident_bytes=0
-        )
-        return model.eval(), data
+        return model.eval(), SplitData({self.modality: column}, {}, self.device, resident_bytes=0)
 
     def build(self) -> tuple[nn.Module, Mapping[Split, Column]]:
         """Return the encoder itself, in evaluation mode on the device, and what its transform makes of the data."""
@@ -267,7 +257,7 @@ def _fit(encoder: nn.Module, modality: str, column: Column, device: torch.device
     """Let a frozen encoder see the whole training set for its constants, whatever part of it a cell trains on."""
     fit = getattr(encoder, "fit", None)
     if callable(fit):
-        data = SplitData({modality: column}, {"": np.zeros(len(column), dtype=np.int64)}, device, resident_bytes=0)
+        data = SplitData({modality: column}, {}, device, resident_bytes=0)
         fit(*data.fit_inputs(modality))
 
 

@@ -50,8 +50,7 @@ class DisturbedInputs:
         column = self.source.changed_column(modality, transform, name, change, rows)
         if modality not in self.encode:
             return column
-        arrays = self.encode[modality](column)
-        return Column(values=arrays["values"], offsets=arrays.get("offsets"), present=arrays["present"])
+        return Column.from_arrays(self.encode[modality](column))
 
     def originals(self, modality: str, positions: Sequence[int]) -> list[Any]:
         """Return one modality of some of the cell's test samples as the dataset gives it; None where one lacks it."""

@@ -59,7 +59,7 @@ def area(severities: Sequence[float], scores: Sequence[float]) -> float:
 
 def _logits(subject: Subject, clean: Sequence[Encoded], name: str, column: Column) -> dict[str, Tensor]:
     """Logits (P, K) by task with one modality read from another column."""
-    data = SplitData({name: column}, {"": np.zeros(len(column), dtype=np.int64)}, subject.data["test"].device)
+    data = SplitData({name: column}, {}, subject.data["test"].device)
     found: dict[str, list[Tensor]] = {}
     for others, batch in zip(clean, data.in_order(subject.batch_size)):
         features = {**others, **subject.model.encode(batch, only=(name,))}
