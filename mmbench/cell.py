@@ -34,7 +34,7 @@ from mmbench.profiling import PROTOCOLS, profile
 from mmbench.profiling.apart import add_encoders
 from mmbench.profiling.device import Neighbours, driver_version, hardware_name
 from mmbench.profiling.findings import mark_contended
-from mmbench.record import HISTORY_FILE, Metric
+from mmbench.record import HISTORY_FILE, PREDICTIONS_FILE, TIMINGS_FILE, Metric
 from mmbench.registry import load_plugin_file
 from mmbench.spec import DatasetInfo, Modality, TaskSpec
 from mmbench.tasks import TargetScaler, majority_predictions, predictions
@@ -119,9 +119,9 @@ def run_cell(payload: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         profiled, raw = _profile(model, trainer, data["train"], frozen, payload)
         profiled_at = time.perf_counter()
         diagnosed = _diagnose(model, data, kept, scalers, train, payload, (source, encoders, frozen), warnings)
-    save_file({name: np.ascontiguousarray(value) for name, value in kept.items()}, folder / "predictions.safetensors")
+    save_file({name: np.ascontiguousarray(value) for name, value in kept.items()}, folder / PREDICTIONS_FILE)
     if raw:
-        (folder / "timings.json").write_text(json.dumps(raw))
+        (folder / TIMINGS_FILE).write_text(json.dumps(raw))
     if diagnosed.attribution is not None:
         (folder / ATTRIBUTION_FILE).write_text(json.dumps(diagnosed.attribution), encoding="utf-8")
     found += [*_training_metrics(trained), *profiled, *diagnosed.metrics]
@@ -245,7 +245,7 @@ def _run_majority(
             kept[f"{split}.{task.name}.prediction"] = predicted
             kept[f"{split}.{task.name}.target"] = target
         kept[f"{split}.sample_ids"] = _ids_tensor(source, split, data[split])
-    save_file({name: np.ascontiguousarray(value) for name, value in kept.items()}, folder / "predictions.safetensors")
+    save_file({name: np.ascontiguousarray(value) for name, value in kept.items()}, folder / PREDICTIONS_FILE)
     facts = _facts(source, data, payload, train, device)
     times = {"prepare": round(time.perf_counter() - began, 4)}
     return {"metrics": [metric.to_json() for metric in found], "info": {**facts, "times_s": times}}

@@ -27,7 +27,7 @@ from mmbench.profiling.peak import device_peak, share_of_peak
 from mmbench.profiling.restore import gc_paused, restored
 from mmbench.profiling.sweep import Sweep, is_oom, sweep
 from mmbench.profiling.variants import Prepared, UnsupportedError, arranged, prepare, settings
-from mmbench.record import Metric
+from mmbench.record import TIMINGS_FILE, Metric
 from mmbench.variant import at_batch_size
 
 #: The share of free memory that the sweep of batch sizes may take where nobody says how much.
@@ -68,7 +68,7 @@ def profile_cell(payload: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     metrics = mark_contended(found.metrics, reason)
     metrics = [dataclasses.replace(item, condition=_condition(item, factory)) for item in metrics]
     if measured.raw:
-        (folder / "timings.json").write_text(json.dumps(measured.raw))
+        (folder / TIMINGS_FILE).write_text(json.dumps(measured.raw))
     return {
         "metrics": [metric.to_json() for metric in metrics],
         "info": {

@@ -11,6 +11,10 @@ from typing import Any, Literal, TypeAlias, get_args
 SCHEMA = 1
 #: A line of JSON for each epoch, in the folder of an attempt, while it trains.
 HISTORY_FILE = "history.jsonl"
+#: "SPLIT.TASK.prediction", "SPLIT.TASK.target" and "SPLIT.sample_ids" (JSON), in the folder of a cell with a result.
+PREDICTIONS_FILE = "predictions.safetensors"
+#: Raw times by what was timed, as JSON, in the folder of a cell that was measured.
+TIMINGS_FILE = "timings.json"
 
 Status: TypeAlias = Literal[
     "ok",

@@ -40,7 +40,7 @@ def cell_id(fusion, seed):
     return f"{abs(hash((fusion, seed))) % 16**16:016x}"
 
 
-def make_run(folder, fusions=("concat",), seeds=(0,), **about):
+def make_run(folder, fusions=("concat",), seeds=(0,), datasets=DATASETS, **about):
     """A run with results as a cell leaves them; `about` may give `wrong`, `scale`, `identity`, `ids`, `batch_size` …"""
     with RunStore.create(folder) as store:
         rows = [
@@ -58,14 +58,17 @@ def make_run(folder, fusions=("concat",), seeds=(0,), **about):
             for fusion in fusions
             for seed in seeds
         ]
-        store.write_plan(rows, DATASETS)
+        store.write_plan(rows, datasets)
         store.write_run({"environment": {"hardware": {"cpu": about.get("cpu", "x")}, "packages": {"torch": "2.11"}}})
         for row in rows:
             finish(store, row, **about)
     return RunStore.open(folder)
 
 
-def finish(store, row, *, wrong=(), scale=1.0, identity=None, ids=None, batch_size=64, cpu="x", note="", timings=True):
+def finish(
+    store, row, *, wrong=(), scale=1.0, identity=None, ids=None, batch_size=64, cpu="x", note="", timings=True,
+    metric="accuracy",
+):  # fmt: skip
     attempt = store.begin(row["cell_id"], 1)
     prediction = predictions(wrong)
     names = ids or [f"s{n}" for n in range(NUM_TEST)]
@@ -86,7 +89,7 @@ def finish(store, row, *, wrong=(), scale=1.0, identity=None, ids=None, batch_si
     accuracy = float((prediction.argmax(axis=1) == TARGET).mean())
     kinds = {"split": "test", "task": "digit", "phase": "evaluate"}
     metrics = (
-        Metric(name="accuracy", value=accuracy, direction="max", n=NUM_TEST, **kinds),
+        Metric(name=metric, value=accuracy, direction="max", n=NUM_TEST, **kinds),
         Metric(
             phase="profile",
             name="throughput_samples_per_s",
@@ -146,6 +149,31 @@ def test_equal_runs_differ_in_nothing(tmp_path):
 
     assert all(row.change == 0 and not row.significant for row in made.rows)
     assert made.differing == made.only_first == made.only_second == ()
+
+
+def test_recall_is_compared_sample_by_sample(tmp_path):
+    # The vectors of two modalities, 5 numbers each, side by side.
+    task = {"name": "digit", "kind": "retrieval", "num_outputs": 5}
+    datasets = {"digits": {"tasks": [task]}}
+    first = make_run(tmp_path / "a", datasets=datasets, metric="recall_at_1", wrong=range(40))
+    second = make_run(tmp_path / "b", datasets=datasets, metric="recall_at_1")
+
+    row = row_of(compare_runs(first, second), "recall_at_1")
+
+    assert row.test == "paired bootstrap over samples"
+    assert row.p_value is not None
+
+
+def test_the_same_test_samples_in_another_order_are_pairs(tmp_path):
+    turn = np.roll(np.arange(NUM_TEST), 10)  # by 10, so that the classes stay where they are
+    names = [f"s{n}" for n in range(NUM_TEST)]
+    first = make_run(tmp_path / "a", wrong=range(17))
+    second = make_run(tmp_path / "b", wrong=range(10, 27), ids=[names[n] for n in turn])
+
+    row = row_of(compare_runs(first, second), "accuracy")
+
+    assert (row.change, row.p_value) == (0.0, 1.0)  # each sample is right in both or wrong in both
+    assert row.low == row.high == 0.0
 
 
 def test_other_test_samples_are_no_pair(tmp_path):

@@ -24,7 +24,7 @@ from mmbench.evaluate import losses, metrics, primary_value
 from mmbench.model import MultimodalModel
 from mmbench.plan import local_runtime, make_plan
 from mmbench.registry import load_registry
-from mmbench.report.evidence import sample_scores
+from mmbench.report.predictions import sample_scores
 from mmbench.retrieval import ranks, recall
 from mmbench.tasks import majority_predictions, predictions, task_loss
 

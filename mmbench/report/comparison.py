@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mmbench.errors import UsageError
 from mmbench.profile_plan import setup_of
 from mmbench.record import Metric, Record
-from mmbench.report.evidence import load_predictions, sample_scores
+from mmbench.report.predictions import checked_scores, load_predictions, order_of
 from mmbench.report.statistics import Interval, holm, mcnemar, mean_interval
 from mmbench.report.timings import SOURCES, Ratio, compare_times, load_timings, samples_of
 
@@ -131,12 +131,13 @@ def compare_runs(first: RunStore, second: RunStore, *, force: bool = False) -> C
             "side by side; --force compares them all the same"
         )
     rows: list[Difference] = []
+    datasets = {**first.datasets(), **second.datasets()}
     for setup in shared:
         seeds = sorted(one[setup].keys() & other[setup].keys())
         pairs = [(one[setup][seed], other[setup][seed]) for seed in seeds]
-        tasks = {**first.datasets(), **second.datasets()}.get(setup[0], {}).get("tasks", [])
-        rows += _scores(setup, seeds, pairs, first, second, {task["name"]: task for task in tasks})
-        rows += _costs(setup, seeds, pairs, first, second)
+        tasks = {task["name"]: task for task in datasets.get(setup[0], {}).get("tasks", [])}
+        rows += _scores(setup, seeds, pairs, (first, second), tasks)
+        rows += _costs(setup, seeds, pairs, (first, second))
     return Comparison(
         first=first.folder.resolve().name,
         second=second.folder.resolve().name,
@@ -234,10 +235,10 @@ def _scores(
     setup: tuple[str, ...],
     seeds: Sequence[int],
     pairs: Sequence[tuple[_Cell, _Cell]],
-    first: RunStore,
-    second: RunStore,
+    stores: tuple[RunStore, RunStore],
     tasks: Mapping[str, Mapping[str, Any]],
 ) -> Iterator[Difference]:
+    wanted: dict[str, list[tuple[Metric, Difference]]] = {}
     for item in pairs[0][0].record.metrics:
         if item.phase != "evaluate" or item.split != "test" or item.condition != "clean":
             continue
@@ -246,12 +247,12 @@ def _scores(
         if len(known) < len(pairs):
             continue
         before, after = (sum(column) / len(known) for column in zip(*known))
-        row = _difference(setup, seeds, item, before, after)
-        scores = _sample_scores(pairs, first, second, tasks.get(item.task, {}), item)
-        if isinstance(scores, str):
-            yield replace(row, test=scores)
-        else:
-            yield _tested(row, *scores)
+        wanted.setdefault(item.task, []).append((item, _difference(setup, seeds, item, before, after)))
+    for name, rows in wanted.items():
+        found = _sample_scores(pairs, stores, tasks.get(name, {}), name, [item.name for item, _ in rows])
+        for item, row in rows:
+            scores = found[item.name]
+            yield replace(row, test=scores) if isinstance(scores, str) else _tested(row, *scores)
 
 
 def _tested(row: Difference, one: NDArray[np.float64], other: NDArray[np.float64]) -> Difference:
@@ -266,43 +267,42 @@ def _tested(row: Difference, one: NDArray[np.float64], other: NDArray[np.float64
 
 
 def _sample_scores(
-    pairs: Sequence[tuple[_Cell, _Cell]], first: RunStore, second: RunStore, task: Mapping[str, Any], item: Metric
-) -> tuple[NDArray[np.float64], NDArray[np.float64]] | str:
-    """Scores of the same test samples under each seed, (S, N) each; or why there are none."""
-    kept: tuple[list[Any], list[Any]] = ([], [])
+    pairs: Sequence[tuple[_Cell, _Cell]],
+    stores: tuple[RunStore, RunStore],
+    task: Mapping[str, Any],
+    name: str,
+    metrics: Sequence[str],
+) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]] | str]:
+    """By metric: scores of the same test samples under each seed, (S, N) in each run; or why there are none."""
+    kept: dict[str, tuple[list[Any], list[Any]]] = {metric: ([], []) for metric in metrics}
     samples: tuple[str, ...] | None = None
     for pair in pairs:
-        for store, cell, scores in zip((first, second), pair, kept):
-            path = store.cell_folder(cell.row["cell_id"]) / "predictions.safetensors"
-            loaded = load_predictions(path, item.task)
-            if loaded is None:
-                return "predictions were not kept"
-            prediction, target, ids = loaded
-            if samples is None:
-                samples = ids
-            if ids != samples:
-                return "the runs were tested on different samples"
-            try:
-                wide = prediction.astype(np.float64), target.astype(np.float64)
-                found = sample_scores(*wide, task.get("kind", ""), item.name)
-            except (IndexError, ValueError, TypeError):
-                found = None
-            if found is None or found.ndim != 1 or not np.isfinite(found).all():
-                return "it is no mean over samples"
-            scores.append(found)
-    return np.stack(kept[0]), np.stack(kept[1])
+        for at, (store, cell) in enumerate(zip(stores, pair)):
+            given = load_predictions(store.cell_folder(cell.row["cell_id"]), name)
+            if given is None:
+                return dict.fromkeys(metrics, "predictions were not kept")
+            samples = given.ids if samples is None else samples
+            order = order_of(given.ids, samples)
+            if order is None:
+                return dict.fromkeys(metrics, "the runs were tested on different samples")
+            for metric in list(kept):
+                scores = checked_scores(given, task.get("kind", ""), metric, int(task.get("num_outputs", 0)))
+                if scores is None:
+                    del kept[metric]
+                else:
+                    kept[metric][at].append(scores[order])
+    no_mean = dict.fromkeys(metrics, "it is no mean over samples")
+    return {**no_mean, **{metric: (np.stack(one), np.stack(other)) for metric, (one, other) in kept.items()}}
 
 
 def _costs(
     setup: tuple[str, ...],
     seeds: Sequence[int],
     pairs: Sequence[tuple[_Cell, _Cell]],
-    first: RunStore,
-    second: RunStore,
+    stores: tuple[RunStore, RunStore],
 ) -> Iterator[Difference]:
     timings = [
-        [load_timings(store.cell_folder(cell.row["cell_id"])) for store, cell in zip((first, second), pair)]
-        for pair in pairs
+        [load_timings(store.cell_folder(cell.row["cell_id"])) for store, cell in zip(stores, pair)] for pair in pairs
     ]
     for item in pairs[0][0].record.metrics:
         if item.phase != "profile" or item.condition.partition("batch:")[1]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from mmbench.report.evidence import sample_scores
+from mmbench.report.predictions import Predictions, load_predictions, order_of, sample_scores
 from mmbench.report.statistics import Interval, holm, mcnemar, mean_interval
 from mmbench.report.tables import Board, Row, build_report
 
@@ -131,14 +130,6 @@ class _Cell:
     test: Floats
 
 
-@dataclass(frozen=True)
-class _Split:
-    """Targets and sample ids of one split."""
-
-    target: Floats
-    ids: tuple[str, ...]
-
-
 def ensembles_of(folder: Path) -> tuple[Ensembles, ...]:
     """Return what ensembles of a run's cells reach, by board.
 
@@ -232,10 +223,12 @@ def _of_board(board: Board, folder: Path) -> Ensembles:
     )
 
 
-def _cells(board: Board, rows: Sequence[Row], folder: Path) -> tuple[list[_Cell], dict[str, _Split], tuple[str, ...]]:
+def _cells(
+    board: Board, rows: Sequence[Row], folder: Path
+) -> tuple[list[_Cell], dict[str, Predictions], tuple[str, ...]]:
     """Predictions of every cell that can be joined with the first one, and why others cannot."""
     cells: list[_Cell] = []
-    splits: dict[str, _Split] = {}
+    splits: dict[str, Predictions] = {}
     reasons: dict[str, None] = {}
     room = MAX_NUMBERS
     for row in rows:
@@ -248,55 +241,39 @@ def _cells(board: Board, rows: Sequence[Row], folder: Path) -> tuple[list[_Cell]
                 break
             found: dict[str, Floats] = {}
             for split in ("val", "test"):
-                given = _load(folder / "cells" / cell_id / "predictions.safetensors", split, board)
+                given = _load(folder / "cells" / cell_id, split, board)
                 if isinstance(given, str):
                     reasons[given.format(cell=cell_id)] = None
                     break
-                prediction, own = given
-                same = splits.get(split, own)
-                order = _order(own.ids, same.ids)
-                if order is None or not np.array_equal(own.target[order], same.target):
+                same = splits.get(split, given)
+                order = order_of(given.ids, same.ids)
+                if order is None or not np.array_equal(given.target[order], same.target):
                     reasons[f"cell {cell_id} was evaluated on other samples or targets"] = None
                     break
-                found[split] = prediction[order]
-                splits.setdefault(split, own)
+                found[split] = given.prediction[order]
+                splits.setdefault(split, given)
             if len(found) == 2:
                 cells.append(_Cell(row, seed, found["val"], found["test"]))
                 room -= found["val"].size + found["test"].size
     return cells, splits, tuple(reasons)
 
 
-def _load(path: Path, split: str, board: Board) -> tuple[Floats, _Split] | str:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="numpy") as file:
-            prediction = np.asarray(file.get_tensor(f"{split}.{board.task}.prediction"), dtype=np.float64)
-            target = np.asarray(file.get_tensor(f"{split}.{board.task}.target"), dtype=np.float64)
-            ids = tuple(map(str, json.loads(file.get_tensor(f"{split}.sample_ids").tobytes())))
-    except (OSError, SafetensorError, ValueError, TypeError, KeyError):
+def _load(cell_folder: Path, split: str, board: Board) -> Predictions | str:
+    kept = load_predictions(cell_folder, board.task, split)
+    if kept is None:
         return "the predictions of cell {cell} are not there or cannot be read"
-    if prediction.ndim != 2 or not len(prediction) == len(target) == len(ids) or not len(ids):
-        return "the predictions of cell {cell} have an impossible shape"
+    impossible = "the predictions of cell {cell} have an impossible shape"
+    if not kept.is_whole:
+        return impossible
     try:
-        scores = sample_scores(prediction, target, board.kind, board.metric, board.num_outputs)
+        scores = sample_scores(kept.prediction, kept.target, board.kind, board.metric, board.num_outputs)
     except (IndexError, ValueError, TypeError):
-        return "the predictions of cell {cell} have an impossible shape"
+        return impossible
     if scores is None:
         return f"{board.metric} is no mean over samples, so ensembles are not scored by it"
-    if not np.isfinite(prediction).all():
+    if not np.isfinite(kept.prediction).all():
         return "the predictions of cell {cell} are not finite"
-    return prediction, _Split(target, ids)
-
-
-def _order(ids: tuple[str, ...], wanted: tuple[str, ...]) -> NDArray[np.int64] | None:
-    """Where the wanted samples stand among `ids`; None where these are not the same samples."""
-    if ids == wanted:
-        return np.arange(len(ids))
-    position = {name: place for place, name in enumerate(ids)}
-    if len(position) != len(ids) or len(ids) != len(wanted) or set(position) != set(wanted):
-        return None
-    return np.array([position[name] for name in wanted])
+    return kept
 
 
 def _scores(prediction: Floats, target: Floats, board: Board) -> Floats:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +11,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from mmbench import retrieval
+from mmbench.report.predictions import checked_scores, load_predictions, order_of
 from mmbench.report.statistics import (
     Interval,
     draws,
@@ -35,9 +34,7 @@ RESAMPLES = 2000
 #: Holm's method over 150 tests needs p-values that go well below 0.05 / 150.
 TEST_RESAMPLES = 10_000
 ALPHA = 0.05
-#: Probabilities are kept this far from 0 and 1 in a log loss, as `mmbench.evaluate` does.
 _Z95 = 1.959963984540054
-_EPSILON = float(np.finfo(np.float32).eps)
 
 
 @dataclass(frozen=True)
@@ -61,26 +58,6 @@ def with_evidence(report: Report, folder: Path) -> Report:
     return replace(report, boards=tuple(_weigh(board, folder) for board in report.boards))
 
 
-def sample_scores(prediction: Floats, target: Floats, kind: str, metric: str, num_outputs: int = 0) -> Floats | None:
-    """Return what each sample adds to the mean that the metric is, or None for a metric that is no such mean.
-
-    Shapes: prediction (N, K), or (N, M * num_outputs) for retrieval, target (N,) or (N, K) -> (N,).
-    """
-    if kind == "multiclass":
-        if metric in ("accuracy", "f1_micro"):
-            return np.asarray(prediction.argmax(axis=1) == target, dtype=np.float64)
-        if metric == "log_loss":
-            of_target = prediction[np.arange(len(target)), target.astype(np.int64)]
-            return np.asarray(-np.log(np.clip(of_target, _EPSILON, 1 - _EPSILON)))
-    if kind == "multilabel" and metric == "exact_match":
-        return np.asarray(((prediction > 0.5) == (target > 0.5)).all(axis=1), dtype=np.float64)
-    if kind == "retrieval" and metric.startswith("recall_at_"):
-        return retrieval.recall(prediction, target.astype(np.int64), num_outputs, int(metric.rpartition("_")[2]))
-    if kind == "regression" and metric == "mae":
-        return np.asarray(np.abs(prediction - target).mean(axis=1))
-    return None
-
-
 def _weigh(board: Board, folder: Path) -> Board:
     ranked = [place for place, row in enumerate(board.rows) if row.rank is not None]
     if not ranked:
@@ -95,7 +72,8 @@ def _weigh(board: Board, folder: Path) -> Board:
     for at, place in enumerate(scored.places):
         row = rows[place]
         assert row.score is not None
-        found = interval_of_draws(by_seed[at], drawn[:, at], share=is_share(scored.scores[at]))
+        answers = scored.scores.shape[2] if is_share(scored.scores[at]) else 0
+        found = interval_of_draws(by_seed[at], drawn[:, at], num_answers=answers)
         if isinstance(found, Interval):
             found = _opened(found, scored.scores[at])
             rows[place] = replace(
@@ -164,48 +142,20 @@ def _row_scores(
     assert row.score is not None
     by_seed = []
     for seed in board.seeds:
-        path = folder / "cells" / row.cell_ids[seed] / "predictions.safetensors"
-        loaded = load_predictions(path, board.task)
-        if loaded is None:
+        kept = load_predictions(folder / "cells" / row.cell_ids[seed], board.task)
+        if kept is None:
             return None, (), f"the predictions of cell {row.cell_ids[seed]} are not there or cannot be read"
-        prediction, target, ids = loaded
-        scores = _checked_scores(prediction, target, board)
-        if scores is None or len(scores) != len(ids):
+        scores = checked_scores(kept, board.kind, board.metric, board.num_outputs)
+        if scores is None:
             return None, (), f"{board.metric} is no mean over samples, so single samples say nothing about it"
         if abs(float(scores.mean()) - row.score.by_seed[seed]) > 1e-4 * max(1.0, abs(row.score.by_seed[seed])):
             return None, (), f"the predictions of cell {row.cell_ids[seed]} do not give its recorded {board.metric}"
-        reference = reference or ids
-        if ids != reference:
-            position = {name: at for at, name in enumerate(ids)}
-            if len(position) != len(ids) or set(position) != set(reference):
-                return None, (), "cells were tested on different samples"
-            scores = scores[[position[name] for name in reference]]
-        by_seed.append(scores)
+        reference = reference or kept.ids
+        order = order_of(kept.ids, reference)
+        if order is None:
+            return None, (), "cells were tested on different samples"
+        by_seed.append(scores[order])
     return np.stack(by_seed), reference or (), ""
-
-
-def _checked_scores(prediction: NDArray[np.generic], target: NDArray[np.generic], board: Board) -> Floats | None:
-    if prediction.ndim != 2 or len(prediction) != len(target) or not len(target):
-        return None
-    try:
-        wide = prediction.astype(np.float64), target.astype(np.float64)
-        scores = sample_scores(*wide, board.kind, board.metric, board.num_outputs)
-    except (IndexError, ValueError, TypeError):
-        return None
-    return scores if scores is not None and scores.ndim == 1 and np.isfinite(scores).all() else None
-
-
-def load_predictions(path: Path, task: str) -> tuple[NDArray[np.generic], NDArray[np.generic], tuple[str, ...]] | None:
-    """Return predictions, targets and ids of the test split, or None where the file does not hold them."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="numpy") as file:
-            prediction, target = file.get_tensor(f"test.{task}.prediction"), file.get_tensor(f"test.{task}.target")
-            ids = json.loads(file.get_tensor("test.sample_ids").tobytes())
-    except (OSError, SafetensorError, ValueError, TypeError, KeyError):
-        return None
-    return (prediction, target, tuple(map(str, ids))) if isinstance(ids, list) else None
 
 
 # Statistics on one set of draws

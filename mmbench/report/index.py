@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import quote
 
 from mmbench.errors import UsageError
+from mmbench.record import PREDICTIONS_FILE
 from mmbench.report.export import spreadsheet_text
 from mmbench.report.markdown import hardware_words, overview_lines, reproduce
 from mmbench.report.tables import Board, Gain, Report, Row, Score, build_report
@@ -99,7 +100,7 @@ def _lines(results: Path, names: Sequence[str], notes: Mapping[str, str]) -> Ite
         "Each folder is a run as `mmbench run` leaves it: `run.json` (command, versions, hardware), `plan.json`, "
         "`journal.jsonl` and `report/` (open `report.html` in a browser)."
     )
-    bare = [name for name in names if not any((results / name).glob("cells/*/predictions.safetensors"))]
+    bare = [name for name in names if not any((results / name).glob(f"cells/*/{PREDICTIONS_FILE}"))]
     if bare:
         which = "" if len(bare) == len(names) else f" of {', '.join(bare)}"
         intro += (
@@ -258,7 +259,7 @@ def _report(folder: Path) -> tuple[Report, str]:
             f"the written report does not hold the results of the journal; `mmbench report {folder.name}` writes it "
             "again. This table has what the journal says."
         )
-    if any(folder.glob("cells/*/predictions.safetensors")):
+    if any(folder.glob(f"cells/*/{PREDICTIONS_FILE}")):
         from mmbench.report.evidence import with_evidence
 
         return with_evidence(found, folder), caution

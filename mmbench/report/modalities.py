@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from mmbench.report.evidence import load_predictions, sample_scores
 from mmbench.report.portrait import Curve, Errors, Modalities, Portrait, Solved
+from mmbench.report.predictions import checked_scores, load_predictions
 from mmbench.report.tables import Board, Report, Row
 
 NUM_PORTRAITS = 8
@@ -123,15 +123,9 @@ def _solved(board: Board, row: Row, folder: Path) -> Solved | None:
 
 def _right(folder: Path, cell_id: str, board: Board, metric: str) -> dict[str, bool] | None:
     """Whether each test sample is right, by its id."""
-    loaded = load_predictions(folder / "cells" / cell_id / "predictions.safetensors", board.task) if cell_id else None
-    if loaded is None:
-        return None
-    prediction, target, ids = loaded
-    if prediction.ndim != 2 or not len(prediction) == len(target) == len(ids):
-        return None
-    wide = prediction.astype(np.float64), target.astype(np.float64)
-    scores = sample_scores(*wide, board.kind, metric, board.num_outputs)
-    return None if scores is None else dict(zip(ids, (scores > 0.5).tolist()))
+    kept = load_predictions(folder / "cells" / cell_id, board.task) if cell_id else None
+    scores = checked_scores(kept, board.kind, metric, board.num_outputs) if kept is not None else None
+    return None if kept is None or scores is None else dict(zip(kept.ids, (scores > 0.5).tolist()))
 
 
 # Curves under noise

@@ -12,6 +12,7 @@ import numpy as np
 import scipy.stats
 from numpy.typing import ArrayLike, NDArray
 
+from mmbench.record import TIMINGS_FILE
 from mmbench.samples import block_statistics
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -23,7 +24,6 @@ SOURCES: Mapping[str, str] = {
     "latency_p50_s": "latency",
     "step_time_s": "step",
 }
-TIMINGS_FILE = "timings.json"
 
 
 @dataclass(frozen=True)

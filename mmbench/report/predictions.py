@@ -1,0 +1,103 @@
+"""The predictions that cells keep: read from their files, brought into one order of samples, scored one by one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmbench import retrieval
+from mmbench.record import PREDICTIONS_FILE
+
+Floats: TypeAlias = NDArray[np.float64]
+
+#: Probabilities are kept this far from 0 and 1 in a log loss, as `mmbench.evaluate` does.
+_EPSILON = float(np.finfo(np.float32).eps)
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What one cell kept of one task on one split, as its file has it.
+
+    Attributes:
+        prediction: (N, K), or (N, M * num_outputs) for retrieval.
+        target: (N,) or (N, K).
+        ids: Of the samples, N.
+    """
+
+    prediction: Floats
+    target: Floats
+    ids: tuple[str, ...]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the shapes are as said, and there are samples."""
+        same = len(self.prediction) == len(self.target) == len(self.ids)
+        return self.prediction.ndim == 2 and same and len(self.ids) > 0
+
+
+def load_predictions(cell_folder: Path, task: str, split: str = "test") -> Predictions | None:
+    """Return what a cell kept of a task on a split, or None where its folder does not hold it."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(cell_folder / PREDICTIONS_FILE, framework="numpy") as file:
+            prediction = np.asarray(file.get_tensor(f"{split}.{task}.prediction"), dtype=np.float64)
+            target = np.asarray(file.get_tensor(f"{split}.{task}.target"), dtype=np.float64)
+            ids = json.loads(file.get_tensor(f"{split}.sample_ids").tobytes())
+    except (OSError, SafetensorError, ValueError, TypeError, KeyError):
+        return None
+    return Predictions(prediction, target, tuple(map(str, ids))) if isinstance(ids, list) else None
+
+
+def order_of(ids: Sequence[str], wanted: Sequence[str]) -> NDArray[np.int64] | None:
+    """Return where the wanted samples stand among `ids`; None where these are not the same samples.
+
+    >>> order_of(("a", "b", "c"), ("c", "a", "b")).tolist(), order_of(("a", "b"), ("a", "c"))
+    ([2, 0, 1], None)
+    """
+    if ids == wanted:
+        return np.arange(len(ids))
+    position = {name: place for place, name in enumerate(ids)}
+    if len(position) != len(ids) or len(ids) != len(wanted) or set(position) != set(wanted):
+        return None
+    return np.array([position[name] for name in wanted])
+
+
+def sample_scores(prediction: Floats, target: Floats, kind: str, metric: str, num_outputs: int = 0) -> Floats | None:
+    """Return what each sample adds to the mean that the metric is, or None for a metric that is no such mean.
+
+    Shapes: prediction (N, K), or (N, M * num_outputs) for retrieval, target (N,) or (N, K) -> (N,).
+    """
+    if kind == "multiclass":
+        if metric in ("accuracy", "f1_micro"):
+            return np.asarray(prediction.argmax(axis=1) == target, dtype=np.float64)
+        if metric == "log_loss":
+            of_target = prediction[np.arange(len(target)), target.astype(np.int64)]
+            return np.asarray(-np.log(np.clip(of_target, _EPSILON, 1 - _EPSILON)))
+    if kind == "multilabel" and metric == "exact_match":
+        return np.asarray(((prediction > 0.5) == (target > 0.5)).all(axis=1), dtype=np.float64)
+    if kind == "retrieval" and metric.startswith("recall_at_"):
+        return retrieval.recall(prediction, target.astype(np.int64), num_outputs, int(metric.rpartition("_")[2]))
+    if kind == "regression" and metric == "mae":
+        return np.asarray(np.abs(prediction - target).mean(axis=1))
+    return None
+
+
+def checked_scores(kept: Predictions, kind: str, metric: str, num_outputs: int) -> Floats | None:
+    """Return `sample_scores` of what a file held; None, too, where it does not fit the task or gives no finite numbers.
+
+    Shapes: -> (N,).
+    """
+    if not kept.is_whole:
+        return None
+    try:
+        scores = sample_scores(kept.prediction, kept.target, kind, metric, num_outputs)
+    except (IndexError, ValueError, TypeError, ZeroDivisionError):  # another number of classes or dimensions
+        return None
+    return scores if scores is not None and scores.ndim == 1 and np.isfinite(scores).all() else None
