@@ -10,7 +10,7 @@ from rich.text import Text
 
 from mmbench.report.comparison import Comparison, Difference, compare_runs
 from mmbench.report.gate import change_of, crossed, parse_condition
-from mmbench.report.text import amount, clean, number, seconds
+from mmbench.report.text import amount, clean, number, p_value, seconds
 from mmbench.store import RunStore
 from mmbench.views import console, counted, table
 
@@ -70,7 +70,7 @@ def _print(made: Comparison, named: set[str], lines: Sequence[str]) -> None:
     for row in shown:
         names = [*([row.dataset] if many else []), row.encoders.replace("+", " + "), row.fusion]
         names += [*([row.variant] if varied else []), row.metric]
-        cells = [_read(row, row.first), _read(row, row.second), change_of(row), _interval(row), _p_value(row)]
+        cells = [_read(row, row.first), _read(row, row.second), change_of(row), _interval(row), p_value(row.p_value)]
         view.add_row(*(Text(clean(name, 160)) for name in names), *cells, style=_style(row))
     out.print(view)
     if len(made.rows) > len(shown):
@@ -106,9 +106,3 @@ def _interval(row: Difference) -> str:
     if row.phase == "profile":
         return f"{row.low:+.1%} … {row.high:+.1%}"
     return f"{row.low:+.4f} … {row.high:+.4f}"
-
-
-def _p_value(row: Difference) -> str:
-    if row.p_value is None:
-        return "–"
-    return "< 0.0001" if row.p_value < 1e-4 else f"{row.p_value:.4f}"

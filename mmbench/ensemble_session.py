@@ -9,8 +9,8 @@ from pathlib import Path
 
 from rich.text import Text
 
-from mmbench.report.ensemble import Ensembles, Tested, ensembles_of
-from mmbench.report.text import clean, number
+from mmbench.report.ensemble import Ensembles, Member, SeedEnsemble, Tested, ensembles_of
+from mmbench.report.text import clean, number, p_value
 from mmbench.views import console, counted, table
 
 MAX_LISTED = 10
@@ -46,8 +46,9 @@ def _print(item: Ensembles) -> None:
     for head in ("seeds alone", item.metric, "change", "95 % interval", "p (Holm)"):
         view.add_column(head, justify="right", no_wrap=True)
     for row in item.seeds:
-        name = " ".join(part for part in (row.encoders, row.fusion, row.objective) if part)
-        view.add_row(Text(clean(name, 200)), counted(len(row.seeds), "seed"), number(row.single), *_figures(row.tested))
+        view.add_row(
+            Text(clean(_name(row), 200)), counted(len(row.seeds), "seed"), number(row.single), *_figures(row.tested)
+        )
     if item.greedy is not None:
         greedy = item.greedy
         of = f"{len(greedy.members)} of {counted(greedy.num_candidates, 'cell')}"
@@ -56,8 +57,7 @@ def _print(item: Ensembles) -> None:
         out.print(view)
     if item.greedy is not None:
         for member in item.greedy.members[:MAX_LISTED]:
-            name = " ".join(part for part in (member.encoders, member.fusion, member.objective) if part)
-            out.print(Text(clean(f"{member.weight:>4.0%} {name} seed {member.seed}", 300), style="dim"))
+            out.print(Text(clean(f"{member.weight:>4.0%} {_name(member)} seed {member.seed}", 300), style="dim"))
         if len(item.greedy.members) > MAX_LISTED:
             out.print(Text(f"… {len(item.greedy.members) - MAX_LISTED} more; --json has all", style="dim"))
         out.print(
@@ -73,7 +73,10 @@ def _print(item: Ensembles) -> None:
         out.print(Text(f"left out: {len(item.left_out) - MAX_LISTED} more reasons; --json has all", style="yellow"))
 
 
+def _name(combo: SeedEnsemble | Member) -> str:
+    return " ".join(part for part in (combo.encoders, combo.fusion, combo.objective) if part)
+
+
 def _figures(tested: Tested) -> tuple[str, str, str, str]:
     interval = "–" if tested.low is None or tested.high is None else f"{tested.low:+.4f} … {tested.high:+.4f}"
-    p_value = "–" if tested.p_value is None else "< 0.0001" if tested.p_value < 1e-4 else f"{tested.p_value:.4f}"
-    return number(tested.score), f"{tested.change:+.4f}", interval, p_value
+    return number(tested.score), f"{tested.change:+.4f}", interval, p_value(tested.p_value)

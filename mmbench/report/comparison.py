@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from mmbench.errors import UsageError
 from mmbench.profile_plan import setup_of
 from mmbench.record import Metric, Record
+from mmbench.report.evidence import paired
 from mmbench.report.predictions import checked_scores, load_predictions, order_of
-from mmbench.report.statistics import Interval, holm, mcnemar, mean_interval
+from mmbench.report.statistics import holm
 from mmbench.report.timings import SOURCES, Ratio, compare_times, load_timings, samples_of
 
 if TYPE_CHECKING:
@@ -252,18 +253,7 @@ def _scores(
         found = _sample_scores(pairs, stores, tasks.get(name, {}), name, [item.name for item, _ in rows])
         for item, row in rows:
             scores = found[item.name]
-            yield replace(row, test=scores) if isinstance(scores, str) else _tested(row, *scores)
-
-
-def _tested(row: Difference, one: NDArray[np.float64], other: NDArray[np.float64]) -> Difference:
-    """With the interval of the paired difference, and the exact test where there is one seed of right and wrong."""
-    found = mean_interval(other - one)
-    if not isinstance(found, Interval):
-        return replace(row, test=found.reason)
-    p_value, test = found.p_value, f"paired bootstrap over {found.over}"
-    if len(one) == 1 and set(np.unique(one)) | set(np.unique(other)) <= {0.0, 1.0}:
-        p_value, test = mcnemar(one[0] > 0, other[0] > 0).p_value, "exact McNemar"
-    return replace(row, low=found.low, high=found.high, p_value=p_value, test=test)
+            yield replace(row, **({"test": scores} if isinstance(scores, str) else asdict(paired(*scores))))
 
 
 def _sample_scores(

@@ -10,8 +10,9 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from mmbench.report.evidence import paired
 from mmbench.report.predictions import Predictions, load_predictions, order_of, sample_scores
-from mmbench.report.statistics import Interval, holm, mcnemar, mean_interval
+from mmbench.report.statistics import holm
 from mmbench.report.tables import Board, Row, build_report
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -289,13 +290,8 @@ def _mean_score(prediction: Floats, target: Floats, board: Board) -> float:
 def _tested(scores: Floats, opponent: Floats) -> Tested:
     """One ensemble's scores (N,) against those of the best row under each of its seeds (S, N)."""
     score, change = float(scores.mean()), float(scores.mean() - opponent.mean())
-    found = mean_interval(scores - opponent)
-    if not isinstance(found, Interval):
-        return Tested(score=score, change=change, low=None, high=None, p_value=None, test=found.reason)
-    p_value, test = found.p_value, f"paired bootstrap over {found.over}"
-    if len(opponent) == 1 and set(np.unique(scores)) | set(np.unique(opponent)) <= {0.0, 1.0}:
-        p_value, test = mcnemar(scores > 0, opponent[0] > 0).p_value, "exact McNemar"
-    return Tested(score=score, change=change, low=found.low, high=found.high, p_value=p_value, test=test)
+    found = paired(opponent, scores[None])
+    return Tested(score=score, change=change, low=found.low, high=found.high, p_value=found.p_value, test=found.test)
 
 
 def _members(cells: Sequence[_Cell], chosen: Sequence[int]) -> tuple[Member, ...]:

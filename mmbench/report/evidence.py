@@ -19,6 +19,7 @@ from mmbench.report.statistics import (
     interval_of_draws,
     is_share,
     mcnemar,
+    mean_interval,
     minimum_detectable_difference,
 )
 from mmbench.report.tables import Board, Gain, Report, Row
@@ -50,12 +51,44 @@ class _Scored:
     scores: Floats
 
 
+@dataclass(frozen=True)
+class Paired:
+    """What a paired test says of the difference of two scores.
+
+    Attributes:
+        low, high: 95 % interval of the difference; None where there is none.
+        p_value: Two-sided, of no difference; None where nothing tests it.
+        test: What tests it, or why nothing does.
+    """
+
+    low: float | None
+    high: float | None
+    p_value: float | None
+    test: str
+
+
 def with_evidence(report: Report, folder: Path) -> Report:
     """Return the report with intervals, gains and groups that rest on the predictions of each test sample.
 
     A board keeps what it has, and says why, where its metric is no mean over samples or predictions are not there.
     """
     return replace(report, boards=tuple(_weigh(board, folder) for board in report.boards))
+
+
+def paired(one: Floats, other: Floats) -> Paired:
+    """Test the difference "other minus one" on the same samples: over seeds too, where there are several.
+
+    The interval is `mean_interval`'s; with one seed of right and wrong answers the p-value is McNemar's, exact.
+
+    Shapes: (S, N) each, or (1, N) for what has no seeds.
+    """
+    found = mean_interval(other - one)
+    if not isinstance(found, Interval):
+        return Paired(None, None, None, found.reason)
+    p_value, test = found.p_value, f"paired bootstrap over {found.over}"
+    if len(one) == len(other) == 1 and is_share(one) and is_share(other):
+        p_value, test = mcnemar(one[0] > 0, other[0] > 0).p_value, "exact McNemar"
+    return Paired(found.low, found.high, p_value, test)
 
 
 def _weigh(board: Board, folder: Path) -> Board:

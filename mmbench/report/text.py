@@ -90,6 +90,15 @@ def signed(value: float | None, digits: int = 3) -> str:
     return number(value, digits) if value < 0 else f"+{number(value, digits)}"
 
 
+def p_value(value: float | None) -> str:
+    """Return a p-value with four decimals.
+
+    >>> p_value(0.0312), p_value(2e-7), p_value(None)
+    ('0.0312', '< 0.0001', '–')
+    """
+    return "–" if value is None else "< 0.0001" if value < 1e-4 else f"{value:.4f}"
+
+
 def seconds(value: float | None) -> str:
     """Return a time in the unit that suits it.
 
