@@ -1,4 +1,4 @@
-"""Calls plugins' factories for one cell: seeds that depend on the cell alone, promises checked, globals put back."""
+"""Calls plugins' code for one cell: seeds that depend on the cell alone, promises checked, globals put back."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from mmbench.data import Column, DatasetSource, Split, transform_key
 from mmbench.errors import ContractError
 from mmbench.missing import make_filler
 from mmbench.model import MultimodalModel, encoder_dim
 from mmbench.registry import load_attribute
 from mmbench.spec import Layout, Modality, TaskSpec
+from mmbench.tuning import apply_tuning
 
 
 def derive_seed(*parts: Any) -> int:
@@ -31,7 +33,12 @@ def derive_seed(*parts: Any) -> int:
 
 
 def build_encoder(modality: Modality, part: Mapping[str, Any], seed: int, warnings: list[str]) -> nn.Module:
-    """Build one encoder; what it draws at random depends on the seed alone."""
+    """Build one encoder, tuned as its part asks; what it draws at random depends on the seed alone.
+
+    Raises:
+        Unavailable: its weights, or what its tuning needs, are not at hand.
+        ContractError: what the factory gives is no encoder, or has no layer that an adapter could go to.
+    """
     torch.manual_seed(seed)
     layout: Layout = part["layout"]
     encoder = call_factory(part, warnings, modality, layout)
@@ -39,7 +46,17 @@ def build_encoder(modality: Modality, part: Mapping[str, Any], seed: int, warnin
         raise ContractError(f"encoder {part['ref']} must return an nn.Module, got {type(encoder).__name__}")
     if not callable(getattr(encoder, "transform", None)):
         raise ContractError(f"encoder {part['ref']} has no transform(sample) -> array")
+    apply_tuning(encoder, part)
     return encoder
+
+
+def read_inputs(
+    source: DatasetSource, modality: str, encoder: nn.Module, part: Mapping[str, Any], warnings: list[str]
+) -> dict[Split, Column]:
+    """Return one modality of every split as an encoder takes it."""
+    key = transform_key(encoder, fallback=part["digest"])
+    with guarded_globals(warnings):
+        return source.columns(modality, encoder.transform, key)  # type: ignore[arg-type]
 
 
 def build_objective(

@@ -18,7 +18,15 @@ from torch import nn
 
 from mmbench.augment import make_augments
 from mmbench.batches import SplitData, complete, limited
-from mmbench.build import build_encoder, build_model, build_objective, call_factory, derive_seed, guarded_globals
+from mmbench.build import (
+    build_encoder,
+    build_model,
+    build_objective,
+    call_factory,
+    derive_seed,
+    guarded_globals,
+    read_inputs,
+)
 from mmbench.cache import ArrayCache
 from mmbench.config import TrainConfig, part_root
 from mmbench.data import SPLITS, Column, DatasetSource, Split, Transform, repeated_inputs, transform_key
@@ -39,7 +47,7 @@ from mmbench.registry import load_plugin_file
 from mmbench.spec import DatasetInfo, Modality, TaskSpec
 from mmbench.tasks import TargetScaler, majority_predictions, predictions
 from mmbench.train import Epoch, Trained, Trainer, predict
-from mmbench.tuning import apply_tuning, read_tuning
+from mmbench.tuning import read_tuning
 from mmbench.variant import Variant
 
 
@@ -207,9 +215,7 @@ def _encoders(
             continue
         seed = derive_seed("encoder", payload["cell_id"], name)
         encoder = encoders[name] = build_encoder(source.modality(name), part, seed, warnings)
-        apply_tuning(encoder, part)
-        key = transform_key(encoder, fallback=part["digest"])
-        columns[name] = source.columns(name, encoder.transform, key)  # type: ignore[arg-type]
+        columns[name] = read_inputs(source, name, encoder, part, warnings)
     return encoders, columns
 
 

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mmbench.batches import SplitData
-from mmbench.build import build_encoder, derive_seed, guarded_globals
+from mmbench.build import build_encoder, derive_seed, guarded_globals, read_inputs
 from mmbench.cache import ArrayCache
-from mmbench.data import SPLITS, Column, DatasetSource, Split, transform_key
+from mmbench.data import SPLITS, Column, DatasetSource, Split
 from mmbench.errors import DataError
 from mmbench.features import Features
 from mmbench.model import MultimodalModel
@@ -27,7 +27,6 @@ from mmbench.parts import digest
 from mmbench.profiling import Meter, Protocol
 from mmbench.profiling.apart import EncoderCost, measure_encoder
 from mmbench.spec import Layout
-from mmbench.tuning import apply_tuning
 
 #: Bumped when features of an unchanged encoder would be stored otherwise.
 FEATURES_VERSION = 1
@@ -238,10 +237,8 @@ class FrozenEncoder:
             # What it draws at random depends on the encoder alone, whatever cell asks.
             seed = derive_seed("frozen", self.part["digest"], self.modality)
             encoder = build_encoder(self.source.modality(self.modality), self.part, seed, self.warnings)
-            apply_tuning(encoder, self.part)
-            key = transform_key(encoder, fallback=self.part["digest"])
+            columns = read_inputs(self.source, self.modality, encoder, self.part, self.warnings)
             with guarded_globals(self.warnings):
-                columns = self.source.columns(self.modality, encoder.transform, key)  # type: ignore[arg-type]
                 encoder.to(self.device)
                 _fit(encoder, self.modality, columns["train"], self.device)
             self._built = encoder.eval(), columns

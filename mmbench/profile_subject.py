@@ -14,17 +14,17 @@ from torch import Tensor, nn
 
 from mmbench.augment import make_augments
 from mmbench.batches import SplitData, complete, limited
-from mmbench.build import build_encoder, build_model, build_objective, derive_seed, guarded_globals
+from mmbench.build import build_encoder, build_model, build_objective, derive_seed, guarded_globals, read_inputs
 from mmbench.cell import dataset_info, open_dataset, pick_device
 from mmbench.config import TrainConfig
-from mmbench.data import Column, DatasetSource, transform_key
+from mmbench.data import Column, DatasetSource
 from mmbench.model import Batch, MultimodalModel
 from mmbench.profiling.footprint import Build, Runs
 from mmbench.profiling.variants import Prepared, arranged, prepare, settings
 from mmbench.registry import load_plugin_file
 from mmbench.tasks import TargetScaler
 from mmbench.train import Trainer
-from mmbench.tuning import apply_tuning, read_tuning
+from mmbench.tuning import read_tuning
 from mmbench.variant import Variant
 
 
@@ -90,11 +90,8 @@ class SubjectFactory:
             began = perf_counter()
             seed = derive_seed("encoder", payload["cell_id"], name)
             encoder = encoders[name] = build_encoder(self.source.modality(name), part, seed, self.warnings)
-            apply_tuning(encoder, part)
             spent += perf_counter() - began
-            key = transform_key(encoder, fallback=part["digest"])
-            with guarded_globals(self.warnings):
-                columns[name] = self.source.columns(name, encoder.transform, key)["train"]  # type: ignore[arg-type]
+            columns[name] = read_inputs(self.source, name, encoder, part, self.warnings)["train"]
         data = self._split(columns)
         began = perf_counter()
         for encoder in encoders.values():

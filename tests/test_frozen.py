@@ -229,14 +229,12 @@ def test_tuning_options_belong_to_their_tuning(make):
 
 def test_finetuning_moves_all_weights_and_frozen_none(make, tmp_path):
     from mmbench.build import build_encoder
-    from mmbench.tuning import apply_tuning
 
     (cell,) = [cell for cell in make.plan(tuning="frozen").cells() if cell.role == "cell"]
     part = cell.payload()["encoders"]["row"]
     from mmbench import Modality
 
     encoder = build_encoder(Modality(name="row", kind="tabular"), part, 0, [])
-    apply_tuning(encoder, part)
     assert [name for name, item in encoder.named_parameters() if item.requires_grad] == []
 
     (result,) = make.run(tuning="finetune")
