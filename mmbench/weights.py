@@ -21,7 +21,7 @@ from typing import Any
 
 from mmbench.config import cache_dir
 from mmbench.errors import Unavailable
-from mmbench.spec import AssetSpec
+from mmbench.spec import AssetSpec, EncoderInfo, Kind
 
 #: Which files make up a tensor checkpoint, best first: a single file, or the index of several.
 _SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
@@ -120,6 +120,50 @@ class WeightFolder:
         if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
             raise Unavailable(f"{index} does not list the weight files beside it")
         return tuple(self.path / name for name in names)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubWeights:
+    """What an encoder whose target is a folder, or a name on the hub, tells planning and `mmbench prepare`.
+
+    Its methods are what a descriptor names: ``describe="package.module:WEIGHTS.describe"``.
+
+    Attributes:
+        reference: The reference up to the target, for messages.
+        kind: Kind of modality, for messages.
+        files: Glob patterns of what counts beside config and weights: a tokenizer, an image processor.
+    """
+
+    reference: str = "transformers/"
+    kind: Kind
+    files: tuple[str, ...]
+
+    def find(self, target: str) -> WeightFolder:
+        """Return the folder that a target means.
+
+        Raises:
+            Unavailable: nothing is there.
+        """
+        return find_folder(target, reference=self.reference, modality=self.kind)
+
+    def describe(self, target: str, *, tuning: str, **options: Any) -> EncoderInfo:
+        """Say whether config and weights are at hand, and what identifies them and the other files.
+
+        Raises:
+            Unavailable: they are not, or cannot be used.
+        """
+        folder = self.find(target)
+        folder.config()
+        folder.weights()
+        return EncoderInfo(fingerprint=folder.fingerprint(self.files), licence=folder.licence())
+
+    def prepare(self, target: str, *, tuning: str, **options: Any) -> tuple[AssetSpec, ...]:
+        """Return what to fetch for a target: nothing for a folder.
+
+        Raises:
+            Unavailable: the target is a path, and no folder is there.
+        """
+        return hub_assets(target, ("config.json", "README.md", *self.files), tuning=tuning)
 
 
 def find_folder(target: str, *, reference: str, modality: str) -> WeightFolder:

@@ -274,7 +274,7 @@ def test_what_cannot_be_used_says_why(tmp_path):
 
 
 def test_neither_planning_nor_building_asks_the_network(no_network):
-    asked = {"transformers/openai/whisper-tiny": pretrained_files, "torchaudio/WAV2VEC2_BASE": torchaudio_files}
+    asked = {"transformers/openai/whisper-tiny": pretrained_files.WEIGHTS, "torchaudio/WAV2VEC2_BASE": torchaudio_files}
     began = time.perf_counter()
     for reference, files in asked.items():
         name, _, target = reference.partition("/")
@@ -368,7 +368,7 @@ def test_mfcc_is_the_cosine_transform_of_log_mel_bands_and_their_slopes():
 
 
 @pytest.mark.skipif(
-    not (SHARED / "whisper_tiny_en_encoder").is_dir(), reason="shared/weights is not beside the checkout"
+    not (SHARED / "whisper_tiny_en_encoder").is_dir(), reason="whisper_tiny_en_encoder is not in shared/weights"
 )
 @torch.no_grad()
 def test_real_weights_of_whisper_give_their_librarys_hidden_states(no_network):
@@ -387,7 +387,7 @@ def test_real_weights_of_whisper_give_their_librarys_hidden_states(no_network):
 
 @pytest.mark.parametrize("name", ALL)
 def test_an_adapter_changes_what_the_encoder_gives(tmp_path, name):
-    pytest.importorskip("peft", reason="peft is not installed")
+    pytest.importorskip("peft", reason="peft, which adds adapters, is not installed")
     folder, _, _ = save(tmp_path, name)
     encoder = build(folder)
     options = {"lr_factor": 1.0, "lora_rank": 4, "lora_alpha": 16.0}

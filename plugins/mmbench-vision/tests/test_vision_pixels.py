@@ -40,7 +40,9 @@ def test_halving_an_image_weighs_neighbours_by_a_triangle():
 
 
 def test_resizing_agrees_with_pillow():
-    image_module = pytest.importorskip("PIL.Image")
+    image_module = pytest.importorskip(
+        "PIL.Image", reason="Pillow, which the result is compared with, is not installed"
+    )
     image = np.random.default_rng(0).integers(0, 256, size=(1, 50, 70), dtype=np.uint8)
 
     resized = SquarePixels(side=16, channels=1)(image)

@@ -273,7 +273,9 @@ def test_what_to_fetch_is_the_repository_that_timm_names(monkeypatch):
         timm_files.prepare("resnet19", tuning="frozen")
 
 
-@pytest.mark.skipif(not (SHARED / "tf_efficientnet_lite0").is_dir(), reason="shared/weights is not beside the checkout")
+@pytest.mark.skipif(
+    not (SHARED / "tf_efficientnet_lite0").is_dir(), reason="timm's tf_efficientnet_lite0 is not in shared/weights"
+)
 @torch.no_grad()
 def test_real_weights_in_half_precision_are_read_as_timm_reads_them():
     folder = SHARED / "tf_efficientnet_lite0"

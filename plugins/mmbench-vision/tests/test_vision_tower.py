@@ -211,7 +211,7 @@ def test_neither_planning_nor_building_asks_the_network(monkeypatch):
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    for ask in (tower_files.describe, lambda target, **_: build(target)):
+    for ask in (tower_files.WEIGHTS.describe, lambda target, **_: build(target)):
         with pytest.raises(
             Unavailable, match="run `mmbench prepare -e image=transformers/openai/clip-vit-base-patch32`"
         ):

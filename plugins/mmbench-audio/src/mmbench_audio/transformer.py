@@ -11,7 +11,7 @@ from mmbench.spec import Layout
 from mmbench.weights import WeightFolder
 from mmbench_audio.ast_model import AstPatches
 from mmbench_audio.backbone import Backbone, PretrainedAudio
-from mmbench_audio.pretrained_files import find
+from mmbench_audio.pretrained_files import WEIGHTS
 from mmbench_audio.speech import SPEECH_MODELS, SpeechFrames
 from mmbench_audio.whisper import WhisperFrames
 
@@ -33,7 +33,7 @@ class TransformerAudio(PretrainedAudio):
     def __init__(
         self, modality: Modality, layout: Layout, *, target: str, tuning: str, max_seconds: float, stages: int
     ) -> None:
-        folder = find(target)
+        folder = WEIGHTS.find(target)
         backbone = _build(load_config(folder), folder, tuning)
         super().__init__(modality, layout, backbone, max_seconds=max_seconds, stages=stages)
 

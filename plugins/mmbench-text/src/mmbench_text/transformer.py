@@ -14,7 +14,7 @@ from mmbench.features import masked_mean
 from mmbench.pretrained import attention_projections, build, drop_pooler, load_config, plain_linears, spread_layers
 from mmbench.spec import Layout
 from mmbench.weights import WeightFolder
-from mmbench_text.pretrained_files import find
+from mmbench_text.pretrained_files import WEIGHTS
 from mmbench_text.wordpieces import WordPieces, load_tokenizer
 
 POOLINGS = ("mean", "cls", "last", "max")
@@ -80,7 +80,7 @@ class TransformerText(nn.Module):
         check_range("max_length", max_length, 2)
         if pooling not in ("auto", *POOLINGS):
             raise UsageError(f"option 'pooling' must be auto, {', '.join(POOLINGS)}; got {pooling!r}")
-        folder = find(target)
+        folder = WEIGHTS.find(target)
         config = load_config(folder)
         self.layout = layout
         self.model = _build(config, folder, tuning)

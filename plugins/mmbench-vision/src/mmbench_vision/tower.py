@@ -19,7 +19,7 @@ from mmbench.pretrained import attention_projections, build, drop_pooler, load_c
 from mmbench.spec import Layout
 from mmbench.weights import WeightFolder
 from mmbench_vision.pixels import with_channels
-from mmbench_vision.tower_files import PROCESSOR, find
+from mmbench_vision.tower_files import PROCESSOR, WEIGHTS
 
 POOLINGS = ("auto", "cls", "mean")
 #: Models whose config describes two towers, and the class of the one that sees.
@@ -101,7 +101,7 @@ class TransformerImage(nn.Module):
         super().__init__()
         if pooling not in POOLINGS:
             raise UsageError(f"option 'pooling' must be one of {', '.join(POOLINGS)}; got {pooling!r}")
-        folder = find(target)
+        folder = WEIGHTS.find(target)
         config = load_config(folder)
         tower = getattr(config, "vision_config", config)
         self.layout = layout
