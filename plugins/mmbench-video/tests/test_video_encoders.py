@@ -63,6 +63,17 @@ def real(features, row):
     return features.tensor[row] if features.layout == "vector" else features.tensor[row][features.token_mask[row]]
 
 
+@pytest.mark.parametrize("name", ["cnn3d", "convlstm"])
+@pytest.mark.parametrize("width", [1, 2, 16])
+def test_a_single_frame_of_one_pixel_is_encoded_at_any_width(name, width):
+    encoder = build(name, {"width": width}, size=(1, 1))
+
+    alone = encoder(torch.full((1, 1, 1, 1, 1), 200, dtype=torch.uint8), None).tensor
+
+    assert alone.shape == (1, 64)
+    assert alone.isfinite().all()
+
+
 @every_case
 @every_layout
 def test_padding_behind_a_short_video_has_no_influence(name, options, layout):

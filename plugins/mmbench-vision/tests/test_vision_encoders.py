@@ -65,6 +65,16 @@ def test_images_of_any_size_and_channels_are_encoded(name, layout, channels, siz
     assert features.tensor.isfinite().all()
 
 
+@pytest.mark.parametrize("width", [1, 2, 8, 16])
+def test_a_single_image_of_one_pixel_is_encoded_by_a_cnn_of_any_width(width):
+    encoder = build("cnn", size=(1, 1), width=width)
+
+    alone = encoder(torch.full((1, 1, 1, 1), 200, dtype=torch.uint8), None).tensor
+
+    assert alone.shape == (1, 64)
+    assert alone.isfinite().all()
+
+
 @pytest.mark.parametrize(("name", "layout"), PROMISES)
 def test_a_samples_features_do_not_depend_on_its_batch_mates(name, layout):
     encoder = build(name, layout).eval()

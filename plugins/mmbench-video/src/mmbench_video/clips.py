@@ -94,11 +94,14 @@ def without_padding(maps: Tensor, mask: Tensor | None) -> Tensor:
     return maps.masked_fill(~mask.reshape(*mask.shape, *[1] * (maps.dim() - 2)), 0.0)
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
+def group_norm(channels: int, side: int) -> nn.Module:
     """Normalise groups of channels: as many equal groups of two or more as there can be, at most 8.
 
-    A group of one channel would have a single value in a map of one pixel, which has no deviation.
+    A group of one channel would have a single value in a map of one pixel, which has no deviation; so the one channel
+    of such a map (`side` 1) is left as it is.
     """
+    if channels * side == 1:
+        return nn.Identity()
     return nn.GroupNorm(next((groups for groups in (8, 4, 2) if channels % (2 * groups) == 0), 1), channels)
 
 

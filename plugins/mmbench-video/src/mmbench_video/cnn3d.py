@@ -61,8 +61,9 @@ class VideoCNN(nn.Module):
         blocks = []
         for time_stride, growth in zip(_TIME_STRIDES, (1, 2, 4)):
             stride = 2 if side > _FINAL_SIDE else 1
-            blocks.append(_Block(channels, width * growth, time_stride, stride))
-            channels, side = width * growth, -(-side // stride)
+            side = -(-side // stride)
+            blocks.append(_Block(channels, width * growth, time_stride, stride, side))
+            channels = width * growth
         self.blocks = nn.ModuleList(blocks)
         self.dropout = nn.Dropout(dropout)
         if layout == "sequence":
@@ -99,11 +100,11 @@ class _Block(nn.Module):
     Shapes: maps (B, T, C, H, W), mask (B, T) -> (B, ceil(T / time_stride), width, H', W') and its mask.
     """
 
-    def __init__(self, channels: int, width: int, time_stride: int, stride: int) -> None:
+    def __init__(self, channels: int, width: int, time_stride: int, stride: int, side: int) -> None:
         super().__init__()
         self.time_stride = time_stride
         self.convolve = nn.Conv3d(channels, width, kernel_size=3, stride=(time_stride, stride, stride), padding=1)
-        self.norm = group_norm(width)
+        self.norm = group_norm(width, side)
 
     def forward(self, maps: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         convolved = self.convolve(maps.transpose(1, 2)).transpose(1, 2)  # (B, T', width, H', W')

@@ -114,8 +114,9 @@ class VideoConvLSTM(nn.Module):
         stem: list[nn.Module] = []
         while not stem or side > _STATE_SIDE:
             stride = 2 if side > _STATE_SIDE else 1
-            stem += [nn.Conv2d(channels, width, 3, stride=stride, padding=1), group_norm(width), nn.ReLU()]
-            channels, side = width, -(-side // stride)
+            side = -(-side // stride)
+            stem += [nn.Conv2d(channels, width, 3, stride=stride, padding=1), group_norm(width, side), nn.ReLU()]
+            channels = width
         self.stem = nn.Sequential(*stem)
         self.recurrence = ConvLSTM(width, width, (side, side))
         self.read = nn.AdaptiveAvgPool2d(min(side, _READ_SIDE))

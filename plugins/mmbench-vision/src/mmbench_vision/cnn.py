@@ -51,8 +51,9 @@ class ImageCNN(nn.Module):
         self.scale = PixelScaler(channels)
         blocks = []
         for stride, growth in zip(_strides(side), (1, 2, 4)):
-            blocks.append(_block(channels, width * growth, stride))
-            channels, side = width * growth, -(-side // stride)
+            side = -(-side // stride)
+            blocks.append(_block(channels, width * growth, stride, side))
+            channels = width * growth
         self.blocks = nn.Sequential(*blocks)
         self.dropout = nn.Dropout(dropout)
         if layout == "vector":
@@ -83,13 +84,22 @@ def _tokens(maps: Tensor) -> Tensor:
     return maps.flatten(2).transpose(1, 2)
 
 
-def _block(channels: int, width: int, stride: int) -> nn.Module:
-    groups = next(groups for groups in (8, 4, 2, 1) if width % groups == 0)
+def _block(channels: int, width: int, stride: int, side: int) -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(channels, width, kernel_size=3, stride=stride, padding=1),
-        nn.GroupNorm(groups, width),
+        _normalisation(width, side),
         nn.ReLU(),
     )
+
+
+def _normalisation(width: int, side: int) -> nn.Module:
+    """Normalise groups of channels: as many equal groups of two values or more as there can be, at most 8.
+
+    A single value, of one channel in a map of one pixel, has no deviation: normalised, it would say nothing of the
+    image, and torch refuses it in a batch of one.
+    """
+    fitting = [groups for groups in (8, 4, 2, 1) if width % groups == 0 and width // groups * side * side > 1]
+    return nn.GroupNorm(fitting[0], width) if fitting else nn.Identity()
 
 
 def _strides(side: int) -> tuple[int, int, int]:
