@@ -14,7 +14,7 @@ from mmbench_datasets.video import check_video, read_video
 
 from mmbench.errors import DataError
 
-av = pytest.importorskip("av", reason="PyAV is not installed")
+av = pytest.importorskip("av", reason="PyAV is not installed: pip install 'mmbench-datasets[video]'")
 
 CODECS = {"mp4": "mpeg4", "mkv": "mpeg4", "avi": "mpeg4", "webm": "libvpx", "gif": "gif", "flv": "flv", "mov": "mpeg4"}
 

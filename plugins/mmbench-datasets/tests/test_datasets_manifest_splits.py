@@ -1,0 +1,110 @@
+"""Which rows of a manifest train, choose and test, and when a split is refused."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+from manifest_cases import opened, refuse, table, texts
+
+from mmbench.data import SPLITS
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+
+def test_rows_keep_their_order_within_the_split_that_they_name(tmp_path):
+    splits = opened(texts(tmp_path))
+
+    assert [sample.sample_id for sample in splits["val"]] == ["s4", "s5"]
+    assert [sample.sample_id for sample in splits["train"]] == ["s0", "s1", "s2", "s3", "s8", "s9", "s10", "s11"]
+    assert [dict(sample.targets) for sample in splits["test"]] == [{"label": 0}, {"label": 1}]
+
+
+@pytest.mark.parametrize(
+    ("word", "split"), [("valid", "val"), ("Validation", "val"), ("dev", "val"), ("TEST ", "test")]
+)
+def test_other_words_for_a_split_are_understood(tmp_path, word, split):
+    target = texts(tmp_path, row0=f"s0,{word},cat,a text 0")
+
+    assert "s0" in [sample.sample_id for sample in opened(target)[split]]
+
+
+def test_without_a_split_rows_are_split_70_15_15_in_every_class(tmp_path):
+    target = table(tmp_path, "label,text", [f"{'aab'[row % 3]},some text {row}" for row in range(300)])
+
+    splits = opened(target)
+    counts = {split: Counter(sample.targets["label"] for sample in splits[split]) for split in SPLITS}
+    assert counts == {"train": {0: 140, 1: 70}, "val": {0: 30, 1: 15}, "test": {0: 30, 1: 15}}
+
+
+def test_the_split_depends_on_the_seed_and_on_ids_and_not_on_the_order_of_rows(tmp_path):
+    rows = [f"id{row},{'ab'[row % 2]},some text {row}" for row in range(100)]
+    first = table(tmp_path, "id,label,text", rows, "first.csv")
+    random.Random(0).shuffle(rows)
+    second = table(tmp_path, "id,label,text", rows, "second.csv")
+
+    def test_ids(target, **options):
+        return {sample.sample_id for sample in opened(target, **options)["test"]}
+
+    assert test_ids(first) == test_ids(second)
+    assert test_ids(first) != test_ids(first, seed=1)
+
+
+def test_groups_stay_together_in_the_split(tmp_path):
+    rows = [f"{'ab'[row // 4 % 2]},some text {row},person{row // 4}" for row in range(200)]
+    target = table(tmp_path, "label,text,who", rows)
+
+    splits = opened(target, group="who", note="text")
+    people = {split: {sample.inputs["note"].split()[-1] for sample in splits[split]} for split in SPLITS}
+    groups = {split: {int(number) // 4 for number in people[split]} for split in SPLITS}
+    assert not groups["train"] & groups["test"]
+    assert not groups["train"] & groups["val"]
+    assert not groups["val"] & groups["test"]
+    assert 20 <= len(splits["test"]) <= 40
+
+
+def test_split_auto_overrules_the_column(tmp_path):
+    target = table(tmp_path, "split,label,text", [f"train,{'ab'[row % 2]},some text {row}" for row in range(40)])
+
+    assert len(opened(target, split="auto")["test"]) == 6
+
+
+def test_one_class_in_train_only(tmp_path):
+    rows = [
+        f"{'train' if row < 10 else 'val' if row < 15 else 'test'},{'a' if row < 10 else 'b'},t {row}"
+        for row in range(20)
+    ]
+
+    assert "train holds one class only of 'label' ('a')" in refuse(table(tmp_path, "split,label,text", rows))
+
+
+def test_an_empty_split(tmp_path):
+    rows = [f"{'train' if row < 10 else 'test'},{'ab'[row % 2]},some text {row}" for row in range(20)]
+
+    message = refuse(table(tmp_path, "split,label,text", rows))
+    assert "no row has the split 'val' (column 'split' has train, test)" in message
+    assert "[split=auto]" in message
+
+
+def test_too_few_rows_to_split(tmp_path):
+    assert "do not fill train, val and test" in refuse(table(tmp_path, "label,text", ["a,one two", "b,two three"]))
+
+
+def test_a_split_that_is_no_split(tmp_path):
+    assert "line 2: the split (column 'split') is 'holdout'; write train, val or test" in refuse(
+        texts(tmp_path, row0="s0,holdout,cat,x y")
+    )
+
+
+def test_a_class_that_is_never_in_train(tmp_path):
+    message = refuse(texts(tmp_path, row6="s6,test,bird,x y"))
+
+    assert "line 8: the class 'bird' of 'label' occurs in test and never in train" in message
+    assert "cannot be learned" in message
+
+
+def test_a_group_in_two_splits(tmp_path):
+    rows = [f"{('train', 'val', 'test')[row % 3]},{'ab'[row % 2]},some text {row},g{row % 4}" for row in range(24)]
+
+    assert "keep a group in one split" in refuse(table(tmp_path, "split,label,text,who", rows), group="who")
