@@ -163,11 +163,19 @@ def free_bytes(device: torch.device) -> int:
     return int(psutil.virtual_memory().available)
 
 
+def some_of(count: int, total: int) -> list[int]:
+    """Return ascending positions of a fixed random choice: evenly spread ones would meet only one class of a cycle."""
+    if count >= total:
+        return list(range(total))
+    chosen: list[int] = np.sort(np.random.default_rng(0).permutation(total)[:count]).tolist()
+    return chosen
+
+
 def limited(num_samples: int, limit: int) -> NDArray[np.int64] | None:
     """Return the positions of a fixed random subset, or None for everything."""
     if not limit or limit >= num_samples:
         return None
-    return np.sort(np.random.default_rng(0).permutation(num_samples)[:limit]).astype(np.int64)
+    return np.array(some_of(limit, num_samples), dtype=np.int64)
 
 
 def complete(columns: Mapping[str, Column], subset: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
@@ -230,7 +238,7 @@ def _ahead(batches: Iterator[Batch], depth: int = 2) -> Iterator[Batch]:
                 if not put(batch):
                     return
             put(None)
-        except BaseException as error:
+        except BaseException as error:  # raised again where the batches are used
             put(error)
 
     thread = threading.Thread(target=work, daemon=True)

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from mmbench.batches import SplitData
+from mmbench.batches import SplitData, some_of
 from mmbench.data import Column
 from mmbench.diagnostics import Subject, diagnose
 from mmbench.diagnostics.calibration import confusion, errors, reliability
-from mmbench.diagnostics.emap import additive_projection, num_samples, some_of
+from mmbench.diagnostics.emap import additive_projection, num_samples
 from mmbench.diagnostics.encoded import absent, average, filled_with, join, take
 from mmbench.diagnostics.shapley import shapley_shares
 from mmbench.diagnostics.subsets import condition, proper_subsets

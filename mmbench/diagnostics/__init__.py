@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 
 import torch
 
-from mmbench.batches import SplitData
+from mmbench.batches import SplitData, some_of
 from mmbench.diagnostics import emap
 from mmbench.diagnostics.calibration import errors
 from mmbench.diagnostics.disturbed import DisturbedInputs
@@ -62,7 +62,7 @@ def _modalities(subject: Subject, depth: Depth, findings: Findings) -> None:
     probe = _encode(subject, test, [0])
     num_test = len(test)
     num_pairs = emap.num_samples(model, probe, num_test, depth)
-    positions = emap.some_of(num_pairs, num_test)
+    positions = some_of(num_pairs, num_test)
     subsets = proper_subsets(model.modalities)
     logits, parts = predict_subsets(
         model,
@@ -97,7 +97,7 @@ def _filling(subject: Subject) -> tuple[Fill, str]:
     if subject.takes_missing:
         return absent, ""
     train = subject.data["train"]
-    positions = emap.some_of(MAX_MEAN_SAMPLES, len(train))
+    positions = some_of(MAX_MEAN_SAMPLES, len(train))
     parts = [
         _encode(subject, train, positions[start : start + subject.batch_size])
         for start in range(0, len(positions), subject.batch_size)

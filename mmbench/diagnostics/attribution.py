@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmbench.batches import some_of
 from mmbench.diagnostics.depiction import Looked, depicted
 from mmbench.diagnostics.disturbed import DisturbedInputs
-from mmbench.diagnostics.emap import some_of
 from mmbench.diagnostics.integrated import integrated_gradients
 from mmbench.diagnostics.subject import Subject
 from mmbench.features import Features

@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from mmbench.batches import SplitData
+from mmbench.batches import SplitData, some_of
 from mmbench.data import Column, DatasetSource, Transform
-from mmbench.diagnostics.emap import some_of
 from mmbench.diagnostics.noise import VERSION, Array, Corruption, Stats, corrupt, stats_of
 from mmbench.spec import Kind
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -63,14 +62,6 @@ def num_samples(model: MultimodalModel, features: Encoded, num_test: int, depth:
     passes = 1 if len(features) == 2 else len(features)
     allowed = min(most, math.isqrt(int(work / (passes * (parameters * tokens + width)))))
     return min(num_test, max(least, min(allowed, MAX_KEPT_NUMBERS // max(width, 1))))
-
-
-def some_of(count: int, total: int) -> list[int]:
-    """Return ascending positions of a fixed random choice: evenly spread ones would meet only one class of a cycle."""
-    if count >= total:
-        return list(range(total))
-    chosen = np.random.default_rng(0).permutation(total)[:count]
-    return [int(position) for position in np.sort(chosen)]
 
 
 def _tokens(values: Tensor | tuple[Tensor, ...]) -> int:

@@ -8,9 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmbench.batches import SplitData
+from mmbench.batches import SplitData, some_of
 from mmbench.data import Column
-from mmbench.diagnostics.emap import some_of
 from mmbench.diagnostics.encoded import Encoded
 from mmbench.diagnostics.noise import CORRUPTIONS, SEVERITIES, Corruption, condition
 from mmbench.diagnostics.subject import Findings, Subject, derived_metric, score_metric, scored
