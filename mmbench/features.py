@@ -72,6 +72,27 @@ class Features:
             return self.mask
         return torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
 
+    @property
+    def real(self) -> Tensor:
+        """Where a vector, (B,), or a sequence, (B, T), is real; all True where no mask was given.
+
+        Raises:
+            TypeError: this is a pyramid; ask each of its `layers`.
+        """
+        return self.present if self.layout == "vector" else self.token_mask
+
+    @property
+    def layers(self) -> tuple[Features, ...]:
+        """Each layer of a pyramid as a sequence, early ones first; a vector or a sequence is its own only layer.
+
+        >>> [layer.tensor.shape[2] for layer in Features((torch.zeros(2, 5, 8), torch.zeros(2, 3, 16))).layers]
+        [8, 16]
+        """
+        if not isinstance(self.values, tuple):
+            return (self,)
+        masks = self.mask if isinstance(self.mask, tuple) else (None,) * len(self.values)
+        return tuple(Features(values, mask) for values, mask in zip(self.values, masks, strict=True))
+
     def to_vector(self) -> Features:
         """Pool a sequence to a vector by the mean over its real tokens; a missing modality gives zeros.
 

@@ -52,6 +52,5 @@ def real_layer(features: Features, layer: int) -> tuple[Tensor, Tensor]:
 
     Shapes: a pyramid -> (B, T, D) and (B, T) of that layer.
     """
-    mask = features.mask[layer] if isinstance(features.mask, tuple) else None
-    given = Features(features.values[layer], mask)
+    given = features.layers[layer]
     return given.tensor.masked_fill(~given.token_mask.unsqueeze(2), 0.0), given.token_mask

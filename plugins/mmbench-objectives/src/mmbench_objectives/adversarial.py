@@ -65,8 +65,10 @@ class Adversarial(nn.Module):
     def attack(self, step: Step) -> Pushes:
         """Return the pushes that raise the loss, by modality and layer, in the shape of the features."""
         features = {name: _detached(given) for name, given in step.output.features.items()}
-        bounds = {name: [self.epsilon * rms(*one) for one in _layers(given)] for name, given in features.items()}
-        pushes = {name: tuple(torch.zeros_like(values) for values, _ in _layers(g)) for name, g in features.items()}
+        bounds = {
+            name: [self.epsilon * rms(one.tensor, one.real) for one in given.layers] for name, given in features.items()
+        }
+        pushes = {name: tuple(torch.zeros_like(one.tensor) for one in given.layers) for name, given in features.items()}
         if self.num_steps > 1:
             pushes = {
                 name: tuple(
@@ -101,7 +103,7 @@ def push(features: Mapping[str, Features], pushes: Pushes) -> dict[str, Features
     pushed = {}
     for name, given in features.items():
         values = tuple(
-            value + one * mask.unsqueeze(-1) for (value, mask), one in zip(_layers(given), pushes[name], strict=True)
+            layer.tensor + one * layer.real.unsqueeze(-1) for layer, one in zip(given.layers, pushes[name], strict=True)
         )
         pushed[name] = replace(given, values=values if isinstance(given.values, tuple) else values[0], losses={})
     return pushed
@@ -112,17 +114,6 @@ def rms(values: Tensor, mask: Tensor) -> Tensor:
     weights = mask.unsqueeze(-1).to(values.dtype)
     total = (values * weights).square().sum() / (weights.sum() * values.shape[-1]).clamp(min=1.0)
     return total.sqrt()
-
-
-def _layers(features: Features) -> list[tuple[Tensor, Tensor]]:
-    """Values and mask of each layer: one of a vector or a sequence, several of a pyramid."""
-    if isinstance(features.values, tuple):
-        masks = features.mask if isinstance(features.mask, tuple) else (None,) * len(features.values)
-        return [
-            (value, torch.ones(value.shape[:2], dtype=torch.bool, device=value.device) if mask is None else mask)
-            for value, mask in zip(features.values, masks)
-        ]
-    return [(features.tensor, features.present if features.layout == "vector" else features.token_mask)]
 
 
 def _detached(features: Features) -> Features:

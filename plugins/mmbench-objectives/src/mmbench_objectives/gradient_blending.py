@@ -91,10 +91,6 @@ class GradientBlending(nn.Module):
         return torch.stack([task_loss(output.logits), *(alone[name] for name in self.names[1:])])
 
 
-def _loss_of(start: EpochStart, batch: Batch, logits: Mapping[str, Tensor]) -> Tensor:
-    return start.task_loss(logits, batch.targets)
-
-
 def blend(before: Tensor, now: Tensor, weights: Tensor) -> Tensor:
     """Weights of losses from what they were on held-out and on seen samples, before and now.
 

@@ -52,20 +52,10 @@ def keep(features: Features, kept: Tensor) -> Features:
     Shapes: Features of any layout, kept (B,) -> the same layout.
     """
 
-    def hide(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        ours = kept.view(-1, *[1] * (mask.dim() - 1))
-        return values.masked_fill(~kept.view(-1, *[1] * (values.dim() - 1)), 0.0), mask & ours
-
+    values, masks = [], []
+    for layer in features.layers:
+        values.append(layer.tensor.masked_fill(~kept.view(-1, *[1] * (layer.tensor.dim() - 1)), 0.0))
+        masks.append(layer.real & kept.view(-1, *[1] * (layer.real.dim() - 1)))
     if isinstance(features.values, tuple):
-        masks = (
-            features.mask
-            if isinstance(features.mask, tuple)
-            else tuple(
-                torch.ones(values.shape[:2], dtype=torch.bool, device=values.device) for values in features.values
-            )
-        )
-        hidden = [hide(values, mask) for values, mask in zip(features.values, masks)]
-        return replace(features, values=tuple(v for v, _ in hidden), mask=tuple(m for _, m in hidden), losses={})
-    mask = features.present if features.layout == "vector" else features.token_mask
-    values, mask = hide(features.tensor, mask)
-    return replace(features, values=values, mask=mask, losses={})
+        return replace(features, values=tuple(values), mask=tuple(masks), losses={})
+    return replace(features, values=values[0], mask=masks[0], losses={})

@@ -19,8 +19,5 @@ def pooled(features: Features) -> Tensor:
 
     Shapes: Features (B, D), (B, T, D) or a pyramid -> (B, D).
     """
-    if isinstance(features.values, tuple):
-        mask = features.mask[-1] if isinstance(features.mask, tuple) else None
-        features = Features(features.values[-1], mask)
-    vector = features.to_vector()
+    vector = features.layers[-1].to_vector()
     return vector.tensor.masked_fill(~vector.present.unsqueeze(1), 0.0)
