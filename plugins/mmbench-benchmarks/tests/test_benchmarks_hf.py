@@ -16,8 +16,10 @@ from PIL import Image
 from mmbench.data import SPLITS
 from mmbench.errors import DataError, Unavailable, UsageError
 
-pyarrow = pytest.importorskip("pyarrow")
-datasets = pytest.importorskip("datasets", reason="files are made by Hugging Face's own library")
+pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed: pip install 'mmbench-benchmarks[hf]'")
+datasets = pytest.importorskip(
+    "datasets", reason="datasets, Hugging Face's own library, which makes the files, is not installed"
+)
 datasets.disable_progress_bars()
 
 

@@ -264,8 +264,8 @@ def test_a_published_set_of_sounds_refuses_such_a_sound(tmp_path, told, case):
 @functools.cache
 def parquet_bomb():
     """A hundred million equal rows, which Parquet packs into some kilobytes."""
-    pyarrow = pytest.importorskip("pyarrow")
-    pytest.importorskip("pyarrow.parquet")
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed: pip install 'mmbench-benchmarks[hf]'")
+    pytest.importorskip("pyarrow.parquet", reason="this pyarrow was built without Parquet")
     word = pyarrow.array(["a text that is repeated very often"])
     column = pyarrow.DictionaryArray.from_arrays(np.zeros(1_000_000, dtype=np.int32), word)
     table = pyarrow.table({"text": column, "label": column})
@@ -297,7 +297,7 @@ def test_a_manifest_that_is_none_is_refused(tmp_path, told, name, make, reason):
 
 def arrow_set(folder, pictures, compression=None, text="words"):
     """A dataset as `save_to_disk` lays it out, each split of the same pictures."""
-    pyarrow = pytest.importorskip("pyarrow")
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed: pip install 'mmbench-benchmarks[hf]'")
     image = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
     features = {
         "image": {"_type": "Image"},

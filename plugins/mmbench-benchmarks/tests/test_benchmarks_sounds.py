@@ -84,7 +84,7 @@ def test_crema_d_without_clips_says_what_is_due(tmp_path):
 
 
 def test_crema_ds_films_stand_beside_its_sounds_where_they_are_there(tmp_path):
-    av = pytest.importorskip("av")
+    av = pytest.importorskip("av", reason="PyAV is not installed: pip install 'mmbench-datasets[video]'")
     target = crema_d(tmp_path / "crema")
     films = tmp_path / "crema" / "VideoFlash"
     films.mkdir()
@@ -108,7 +108,7 @@ def test_crema_ds_films_stand_beside_its_sounds_where_they_are_there(tmp_path):
 
 
 def test_crema_ds_films_may_be_demanded_and_must_be_whole(tmp_path):
-    pytest.importorskip("av")
+    pytest.importorskip("av", reason="PyAV is not installed: pip install 'mmbench-datasets[video]'")
     target = crema_d(tmp_path / "crema")
     with pytest.raises(Unavailable, match="VideoFlash is not there"):
         sounds.describe_crema_d(target, video="true")
@@ -132,7 +132,7 @@ def test_what_git_lfs_did_not_fetch_is_no_film(tmp_path):
 
 
 def test_crema_ds_pictures_are_decoded_beside_the_sound(tmp_path):
-    av = pytest.importorskip("av")
+    av = pytest.importorskip("av", reason="PyAV is not installed: pip install 'mmbench-datasets[video]'")
     target = crema_d(tmp_path / "crema")
     film = tmp_path / "film.flv"
     with av.open(str(film), "w") as container:

@@ -32,8 +32,8 @@ def folders(tmp_path, monkeypatch):
 def require_cairo():
     try:
         tuxpaint._require_cairosvg()
-    except Unavailable as error:
-        pytest.skip(str(error))
+    except Unavailable:
+        pytest.skip("CairoSVG or the library cairo is not installed: pip install 'mmbench-benchmarks[svg]'")
 
 
 @functools.cache
@@ -255,7 +255,10 @@ def test_a_stamp_that_leads_out_of_the_folder_is_refused(tmp_path):
         tuxpaint.describe_tuxpaint(target)
 
 
-@pytest.mark.skipif(not DEBIAN.is_dir(), reason="Debian's tuxpaint-stamps-default is not installed")
+@pytest.mark.skipif(
+    not DEBIAN.is_dir(),
+    reason="Debian's tuxpaint-stamps-default is not installed: /usr/share/tuxpaint/stamps is not there",
+)
 def test_debians_folder_holds_the_stamps_that_its_package_has(monkeypatch):
     monkeypatch.setattr(tuxpaint, "_DEBIAN", DEBIAN)
 
