@@ -162,6 +162,7 @@ def held_share(*, seeds, samples, accuracy, std_over_seeds, trials, resamples=60
         (2, 300, 0.8, 0.02),
         (3, 300, 0.9, 0.01),
         (5, 300, 0.7, 0.03),
+        (5, 1000, 0.95, 0.03),  # where seeds are lopsided themselves
     ],
 )
 def test_intervals_hold_as_often_as_they_say_at_every_number_of_seeds(seeds, samples, accuracy, std_over_seeds):
@@ -181,12 +182,8 @@ def test_intervals_hold_as_often_as_they_say_over_the_whole_range(seeds):
         for samples, accuracy, std in itertools.product((100, 300, 1000), (0.6, 0.8, 0.95), (0.0, 0.01, 0.03))
     }
 
-    # Seeds that differ by 0.03 around 0.95 are lopsided themselves, which five of them cannot show.
-    lopsided = {key: share for key, share in shares.items() if key[1] == 0.95 and key[2] == 0.03}
-    others = {key: share for key, share in shares.items() if key not in lopsided}
-    assert all(0.925 <= share <= 0.98 for share in others.values()), others
-    assert 0.94 <= np.mean(list(others.values())) <= 0.965
-    assert all(0.90 <= share <= 0.975 for share in lopsided.values()), lopsided
+    assert all(0.925 <= share <= 0.98 for share in shares.values()), shares
+    assert 0.94 <= np.mean(list(shares.values())) <= 0.965
 
 
 @pytest.mark.parametrize(("seeds", "highest"), [(2, 0.97), (3, 0.965), (5, 0.96), (10, 0.955)])

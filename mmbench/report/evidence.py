@@ -35,7 +35,6 @@ RESAMPLES = 2000
 #: Holm's method over 150 tests needs p-values that go well below 0.05 / 150.
 TEST_RESAMPLES = 10_000
 ALPHA = 0.05
-_Z95 = 1.959963984540054
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,6 @@ def _weigh(board: Board, folder: Path) -> Board:
         answers = scored.scores.shape[2] if is_share(scored.scores[at]) else 0
         found = interval_of_draws(by_seed[at], drawn[:, at], num_answers=answers)
         if isinstance(found, Interval):
-            found = _opened(found, scored.scores[at])
             rows[place] = replace(
                 row, score=replace(row.score, ci_low=found.low, ci_high=found.high, ci_over=found.over)
             )
@@ -124,19 +122,6 @@ def _weigh(board: Board, folder: Path) -> Board:
         untested=reason,
         least_gap=_least_gap(scored.scores[tested[:2]]),
     )
-
-
-def _opened(found: Interval, scores: Floats) -> Interval:
-    """Give the interval of nothing but right (or wrong) answers its width: a bootstrap of equal numbers has none.
-
-    Wilson's interval of N out of N is N / (N + z²) to 1; so many samples cannot show that no further one is missed.
-
-    Shapes: scores (S, N).
-    """
-    if set(np.unique(scores)) not in ({0.0}, {1.0}):
-        return found
-    bound = scores.shape[1] / (scores.shape[1] + _Z95**2)
-    return replace(found, low=bound) if found.value == 1 else replace(found, high=1 - bound)
 
 
 # Predictions
