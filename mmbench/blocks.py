@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmbench.errors import UsageError
+from mmbench.features import without_padding
 
 _FIT_VALUES = 1 << 22  # read at once by Standardiser.fit: 32 MiB as float64
 
@@ -173,7 +174,7 @@ class BidirectionalRNN(nn.Module):
             read_ahead = ahead(tokens)[0]
             read_back = _reverse(back(_reverse(tokens, reversal))[0], reversal)
             tokens = torch.cat([read_ahead, read_back], dim=-1)
-        return tokens if mask is None else tokens.masked_fill(~mask.unsqueeze(-1), 0.0)
+        return without_padding(tokens, mask)
 
 
 def _reversal(mask: Tensor) -> Tensor:
@@ -211,7 +212,7 @@ def span_means(tokens: Tensor, mask: Tensor | None, num_spans: int) -> Tensor:
     place = torch.arange(tokens.shape[1], device=tokens.device).view(1, 1, -1)
     begin, end = span * count // num_spans, -(-(span + 1) * count // num_spans)
     weights = ((place >= begin) & (place < end)).to(tokens.dtype)  # (B, S, T)
-    total = weights @ tokens.masked_fill(~mask.unsqueeze(-1), 0.0)
+    total = weights @ without_padding(tokens, mask)
     return total / weights.sum(dim=2, keepdim=True).clamp(min=1.0)
 
 

@@ -109,5 +109,14 @@ def masked_mean(tokens: Tensor, mask: Tensor) -> Tensor:
     Shapes: tokens (B, T, D), mask (B, T) -> (B, D).
     """
     weights = mask.unsqueeze(-1).to(tokens.dtype)  # (B, T, 1)
-    total = (tokens.masked_fill(~mask.unsqueeze(-1), 0.0)).sum(dim=1)  # padding may hold anything, NaN too
-    return total / weights.sum(dim=1).clamp(min=1.0)
+    return without_padding(tokens, mask).sum(dim=1) / weights.sum(dim=1).clamp(min=1.0)
+
+
+def without_padding(values: Tensor, mask: Tensor | None) -> Tensor:
+    """The values, zero where they are not real, whatever stood there: padding may hold anything, NaN too.
+
+    Shapes: values (B, …) and mask (B,), or values (B, T, …) and mask (B, T); no mask means everything is real.
+    """
+    if mask is None:
+        return values
+    return values.masked_fill(~mask.reshape(*mask.shape, *[1] * (values.dim() - mask.dim())), 0)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from mmbench.errors import ContractError
-from mmbench.features import Features, masked_mean
+from mmbench.features import Features, masked_mean, without_padding
 from mmbench.model import Batch, Input, MultimodalModel
 from mmbench.spec import TaskSpec
 
@@ -96,6 +96,25 @@ def test_a_missing_sample_gets_the_same_features_whoever_is_beside_it():
     )
 
     torch.testing.assert_close(built(full).fused[1], built(part).fused[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int32])
+def test_what_is_not_real_becomes_zero_at_any_number_of_axes(dtype):
+    values = torch.tensor([[1, 2], [3, 4]]).to(dtype)
+
+    by_sample = without_padding(values, torch.tensor([True, False]))
+    by_token = without_padding(values.unsqueeze(2), torch.tensor([[True, False], [False, True]]))
+
+    assert by_sample.tolist() == [[1, 2], [0, 0]]
+    assert by_token.tolist() == [[[1], [0]], [[0], [4]]]
+    assert by_token.dtype == dtype
+    assert without_padding(values, None) is values
+
+
+def test_padding_may_hold_anything():
+    values = torch.tensor([[1.0, float("nan")], [float("inf"), 2.0]])
+
+    assert without_padding(values, torch.tensor([[True, False], [False, True]])).tolist() == [[1.0, 0.0], [0.0, 2.0]]
 
 
 def test_a_sequence_is_pooled_over_its_real_tokens():

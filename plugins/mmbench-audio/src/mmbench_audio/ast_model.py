@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mmbench import Waveform
+from mmbench.features import without_padding
 from mmbench.pretrained import build
 from mmbench.weights import WeightFolder
 from mmbench_audio.backbone import Backbone, Hidden
@@ -83,10 +84,8 @@ class AstPatches(Backbone):
         return KaldiBands(rate=self.rate, num_mels=self.num_mels, max_seconds=min(max_seconds, longest))
 
     def forward(self, values: Tensor, mask: Tensor | None, *, all_layers: bool) -> Hidden:
-        frames = values[:, : self.num_frames].float()
         mask = None if mask is None else mask[:, : self.num_frames]
-        if mask is not None:
-            frames = frames.masked_fill(~mask.unsqueeze(-1), 0.0)
+        frames = without_padding(values[:, : self.num_frames].float(), mask)
         frames = torch.nn.functional.pad(frames, (0, 0, 0, self.num_frames - frames.shape[1]))
         given = self.model((frames - self.mean) / self.scale, output_hidden_states=all_layers)
         last = given.last_hidden_state

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mmbench import Features, Modality
 from mmbench.blocks import Standardiser, check_range
+from mmbench.features import without_padding
 from mmbench.spec import Layout
 from mmbench_audio.masked import MaskedConv
 from mmbench_audio.waveform import Resampled, common_rate
@@ -95,9 +96,7 @@ class WaveformCNN(nn.Module):
 
     def forward(self, values: Tensor, mask: Tensor | None = None) -> Features:
         power, mask = self._log_power(values, mask)
-        power = self.standardise_power(power)  # (B, T, num_filters)
-        if mask is not None:
-            power = power.masked_fill(~mask.unsqueeze(-1), 0.0)
+        power = without_padding(self.standardise_power(power), mask)  # (B, T, num_filters)
         maps = power.transpose(1, 2).contiguous()  # (B, num_filters, T)
         for block in self.blocks:
             maps, mask = block(maps, mask)
@@ -107,9 +106,7 @@ class WaveformCNN(nn.Module):
 
     def _log_power(self, values: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         waveform = self.standardise(values.float().unsqueeze(-1)).squeeze(-1)  # (B, L)
-        if mask is not None:
-            waveform = waveform.masked_fill(~mask, 0.0)
-        return self.filterbank(waveform, mask)
+        return self.filterbank(without_padding(waveform, mask), mask)
 
 
 class LearnedFilterbank(nn.Module):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mmbench import Features, Modality
 from mmbench.blocks import Standardiser, check_range, span_means
+from mmbench.features import without_padding
 from mmbench.spec import Layout
 from mmbench_audio.waveform import log_mel
 
@@ -47,10 +48,8 @@ class Frames(nn.Module):
         self.standardise.fit(values, mask)
 
     def forward(self, values: Tensor, mask: Tensor | None = None) -> Features:
-        frames = self.standardise(values.float())  # (B, T, M)
-        if mask is not None:
-            frames = frames.masked_fill(~mask.unsqueeze(-1), 0.0)
-            mask = mask[:, :: self.stack]
+        frames = without_padding(self.standardise(values.float()), mask)  # (B, T, M)
+        mask = None if mask is None else mask[:, :: self.stack]
         frames = F.pad(frames, (0, 0, 0, -frames.shape[1] % self.stack))
         tokens = self.embed(frames.unflatten(1, (-1, self.stack)).flatten(2))  # (B, T / stack, token_dim)
         if self.layout == "vector":

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mmbench import Features, Modality
 from mmbench.blocks import Standardiser, check_range
+from mmbench.features import without_padding
 from mmbench.spec import Layout
 from mmbench_audio.masked import MaskedConv
 from mmbench_audio.waveform import log_mel
@@ -57,9 +58,7 @@ class LogMelCNN(nn.Module):
         self.standardise.fit(values, mask)
 
     def forward(self, values: Tensor, mask: Tensor | None = None) -> Features:
-        frames = self.standardise(values.float())  # (B, T, M)
-        if mask is not None:
-            frames = frames.masked_fill(~mask.unsqueeze(-1), 0.0)
+        frames = without_padding(self.standardise(values.float()), mask)  # (B, T, M)
         maps = frames.transpose(1, 2).unsqueeze(1)  # (B, 1, M, T)
         early, masks = [], []
         for block in self.blocks:

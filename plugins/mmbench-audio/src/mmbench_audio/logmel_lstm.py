@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mmbench import Features, Modality
 from mmbench.blocks import BidirectionalRNN, Standardiser, check_range
+from mmbench.features import without_padding
 from mmbench.spec import Layout
 from mmbench_audio.waveform import log_mel
 
@@ -52,9 +53,7 @@ class LogMelLSTM(nn.Module):
         self.standardise.fit(values, mask)
 
     def forward(self, values: Tensor, mask: Tensor | None = None) -> Features:
-        frames = self.standardise(values.float())
-        if mask is not None:
-            frames = frames.masked_fill(~mask.unsqueeze(-1), 0.0)
+        frames = without_padding(self.standardise(values.float()), mask)
         tokens = self.project(self.dropout(self.rnn(frames, mask)))  # (B, T, feature_dim)
         features = Features(tokens, mask)
         return features if self.layout == "sequence" else Features(features.to_vector().values)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mmbench import Features, Modality, Waveform
 from mmbench.blocks import BidirectionalRNN, Standardiser, check_range
 from mmbench.errors import UsageError
+from mmbench.features import without_padding
 from mmbench.spec import Layout
 from mmbench_audio.waveform import at_rate, common_rate
 
@@ -114,9 +115,7 @@ class MfccLSTM(nn.Module):
         self.standardise.fit(values, mask)
 
     def forward(self, values: Tensor, mask: Tensor | None = None) -> Features:
-        frames = self.standardise(values.float())
-        if mask is not None:
-            frames = frames.masked_fill(~mask.unsqueeze(-1), 0.0)
+        frames = without_padding(self.standardise(values.float()), mask)
         tokens = self.project(self.dropout(self.rnn(frames, mask)))  # (B, T, feature_dim)
         features = Features(tokens, mask)
         return features if self.layout == "sequence" else Features(features.to_vector().values)

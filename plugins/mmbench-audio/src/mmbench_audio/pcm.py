@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mmbench import Waveform
+from mmbench.features import without_padding
 from mmbench_audio.waveform import at_rate
 
 _FULL_SCALE = 32_768
@@ -46,5 +47,4 @@ class Pcm:
 
 def to_float(values: Tensor, mask: Tensor | None) -> Tensor:
     """Return samples in [-1, 1), zero at masked places: int16 (B, L) -> float32 (B, L)."""
-    samples = values.float() / _FULL_SCALE
-    return samples if mask is None else samples.masked_fill(~mask, 0.0)
+    return without_padding(values.float() / _FULL_SCALE, mask)

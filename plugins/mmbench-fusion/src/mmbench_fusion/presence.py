@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from mmbench.features import Features
+from mmbench.features import Features, without_padding
 
 
 def presence(features: Mapping[str, Features], names: Sequence[str]) -> Tensor:
@@ -23,7 +23,7 @@ def present_vectors(features: Mapping[str, Features], names: Sequence[str]) -> l
 
     Shapes: {modality: Features (B, D of that modality)} -> M tensors (B, D of that modality), in the order of `names`.
     """
-    return [features[name].tensor.masked_fill(~features[name].present.unsqueeze(1), 0.0) for name in names]
+    return [without_padding(features[name].tensor, features[name].present) for name in names]
 
 
 def real_tokens(features: Features) -> tuple[Tensor, Tensor]:
@@ -32,7 +32,7 @@ def real_tokens(features: Features) -> tuple[Tensor, Tensor]:
     Shapes: Features (B, T, D) -> (B, T, D) and (B, T).
     """
     mask = features.token_mask
-    return features.tensor.masked_fill(~mask.unsqueeze(2), 0.0), mask
+    return without_padding(features.tensor, mask), mask
 
 
 def masked_softmax(scores: Tensor, mask: Tensor, dim: int = -1) -> Tensor:
@@ -59,5 +59,5 @@ def masked_mean_over_modalities(vectors: Tensor, present: Tensor) -> Tensor:
 
     Shapes: vectors (B, M, D), present (B, M) -> (B, D).
     """
-    total = vectors.masked_fill(~present.unsqueeze(2), 0.0).sum(dim=1)
+    total = without_padding(vectors, present).sum(dim=1)
     return total / present.sum(dim=1, keepdim=True).clamp(min=1).to(total.dtype)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mmbench import Features, TaskSpec
 from mmbench.blocks import check_range
+from mmbench.features import without_padding
 
 if TYPE_CHECKING:
     from mmbench.train import Step
@@ -51,10 +52,9 @@ def keep(features: Features, kept: Tensor) -> Features:
 
     Shapes: Features of any layout, kept (B,) -> the same layout.
     """
-
     values, masks = [], []
     for layer in features.layers:
-        values.append(layer.tensor.masked_fill(~kept.view(-1, *[1] * (layer.tensor.dim() - 1)), 0.0))
+        values.append(without_padding(layer.tensor, kept))
         masks.append(layer.real & kept.view(-1, *[1] * (layer.real.dim() - 1)))
     if isinstance(features.values, tuple):
         return replace(features, values=tuple(values), mask=tuple(masks), losses={})

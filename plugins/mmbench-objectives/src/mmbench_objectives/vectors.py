@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from mmbench.features import Features
+from mmbench.features import Features, without_padding
 
 
 def vector_dims(dims: Mapping[str, int | tuple[int, ...]]) -> dict[str, int]:
@@ -20,4 +20,4 @@ def pooled(features: Features) -> Tensor:
     Shapes: Features (B, D), (B, T, D) or a pyramid -> (B, D).
     """
     vector = features.layers[-1].to_vector()
-    return vector.tensor.masked_fill(~vector.present.unsqueeze(1), 0.0)
+    return without_padding(vector.tensor, vector.present)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mmbench import Features, Modality
 from mmbench.blocks import Standardiser, check_range, span_means
+from mmbench.features import without_padding
 from mmbench.spec import Layout
 from mmbench_sequence.steps import Steps
 
@@ -43,9 +44,7 @@ class EmbeddedSteps(nn.Module):
         self.standardise.fit(values, mask)
 
     def forward(self, values: Tensor, mask: Tensor | None = None) -> Features:
-        steps = self.standardise(values)
-        if mask is not None:
-            steps = steps.masked_fill(~mask.unsqueeze(-1), 0.0)
+        steps = without_padding(self.standardise(values), mask)
         tokens = self.embed(steps)  # (B, T, token_dim)
         if self.layout == "vector":
             return Features(span_means(tokens, mask, self.num_spans).flatten(1))

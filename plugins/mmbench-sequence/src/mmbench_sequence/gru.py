@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mmbench import Features, Modality
 from mmbench.blocks import BidirectionalRNN, Standardiser, check_range
+from mmbench.features import without_padding
 from mmbench.spec import Layout
 from mmbench_sequence.steps import Steps
 
@@ -54,9 +55,7 @@ class SequenceGRU(nn.Module):
         self.standardise.fit(values, mask)
 
     def forward(self, values: Tensor, mask: Tensor | None = None) -> Features:
-        steps = self.standardise(values)
-        if mask is not None:
-            steps = steps.masked_fill(~mask.unsqueeze(-1), 0.0)
+        steps = without_padding(self.standardise(values), mask)
         tokens = self.project(self.dropout(self.rnn(steps, mask)))  # (B, T, feature_dim)
         features = Features(tokens, mask)
         return features if self.layout == "sequence" else Features(features.to_vector().values)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mmbench import Features, Modality
 from mmbench.blocks import Standardiser, TransformerBlock, check_range, sinusoidal_positions
+from mmbench.features import without_padding
 from mmbench.spec import Layout
 from mmbench_sequence.steps import Steps
 
@@ -65,10 +66,8 @@ class SequenceTransformer(nn.Module):
         self.standardise.fit(values, mask)
 
     def forward(self, values: Tensor, mask: Tensor | None = None) -> Features:
-        steps = self.standardise(values)
-        if mask is not None:
-            # Attention weights of padding are zero, but zero times NaN is NaN.
-            steps = steps.masked_fill(~mask.unsqueeze(-1), 0.0)
+        # Attention weights of padding are zero, but zero times NaN is NaN.
+        steps = without_padding(self.standardise(values), mask)
         positions = sinusoidal_positions(steps.shape[1], self.width, device=steps.device)
         tokens = self.dropout(self.embed(steps) + positions)  # (B, T, width)
         early = []

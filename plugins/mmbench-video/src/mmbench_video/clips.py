@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mmbench import Modality
 from mmbench.blocks import Standardiser, check_range
+from mmbench.features import without_padding
 
 # ITU-R BT.601, as every common image library converts colour to grey.
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
@@ -83,15 +84,7 @@ class ClipScaler(nn.Module):
         self.standardise.fit(values, mask)
 
     def forward(self, pixels: Tensor, mask: Tensor | None) -> Tensor:
-        scaled: Tensor = self.standardise(pixels.float())
-        return without_padding(scaled, mask)
-
-
-def without_padding(maps: Tensor, mask: Tensor | None) -> Tensor:
-    """Set padded frames to zero: maps (B, T, …), mask (B, T) or None -> (B, T, …)."""
-    if mask is None:
-        return maps
-    return maps.masked_fill(~mask.reshape(*mask.shape, *[1] * (maps.dim() - 2)), 0.0)
+        return without_padding(self.standardise(pixels.float()), mask)
 
 
 def group_norm(channels: int, side: int) -> nn.Module:

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from mmbench import Features, Modality
 from mmbench.blocks import check_range, sinusoidal_positions
+from mmbench.features import without_padding
 from mmbench.spec import Layout
-from mmbench_video.clips import ClipPixels, ClipScaler, group_norm, square_side, without_padding
+from mmbench_video.clips import ClipPixels, ClipScaler, group_norm, square_side
 
 # The blocks halve the map until it is at most this high: 4 x 4 positions for any default video.
 _FINAL_SIDE = 4

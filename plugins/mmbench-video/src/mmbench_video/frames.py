@@ -16,8 +16,9 @@ from mmbench import Features, Modality
 from mmbench.blocks import BidirectionalRNN, TransformerBlock, check_range, sinusoidal_positions
 from mmbench.data import transform_key
 from mmbench.errors import ContractError
+from mmbench.features import without_padding
 from mmbench.spec import Layout, to_json
-from mmbench_video.clips import evenly_spaced, without_padding
+from mmbench_video.clips import evenly_spaced
 from mmbench_video.inner import build, check_pool, find
 
 
