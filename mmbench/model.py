@@ -208,11 +208,7 @@ class MultimodalModel(nn.Module):
         heads = iter(self.unimodal_heads)
         logits: dict[str, dict[str, Tensor]] = {}
         for name in self.modalities:
-            given = features[name]
-            if isinstance(given.values, tuple):
-                mask = given.mask[-1] if isinstance(given.mask, tuple) else None
-                given = Features(given.values[-1], mask)
-            read = self.dropout(given.to_vector().tensor)
+            read = self.dropout(features[name].layers[-1].to_vector().tensor)
             logits[name] = {task.name: next(heads)(read) for task in self.tasks}
         return logits
 
@@ -292,14 +288,9 @@ def _scatter(features: Features, rows: Tensor, size: int) -> Features:
         return values.new_zeros(size, *values.shape[1:]).index_copy(0, rows, values)
 
     if isinstance(features.values, tuple):
-        masks = features.mask if isinstance(features.mask, tuple) else (None,) * len(features.values)
-        full = tuple(
-            place(torch.ones(value.shape[:2], dtype=torch.bool, device=value.device) if mask is None else mask)
-            for value, mask in zip(features.values, masks)
-        )
-        return replace(features, values=tuple(place(value) for value in features.values), mask=full)
-    mask = features.present if features.layout == "vector" else features.token_mask
-    return replace(features, values=place(features.values), mask=place(mask))
+        masks = tuple(place(layer.real) for layer in features.layers)
+        return replace(features, values=tuple(place(value) for value in features.values), mask=masks)
+    return replace(features, values=place(features.values), mask=place(features.real))
 
 
 def _absent(

@@ -181,10 +181,10 @@ class Explained:
         with torch.no_grad():
             given = {name: replace(found, losses={}) for name, found in self.model.encode(self.batch).items()}
             means = self._mean_features()
-        at = {(name, layer): value for name, one in given.items() for layer, value in enumerate(_layers(one))}
+        layers = {(name, number): layer for name, one in given.items() for number, layer in enumerate(one.layers)}
+        at = {place: layer.tensor for place, layer in layers.items()}
         baseline = {
-            (name, layer): torch.where(_real(given[name], layer), means[name, layer], value)
-            for (name, layer), value in at.items()
+            place: torch.where(layer.real.unsqueeze(-1), means[place], layer.tensor) for place, layer in layers.items()
         }
 
         def value(points: Mapping[Place, Tensor]) -> Tensor:
@@ -196,8 +196,7 @@ class Explained:
                 self.ends = list(zip(value(baseline).tolist(), value(at).tolist()))
         looked: dict[str, list[Looked]] = {}
         for name, one in given.items():
-            last = len(_layers(one)) - 1
-            evidence = sum(found[name, layer].flatten(1).sum(dim=1) for layer in range(last + 1))
+            evidence = sum(found[name, number].flatten(1).sum(dim=1) for number in range(len(one.layers)))
             assert isinstance(evidence, Tensor)
             present = one.present.tolist()
             for row in range(self.batch.size):
@@ -269,10 +268,11 @@ class Explained:
         count: dict[Place, Tensor] = {}
         for batch in train.batches(positions, min(self.subject.batch_size, 16)):
             for name, one in self.model.encode(batch).items():
-                for layer, value in enumerate(_layers(one)):
-                    real = _real(one, layer).expand_as(value)
+                for number, layer in enumerate(one.layers):
+                    value = layer.tensor
+                    real = layer.real.unsqueeze(-1).expand_as(value)
                     axes = tuple(range(value.dim() - 1))
-                    place = name, layer
+                    place = name, number
                     total[place] = total.get(place, 0.0) + value.masked_fill(~real, 0.0).sum(dim=axes)
                     count[place] = count.get(place, 0.0) + real.sum(dim=axes)
         return {place: total[place] / count[place].clamp(min=1.0) for place in total}
@@ -339,23 +339,10 @@ def _outcome(task: TaskSpec, subject: Subject, one: Chosen) -> dict[str, Any]:
     }
 
 
-def _layers(features: Features) -> tuple[Tensor, ...]:
-    return features.values if isinstance(features.values, tuple) else (features.values,)
-
-
 def _with_layers(features: Features, name: str, points: Mapping[Place, Tensor]) -> Features:
     if isinstance(features.values, tuple):
         return replace(features, values=tuple(points[name, layer] for layer in range(len(features.values))))
     return replace(features, values=points[name, 0])
-
-
-def _real(features: Features, layer: int) -> Tensor:
-    """Where a layer's features are real: (B, 1) or (B, T, 1)."""
-    mask = features.mask[layer] if isinstance(features.mask, tuple) else features.mask
-    values = _layers(features)[layer]
-    if mask is None:
-        mask = torch.ones(values.shape[:-1], dtype=torch.bool, device=values.device)
-    return mask.unsqueeze(-1)
 
 
 def _reads(model: MultimodalModel, name: str, batch: Batch, floating: Tensor) -> bool:
@@ -363,12 +350,13 @@ def _reads(model: MultimodalModel, name: str, batch: Batch, floating: Tensor) ->
     changed = replace(batch, inputs={**batch.inputs, name: replace(batch.inputs[name], values=floating)})
     with torch.no_grad():
         try:
-            pairs = [model.encode(one, only=(name,))[name] for one in (batch, changed)]
+            first, second = (model.encode(one, only=(name,))[name].layers for one in (batch, changed))
         except Exception:  # a plugin's encoder may raise anything at a type that it was not promised
             return False
     return all(
-        one.shape == other.shape and bool(torch.allclose(one, other, rtol=_SAME, atol=_SAME, equal_nan=True))
-        for one, other in zip(*map(_layers, pairs))
+        one.tensor.shape == other.tensor.shape
+        and bool(torch.allclose(one.tensor, other.tensor, rtol=_SAME, atol=_SAME, equal_nan=True))
+        for one, other in zip(first, second)
     )
 
 

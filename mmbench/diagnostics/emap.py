@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mmbench.diagnostics.encoded import Encoded, take
+from mmbench.features import Features
 from mmbench.model import MultimodalModel
 
 #: Fewest and most samples that it takes, where the test split has them, and the multiplications that it may spend by a
@@ -56,21 +57,16 @@ def num_samples(model: MultimodalModel, features: Encoded, num_test: int, depth:
         depth: "quick" or "full".
     """
     least, most, work = LIMITS[depth]
-    tokens = max(_tokens(given.values) for given in features.values())
+    tokens = max(_tokens(given) for given in features.values())
     parameters = sum(item.numel() for item in (*model.fusion.parameters(), *model.heads.parameters()))
-    width = sum(_width(given.values) for given in features.values())
+    width = sum(layer.tensor[0].numel() for given in features.values() for layer in given.layers)
     passes = 1 if len(features) == 2 else len(features)
     allowed = min(most, math.isqrt(int(work / (passes * (parameters * tokens + width)))))
     return min(num_test, max(least, min(allowed, MAX_KEPT_NUMBERS // max(width, 1))))
 
 
-def _tokens(values: Tensor | tuple[Tensor, ...]) -> int:
-    layers = values if isinstance(values, tuple) else (values,)
-    return sum(1 if layer.dim() == 2 else layer.shape[1] for layer in layers)
-
-
-def _width(values: Tensor | tuple[Tensor, ...]) -> int:
-    return sum(value[0].numel() for value in (values if isinstance(values, tuple) else (values,)))
+def _tokens(features: Features) -> int:
+    return sum(1 if layer.layout == "vector" else layer.tensor.shape[1] for layer in features.layers)
 
 
 def _pair_means(

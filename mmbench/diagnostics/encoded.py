@@ -25,7 +25,7 @@ def join(parts: Sequence[Features]) -> Features:
     """Lay batches one behind the other; shorter sequences get masked zeros behind them."""
     first = parts[0]
     if isinstance(first.values, tuple):
-        layers = [join([_layer(part, at) for part in parts]) for at in range(len(first.values))]
+        layers = [join(same) for same in zip(*(part.layers for part in parts), strict=True)]
         return Features(tuple(layer.tensor for layer in layers), tuple(layer.token_mask for layer in layers))
     if first.layout == "vector":
         return Features(torch.cat([part.tensor for part in parts]), torch.cat([part.present for part in parts]))
@@ -77,9 +77,9 @@ def filled_with(means: Encoded) -> Fill:
 
 def _mean(features: Features) -> Features:
     if isinstance(features.values, tuple):
-        layers = [_mean(_layer(features, at)) for at in range(len(features.values))]
+        layers = [_mean(layer) for layer in features.layers]
         return Features(tuple(layer.tensor for layer in layers), tuple(layer.token_mask for layer in layers))
-    real = features.present if features.layout == "vector" else features.token_mask  # (B,) or (B, T)
+    real = features.real  # (B,) or (B, T)
     count = real.sum(dim=0)  # () or (T,)
     total = features.tensor.masked_fill(~real.unsqueeze(-1), 0.0).sum(dim=0)  # (D,) or (T, D)
     mean = (total / count.clamp(min=1).unsqueeze(-1)).unsqueeze(0)
@@ -89,12 +89,6 @@ def _mean(features: Features) -> Features:
     common = common & (count > 0)
     longest = max(int(common.sum()), 1)  # real tokens come first, so the common ones do
     return Features(mean[:, :longest], common[None, :longest])
-
-
-def _layer(features: Features, at: int) -> Features:
-    assert isinstance(features.values, tuple)
-    mask = features.mask[at] if isinstance(features.mask, tuple) else None
-    return Features(features.values[at], mask)
 
 
 def _no_tokens(values: Tensor) -> Tensor:
