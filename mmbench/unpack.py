@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import lzma
 import shutil
 import stat
 import tarfile
@@ -24,6 +25,8 @@ FREE_BYTES = 256 << 20
 MAX_FILES = 5_000_000
 _CHUNK_BYTES = 1 << 20
 _FORMAT = 1
+#: What the libraries raise at bad data, at an encrypted or unknown kind of member (RuntimeError) and at bad names.
+_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,10 +69,8 @@ def unpack(archive: Path, sha256: str) -> None:
         beside = folder / f"{marker_of(archive).name}.part"
         beside.write_text(json.dumps(marker))
         beside.replace(marker_of(archive))
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
-        raise DataError(f"{archive} cannot be unpacked: {error or type(error).__name__}") from None
-    except (UnicodeError, ValueError) as error:
-        raise DataError(f"{archive} cannot be unpacked: {error}") from None
+    except _DAMAGE as error:
+        raise DataError(f"{archive} cannot be unpacked: {str(error) or type(error).__name__}") from None
     except OSError as error:
         # The libraries for gzip, bzip2 and xz say so when data are damaged, too.
         kind = DiskError if error.errno else DataError
@@ -170,6 +171,7 @@ class _Unpacking:
             raise DataError(f"{self.archive} is neither a zip nor a tar archive")
         with tarfile.open(self.archive) as opened_tar:
             yield from self._of_tar(opened_tar)
+            self._read_rest(opened_tar)
 
     def _of_zip(self, opened: zipfile.ZipFile) -> Iterator[_Member]:
         declared = sum(info.file_size for info in opened.infolist())
@@ -203,6 +205,14 @@ class _Unpacking:
                 yield _Member(path=path, kind="file", content=lambda info=info: opened.extractfile(info))
             else:
                 raise DataError(f"{self.archive}: {info.name!r} is a device or a pipe; such an archive is not unpacked")
+
+    def _read_rest(self, opened: tarfile.TarFile) -> None:
+        """Read on behind the last member: the checksums of gzip and xz stand at the end of what they pack."""
+        assert opened.fileobj is not None
+        size = self.total_bytes
+        while chunk := opened.fileobj.read(_CHUNK_BYTES):
+            size += len(chunk)
+            self._check_size(size)
 
     def _inside(self, name: str, folder: PurePosixPath | None = None) -> PurePosixPath:
         """Return a name as a path below the root, with ".." resolved where it stays inside (in links only)."""

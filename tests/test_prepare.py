@@ -355,7 +355,8 @@ def zip_of(path: Path, **files: bytes | str) -> Path:
 
 
 def tar_of(path: Path, *members: tuple[str, Any], **facts: Any) -> Path:
-    with tarfile.open(path, "w:gz" if path.name.endswith("gz") else "w") as archive:
+    packing = {".tgz": "gz", ".gz": "gz", ".bz2": "bz2", ".xz": "xz"}.get(path.suffix, "")
+    with tarfile.open(path, f"w:{packing}") as archive:
         for name, content in members:
             info = tarfile.TarInfo(name)
             if isinstance(content, bytes):
@@ -511,6 +512,27 @@ def test_damaged_archives_and_other_files_are_refused(inner: Path) -> None:
 
     (inner / "c.zip").write_bytes(b"<html>")
     refused(inner / "c.zip", "is neither a zip nor a tar archive")
+
+
+@pytest.mark.parametrize("kind", ["gz", "bz2", "xz"])
+def test_a_tar_whose_last_bytes_or_checksum_are_wrong_is_refused(inner: Path, kind: str) -> None:
+    packed = tar_of(inner / f"a.tar.{kind}", ("x", os.urandom(5000)))
+    data = packed.read_bytes()
+
+    packed.write_bytes(data[:-4])
+    refused(packed, "cannot be unpacked|neither a zip nor a tar")
+    packed.write_bytes(data[:2000] + bytes(8) + data[2008:])
+    refused(packed, "cannot be unpacked|neither a zip nor a tar")
+
+
+@pytest.mark.parametrize("packing", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_zip_whose_packed_bytes_are_wrong_is_refused(inner: Path, packing: int) -> None:
+    with zipfile.ZipFile(inner / "a.zip", "w", packing) as archive:
+        archive.writestr("x", b"again and again " * 1000)
+    data = (inner / "a.zip").read_bytes()
+    (inner / "a.zip").write_bytes(data[:50] + b"y" * 20 + data[70:])
+
+    refused(inner / "a.zip", "cannot be unpacked: .")
 
 
 # The command
