@@ -111,7 +111,7 @@ def test_what_is_not_real_becomes_zero_at_any_number_of_axes(dtype):
     assert without_padding(values, None) is values
 
 
-def test_padding_may_hold_anything():
+def test_what_is_not_real_becomes_zero_whatever_it_was():
     values = torch.tensor([[1.0, float("nan")], [float("inf"), 2.0]])
 
     assert without_padding(values, torch.tensor([[True, False], [False, True]])).tolist() == [[1.0, 0.0], [0.0, 2.0]]
