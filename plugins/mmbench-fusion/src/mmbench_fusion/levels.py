@@ -5,10 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
-
-from mmbench.features import Features
-
 Dims = Mapping[str, int | Sequence[int]]
 
 
@@ -45,12 +41,3 @@ def aligned(dims: Dims) -> list[list[Member]]:
         for layer, dim in enumerate(layers):
             levels[depth - len(layers) + layer].append(Member(row, name, layer, dim))
     return levels
-
-
-def real_layer(features: Features, layer: int) -> tuple[Tensor, Tensor]:
-    """The tokens of one layer, zero where there is only padding, and their mask.
-
-    Shapes: a pyramid -> (B, T, D) and (B, T) of that layer.
-    """
-    given = features.layers[layer]
-    return given.tensor.masked_fill(~given.token_mask.unsqueeze(2), 0.0), given.token_mask

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from mmbench import Features, TaskSpec
 from mmbench.blocks import check_range
 from mmbench.features import masked_mean
-from mmbench_fusion.levels import Dims, aligned, real_layer
-from mmbench_fusion.presence import presence
+from mmbench_fusion.levels import Dims, aligned
+from mmbench_fusion.presence import presence, real_tokens
 
 
 class Mmtm(nn.Module):
@@ -68,7 +68,7 @@ class Mmtm(nn.Module):
         for level, projections, squeeze, excitations, nexts in parts:
             tokens, masks = [], []
             for member, projection in zip(level, projections):
-                values, mask = real_layer(features[member.name], member.layer)
+                values, mask = real_tokens(features[member.name].layers[member.layer])
                 projected = projection(values)  # (B, T, model_dim)
                 if member.row in carried:
                     projected = projected + carried[member.row].unsqueeze(1)

@@ -27,7 +27,7 @@ def present_vectors(features: Mapping[str, Features], names: Sequence[str]) -> l
 
 
 def real_tokens(features: Features) -> tuple[Tensor, Tensor]:
-    """The tokens of one modality, zero where there is only padding, and their mask.
+    """The tokens of one modality, or of one layer of a pyramid, zero where there is only padding, and their mask.
 
     Shapes: Features (B, T, D) -> (B, T, D) and (B, T).
     """

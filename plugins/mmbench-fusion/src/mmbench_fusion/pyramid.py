@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mmbench import Features, TaskSpec
-from mmbench.features import masked_mean
-from mmbench_fusion.levels import Dims, aligned, real_layer
+from mmbench_fusion.levels import Dims, aligned
 from mmbench_fusion.presence import presence
 
 
@@ -49,7 +48,7 @@ class Pyramid(nn.Module):
         for level, layer_norms, linear, norm in zip(self.levels, self.layer_norms, self.linears, self.norms):
             pooled = []
             for member, layer_norm in zip(level, layer_norms):
-                vector = layer_norm(masked_mean(*real_layer(features[member.name], member.layer)))  # (B, D)
+                vector = layer_norm(features[member.name].layers[member.layer].to_vector().tensor)  # (B, D)
                 pooled.append(vector.masked_fill(~present[:, member.row, None], 0.0))
             joined = torch.cat([*state, *pooled, (~present).to(pooled[0].dtype)], dim=1)
             state = [norm(linear(joined)).relu()]
