@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from mmbench.errors import UsageError
-from mmbench.record import Record
+from mmbench.record import DONE, Record
 from mmbench.store import RECORD_FILE, RunStore, check_run_name
 
 #: Scores of one cell that differ by more than this did not come from equal computations.
 TOLERANCE = 1e-9
-_DONE = ("ok", "cached")
 
 #: Split, condition, task and name of a score.
 ScoreKey: TypeAlias = tuple[str, str, str, str]
@@ -205,7 +204,7 @@ def _read_journals(sources: Sequence[_Source]) -> None:
         for place, record in enumerate(source.store.journal):
             source.num_records = place + 1
             dataset = source.rows.get(record.cell_id, {}).get("dataset")
-            if dataset is not None and record.status in _DONE:
+            if dataset is not None and record.status in DONE:
                 _note_data(source, str(dataset), record.info)
             before = source.decisive.get(record.cell_id)
             if before is not None and before.status == "ok" and record.status != "ok":
@@ -228,7 +227,7 @@ def _note_data(source: _Source, dataset: str, info: Mapping[str, Any]) -> None:
 
 
 def _scores(record: Record) -> dict[ScoreKey, float | None]:
-    if record.status not in _DONE:
+    if record.status not in DONE:
         return {}
     return {
         (item.split, item.condition, item.task, item.name): item.value
@@ -325,8 +324,8 @@ def _choose(sources: Sequence[_Source], rows: Mapping[str, Mapping[str, Any]]) -
 
 
 def _is_better(found: _Decisive, before: _Decisive) -> bool:
-    if before.status in _DONE or found.status in _DONE:
-        return before.status not in _DONE
+    if before.status in DONE or found.status in DONE:
+        return before.status not in DONE
     return found.started_at > before.started_at
 
 
@@ -425,7 +424,7 @@ def _several_results(sources: Sequence[_Source], choice: Mapping[str, int]) -> l
     pairs: Counter[tuple[int, int]] = Counter()
     for at, source in enumerate(sources):
         for cell_id, found in source.decisive.items():
-            if found.status in _DONE and cell_id in choice and choice[cell_id] != at:
+            if found.status in DONE and cell_id in choice and choice[cell_id] != at:
                 pairs[choice[cell_id], at] += 1
     return [
         f"{_cells(count)} of {sources[at].name} {'has' if count == 1 else 'have'} a result in {sources[chosen].name} "
@@ -443,7 +442,7 @@ def _differing_scores(
         kept = sources[at].decisive[cell_id]
         for source in sources:
             other = source.decisive.get(cell_id)
-            if other is None or other is kept or other.status not in _DONE or kept.status not in _DONE:
+            if other is None or other is kept or other.status not in DONE or kept.status not in DONE:
                 continue
             keys = [key for key in kept.scores if key in other.scores]
             unequal = [key for key in keys if not _is_equal(kept.scores[key], other.scores[key])]

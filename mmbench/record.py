@@ -32,6 +32,8 @@ Status: TypeAlias = Literal[
 STATUSES: tuple[Status, ...] = get_args(Status)
 Direction: TypeAlias = Literal["max", "min", ""]
 
+#: Statuses of a cell that has a result.
+DONE: tuple[Status, ...] = ("ok", "cached")
 #: Statuses of a cell that ran and has no result: each makes the exit code 1.
 FAILURES: tuple[Status, ...] = ("failed", "oom_gpu", "oom_host", "timeout", "killed", "diverged", "interrupted")
 #: Statuses that say more about the machine or the moment than about the cell: the same command tries again.

@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any, Literal, Protocol, TypeAlias
 
 from mmbench.executors import Executor, Job, Outcome
-from mmbench.record import FAILURES, TRANSIENT, Record
+from mmbench.record import DONE, FAILURES, TRANSIENT, Record
 from mmbench.store import CellState, RunStore
 
 CELL_FUNCTION = "mmbench.cell:run_cell"
@@ -230,7 +230,7 @@ class _Run:
         self._tell("started", cell=cell, folder=folder)
 
     def _is_final(self, state: CellState) -> bool:
-        if state.status in ("ok", "cached"):
+        if state.status in DONE:
             return True
         if state.status in self.retry:
             return False

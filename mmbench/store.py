@@ -17,7 +17,7 @@ import re
 import secrets
 import shutil
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -288,13 +288,17 @@ class RunStore:
         where = self.folder / PLAN_FILE
         return UsageError(f"{where} is damaged ({error}); remove it and type the run's command again")
 
-    def records(self) -> dict[str, Record]:
-        """Return the decisive attempt at each cell: one that is ok if there is any, else the latest."""
+    def records(self, slim: Callable[[Record], Record] = lambda record: record) -> dict[str, Record]:
+        """Return the decisive attempt at each cell: one that is ok if there is any, else the latest.
+
+        Args:
+            slim: Leaves out of each record what the caller does not need, so that a large run fits in memory.
+        """
         decisive: dict[str, Record] = {}
         for record in self.journal:
             before = decisive.get(record.cell_id)
             if before is None or record.status == "ok" or before.status != "ok":
-                decisive[record.cell_id] = record
+                decisive[record.cell_id] = slim(record)
         return decisive
 
     def states(self) -> dict[str, CellState]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from mmbench.record import DONE
 from mmbench.report.methods import across_datasets
 from mmbench.report.outcomes import PENDING, split_encoders
 from mmbench.report.statistics import Undefined
@@ -360,9 +361,7 @@ def _coverage(board: Board) -> str:
         f"{board.num_done} of {counted(board.num_planned, 'cell')} {'has' if board.num_done == 1 else 'have'} a result"
     )
     rest = {
-        status: count
-        for status, count in board.statuses.items()
-        if status not in ("ok", "cached", "incompatible") and count
+        status: count for status, count in board.statuses.items() if status not in (*DONE, "incompatible") and count
     }
     words = [f"{count} {'not run yet' if status == PENDING else status}" for status, count in rest.items()]
     return f"{text} ({', '.join(words)})" if words else text

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mmbench.errors import UsageError
 from mmbench.profile_plan import setup_of
-from mmbench.record import Metric, Record
+from mmbench.record import DONE, Metric, Record
 from mmbench.report.evidence import paired
 from mmbench.report.predictions import checked_scores, load_predictions, order_of
 from mmbench.report.statistics import holm
@@ -155,7 +155,7 @@ def _cells(store: RunStore) -> dict[tuple[str, ...], dict[int, _Cell]]:
     found: dict[tuple[str, ...], dict[int, _Cell]] = {}
     for row in store.planned():
         record = records.get(row["cell_id"])
-        if record is not None and record.status in ("ok", "cached"):
+        if record is not None and record.status in DONE:
             found.setdefault(setup_of(row), {})[int(row["seed"])] = _Cell(row, record)
     return found
 

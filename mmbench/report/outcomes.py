@@ -6,14 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mmbench.record import Metric, Record
+from mmbench.record import DONE, Metric, Record
 
 #: Status of a planned cell that nobody has run yet.
 PENDING = "pending"
-#: Statuses of a cell that has a result.
-DONE = ("ok", "cached")
-#: Statuses of a cell that was never meant to give a result.
-NOT_RUNNABLE = ("incompatible",)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmbench.record import DONE
 from mmbench.report.answer import answer, board_answer, cautions, combo, metric_words, spread
 from mmbench.report.looked_at import MAX_PAGE_BYTES, looked_at
 from mmbench.report.markdown import critical_words, provenance, reproduce
@@ -159,7 +160,7 @@ def _row(
 
     score, gain = row.score, row.gain
     encoders = [[name(modality), name(encoder)] for modality, encoder in split_encoders(row.encoders).items()]
-    status = None if set(row.statuses) <= {"ok", "cached"} else [[key, count] for key, count in row.statuses.items()]
+    status = None if set(row.statuses) <= set(DONE) else [[key, count] for key, count in row.statuses.items()]
     fields: list[Any] = [
         row.rank,
         row.group,

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from mmbench.profile_plan import setup_of
+from mmbench.record import DONE
 from mmbench.report.comparison import words_of
 from mmbench.report.timings import load_timings, samples_of
 
@@ -100,7 +101,7 @@ def _benchmarks(store: RunStore) -> Iterator[dict[str, Any]]:
     records = store.records()
     for row in store.planned():
         record = records.get(row["cell_id"])
-        if record is None or record.status not in ("ok", "cached"):
+        if record is None or record.status not in DONE:
             continue
         timings = load_timings(store.cell_folder(row["cell_id"]))
         combo = words_of(setup_of(row))

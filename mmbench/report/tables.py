@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mmbench.record import FAILURES, Direction, Metric, Record
-from mmbench.report.outcomes import DONE, PENDING, Outcome, outcomes, split_encoders
+from mmbench.record import DONE, FAILURES, Direction, Metric, Record
+from mmbench.report.outcomes import PENDING, Outcome, outcomes, split_encoders
 from mmbench.report.portrait import Modalities
 from mmbench.store import RunStore
 
@@ -253,18 +253,8 @@ def build_report(folder: Path) -> Report:
         UsageError: there is no run, or its plan is damaged.
     """
     store = RunStore.open(folder)
-    found = outcomes(store.planned(), decisive_records(store))
+    found = outcomes(store.planned(), store.records(_slim))
     return assemble(folder.resolve().name, found, store.datasets(), store.read_run())
-
-
-def decisive_records(store: RunStore) -> dict[str, Record]:
-    """Return what `RunStore.records` does, without what no report shows: a large run fits in memory."""
-    decisive: dict[str, Record] = {}
-    for record in store.journal:
-        before = decisive.get(record.cell_id)
-        if before is None or record.status == "ok" or before.status != "ok":
-            decisive[record.cell_id] = _slim(record)
-    return decisive
 
 
 def assemble(
@@ -582,5 +572,6 @@ def _counted(cells: Iterable[Outcome]) -> dict[str, int]:
 
 
 def _slim(record: Record) -> Record:
+    """Leave out what no report shows."""
     kept = tuple(item for item in record.metrics if item.split != "val" or item.condition == "clean")
     return replace(record, metrics=kept, info={key: record.info[key] for key in _KEPT_INFO if key in record.info})
