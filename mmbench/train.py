@@ -83,7 +83,8 @@ class Epoch:
         train_loss: Mean objective over the epoch's steps.
         val_loss: The task loss on val.
         val_score: What chose the epoch, more being better: the primary metric on val, minus it where less is better,
-            or minus the loss where that chooses.
+            or minus the loss where that chooses. NaN where the metric is not defined on these predictions.
+        lr: The rate of the optimiser's first group as the epoch finds it: that of the step before.
         time_s: Wall time of training, without validation.
         grad_norms: By modality, of several: the norm of its encoder's gradient in the epoch's last step, before
             clipping. Their ratio says which modality is learning (Wang et al. 2020, arXiv:1905.12681).
@@ -201,10 +202,12 @@ class Trainer:
             _check_finite(val_loss, "val", epoch)
             history.append(Epoch(train_loss, val_loss, score, lr, taken, grad_norms))
             self.on_epoch(history[-1])
-            if score > best[0]:
+            # A score that is not defined loses against any other; where none is, the loss chooses.
+            rank = (-math.inf if math.isnan(score) else score, -val_loss)
+            if rank[0] > best[0]:
                 last_gain = epoch
-            if (score, -val_loss) > best:
-                best, best_epoch = (score, -val_loss), epoch
+            if rank > best:
+                best, best_epoch = rank, epoch
                 best_state = copy.deepcopy(self.model.state_dict())
             # A lower loss at the same score moves the choice, but does not buy more epochs.
             if self.config.patience and epoch - last_gain >= self.config.patience:

@@ -166,6 +166,18 @@ def test_where_less_is_better_the_epoch_of_the_least_error_is_kept():
     assert trained.best_epoch > 0
 
 
+def test_where_the_metric_is_never_defined_the_epoch_of_the_least_loss_is_kept():
+    task = TaskSpec(name="value", kind="regression", num_outputs=1, primary="pearson")
+    trainer = make_trainer(TrainConfig(epochs=6, lr=0.3, patience=0), tasks=(task,))
+    trainer.val_data.targets["value"].fill_(10.0)  # nothing correlates with a constant
+    trained = trainer.run()
+
+    losses = [epoch.val_loss for epoch in trained.history]
+    assert all(math.isnan(epoch.val_score) for epoch in trained.history)
+    assert trained.best_epoch == losses.index(min(losses)) != len(losses) - 1
+    assert trainer.validate()[0] == min(losses)
+
+
 def test_training_stops_when_the_score_has_not_risen_for_patience_epochs():
     trainer = make_trainer(TrainConfig(epochs=50, lr=1e-7, patience=2))
 
