@@ -59,6 +59,18 @@ class Outcome:
     duration_s: float = 0.0
     started_at: str = ""
 
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], *, duration_s: float, started_at: str) -> Outcome:
+        """Make it of what `mmbench.executors.child.execute` returned; status and reason alone will do."""
+        return cls(
+            status=data["status"],
+            reason=data["reason"],
+            metrics=tuple(Metric.from_json(metric) for metric in data.get("metrics", ())),
+            info=data.get("info", {}),
+            duration_s=duration_s,
+            started_at=started_at,
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Running:

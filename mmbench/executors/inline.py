@@ -16,7 +16,6 @@ from typing import Any
 from mmbench.executors import Job, Outcome, Running
 from mmbench.executors.child import execute
 from mmbench.executors.launch import OFFLINE
-from mmbench.record import Metric
 
 
 class InlineExecutor:
@@ -54,21 +53,10 @@ class InlineExecutor:
             with _put_back(), _interruptible():
                 outcome = execute(job.function, job.payload, job.folder, on_error=self._on_error)
         except KeyboardInterrupt:  # between the cell and us
-            outcome = {"status": "interrupted", "reason": "interrupted while it ran", "metrics": [], "info": {}}
+            outcome = {"status": "interrupted", "reason": "interrupted while it ran"}
         self._jobs.remove(job)
-        return [
-            (
-                job,
-                Outcome(
-                    status=outcome["status"],
-                    reason=outcome["reason"],
-                    metrics=tuple(Metric.from_json(metric) for metric in outcome["metrics"]),
-                    info=outcome["info"],
-                    duration_s=time.monotonic() - self._started,
-                    started_at=started_at,
-                ),
-            )
-        ]
+        duration_s = time.monotonic() - self._started
+        return [(job, Outcome.from_json(outcome, duration_s=duration_s, started_at=started_at))]
 
     def running(self) -> list[Running]:
         """Return the jobs not yet handed back."""

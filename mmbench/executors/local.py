@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -182,7 +183,7 @@ class LocalExecutor:
             with suppress(psutil.Error):
                 task.process = psutil.Process(message.pid)
             if task.verdict is not None:
-                signal_tree(message.pid, 15)
+                signal_tree(message.pid, signal.SIGTERM)
         elif isinstance(message, Exited):
             self._finish(task, *self._verdict(task, message.code))
         elif isinstance(message, Refused):
@@ -227,7 +228,7 @@ class LocalExecutor:
         task.verdict = (status, reason)
         task.sentenced_at = time.monotonic()
         if task.pid is not None and not task.killed and self._is_ours(task):
-            signal_tree(task.pid, 15)
+            signal_tree(task.pid, signal.SIGTERM)
 
     def _verdict(self, task: _Task, code: int) -> tuple[Status, str, Mapping[str, Any]]:
         """Return status, reason and outcome of a process that has ended."""
@@ -237,7 +238,7 @@ class LocalExecutor:
         if task.verdict is not None:
             return *task.verdict, {}
         if code < 0:
-            if code == -9 and num_oom_kills() > task.num_oom_kills:
+            if code == -signal.SIGKILL and num_oom_kills() > task.num_oom_kills:
                 used = f"; it was last seen using {gib(task.rss)}" if task.rss else ""
                 return "oom_host", f"the kernel ended it because the machine ran out of memory{used}", {}
             return "killed", f"{describe_exit(code)} ended the process", {}
@@ -272,20 +273,9 @@ class LocalExecutor:
         for name in (OUTCOME_FILE, f".{OUTCOME_FILE}", JOB_FILE):
             with suppress(OSError):
                 (task.job.folder / name).unlink()
-        outcome = outcome or {}
-        self._finished.append(
-            (
-                task.job,
-                Outcome(
-                    status=status,
-                    reason=reason,
-                    metrics=tuple(Metric.from_json(metric) for metric in outcome.get("metrics", ())),
-                    info=outcome.get("info", {}),
-                    duration_s=time.monotonic() - task.started if task.started else 0.0,
-                    started_at=task.started_at,
-                ),
-            )
-        )
+        duration_s = time.monotonic() - task.started if task.started else 0.0
+        told = {**(outcome or {}), "status": status, "reason": reason}
+        self._finished.append((task.job, Outcome.from_json(told, duration_s=duration_s, started_at=task.started_at)))
 
     def _is_ours(self, task: _Task) -> bool:
         # Compares the time of creation, since the number of a dead process is given to another one day.
