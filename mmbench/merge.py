@@ -391,7 +391,7 @@ def _staged(into: Path) -> Iterator[RunStore]:
         try:
             _empty(store.folder)  # of what a merge that was killed left there
             yield store
-        except BaseException:
+        except BaseException:  # Ctrl-C too leaves nothing half done
             _empty(store.folder)
             raise
     try:

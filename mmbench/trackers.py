@@ -120,7 +120,7 @@ class TrackerThread:
         self._busy = (hook, time.monotonic())
         try:
             function(*arguments)
-        except BaseException as error:
+        except BaseException as error:  # nothing that a tracker raises may end the run
             self.failure = self.failure or f"{hook} raised {in_words(error)}"
         finally:
             self._busy = None
@@ -240,7 +240,7 @@ def open_tracker(folder: Path, reference: Reference, *, limit_s: float = OPEN_LI
             place = folder / FOLDER / spec.name
             place.mkdir(parents=True, exist_ok=True)
             found.append(load_attribute(spec.factory)(place, **reference.options))
-        except BaseException as error:
+        except BaseException as error:  # raised or noted by the thread that waits
             found.append(error)
 
     maker = threading.Thread(target=make, name=f"tracker {spec.name} opening", daemon=True)

@@ -63,11 +63,11 @@ def execute(
     """
     try:
         metrics, info = _checked(_resolve(function)(dict(payload), folder))
-    except BaseException as error:
+    except BaseException as error:  # a plugin may raise anything, SystemExit too
         if on_error is not None:
             on_error(error)
         status, reason = classify(error)
-        with suppress(BaseException):
+        with suppress(BaseException):  # the folder may be gone, the error's own text may raise
             (folder / TRACEBACK_FILE).write_text("".join(traceback.format_exception(error)), errors="backslashreplace")
         return {"status": status, "reason": reason, "metrics": [], "info": {}}
     return {"status": "ok", "reason": "", "metrics": metrics, "info": info}
@@ -124,15 +124,15 @@ def run_and_leave(job: Mapping[str, Any], *, parent_pid: int) -> None:
         if os.getpid() == pid:
             write_outcome(folder, outcome)
         code = 0
-    except BaseException:
-        with suppress(BaseException):
+    except BaseException:  # whatever it is, the process ends below
+        with suppress(BaseException):  # a plugin may have closed or replaced the streams
             traceback.print_exc()
     finally:
         for stream in (sys.stdout, sys.stderr):
-            with suppress(BaseException):
+            with suppress(BaseException):  # likewise
                 stream.flush()
         if sys.platform != "win32":
-            with suppress(BaseException):
+            with suppress(BaseException):  # a C library without it
                 ctypes.CDLL(None).fflush(None)
         # Neither atexit handlers nor threads of a plugin may hold the process back: what counts is written.
         os._exit(code)
@@ -305,5 +305,5 @@ def _gpu_oom_reason(error: BaseException) -> str:
 def _text(error: BaseException) -> str:
     try:
         return str(error)
-    except BaseException as broken:
+    except BaseException as broken:  # of a plugin's __str__
         return f"(its message cannot be shown: {type(broken).__name__})"

@@ -46,7 +46,7 @@ def main(fd: int, parent_pid: int, preload: Sequence[str]) -> None:
     for module in preload:
         try:
             importlib.import_module(module)
-        except BaseException:
+        except BaseException:  # the cells that need it will raise it again, and say so
             traceback.print_exc()
     # Objects that the collector never visits stay in pages that all children share.
     gc.collect()
