@@ -95,8 +95,8 @@ class SplitData:
         return Batch(size=len(index), inputs=inputs, targets=targets)
 
     def batches(self, order: Tensor, batch_size: int, *, min_size: int = 1) -> Iterator[Batch]:
-        """Yield batches in the given order; a last batch smaller than `min_size` is left out."""
-        chunks = [chunk for chunk in order.split(batch_size) if len(chunk) >= min(min_size, len(order))]
+        """Yield batches of the samples at these positions, (N,), cut by `split_order`; streamed ones are read ahead."""
+        chunks = split_order(order, batch_size, min_size=min_size)
         if self.resident:
             return map(self.batch, chunks)
         return _ahead(map(self.batch, chunks))
@@ -152,6 +152,15 @@ class SplitData:
             values = _padded(held.values, held.offsets, rows, longest).to(self.device)
         mask = torch.arange(longest)[None, :] < torch.from_numpy(lengths)[:, None]
         return Input(values, mask.to(self.device, non_blocking=True), positions)
+
+
+def split_order(order: Tensor, batch_size: int, *, min_size: int = 1) -> list[Tensor]:
+    """Cut positions (N,) into batches; a last one smaller than `min_size` is left out, unless it is all there is.
+
+    >>> [len(chunk) for chunk in split_order(torch.arange(5), 2, min_size=2)]
+    [2, 2]
+    """
+    return [chunk for chunk in order.split(batch_size) if len(chunk) >= min(min_size, len(order))]
 
 
 def free_bytes(device: torch.device) -> int:

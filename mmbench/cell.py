@@ -46,7 +46,7 @@ from mmbench.record import HISTORY_FILE, PREDICTIONS_FILE, TIMINGS_FILE, Metric
 from mmbench.registry import load_plugin_file
 from mmbench.spec import DatasetInfo, Modality, TaskSpec
 from mmbench.tasks import TargetScaler, majority_predictions, predictions
-from mmbench.train import Epoch, Trained, Trainer, predict
+from mmbench.train import Epoch, Trained, Trainer, evaluation_batch_size, predict
 from mmbench.tuning import read_tuning
 from mmbench.variant import Variant
 
@@ -338,7 +338,7 @@ def _diagnose(
         scalers=scalers,
         clean={task.name: kept[f"test.{task.name}.prediction"] for task in model.tasks},
         takes_missing=payload["fusion"].get("missing", False),
-        batch_size=max(train.batch_size, 256),
+        batch_size=evaluation_batch_size(train),
         autocast=train.precision == "bf16",
     )
     source, encoders, frozen = made_from

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mmbench.augment import Augment, augment_batch
-from mmbench.batches import SplitData
+from mmbench.batches import SplitData, split_order
 from mmbench.config import TrainConfig
 from mmbench.errors import Diverged
 from mmbench.evaluate import primary_value
@@ -226,6 +226,11 @@ class Trainer:
         )
 
     @property
+    def progress(self) -> float:
+        """Share of training done, 0 to 1; steps that are taken afterwards, to be measured, add nothing."""
+        return min(self.step_number / self.total_steps, 1.0)
+
+    @property
     def selected_by(self) -> str:
         """Name of what chooses the epoch: several tasks have no common metric, so their loss does."""
         by_loss = self.config.select == "loss" or len(self.tasks) > 1
@@ -248,11 +253,12 @@ class Trainer:
         count = 0
         norms: dict[str, Tensor] = {}
         watched = grad_norms is not None and len(self.model.modalities) > 1
-        last = len(order.split(self.config.batch_size)) - (len(order) % self.config.batch_size == 1) - 1
         # A last batch of one, after larger ones, would give BatchNorm nothing to normalise over.
-        for batch in self.train_data.batches(order, self.config.batch_size, min_size=min(2, self.config.batch_size)):
-            total += self.step(batch, epoch, norms if watched and count == last else None)
+        size, least = self.config.batch_size, min(2, self.config.batch_size)
+        num_batches = len(split_order(order, size, min_size=least))
+        for batch in self.train_data.batches(order, size, min_size=least):
             count += 1
+            total += self.step(batch, epoch, norms if watched and count == num_batches else None)
         if grad_norms is not None:
             grad_norms.update({name: float(norm) for name, norm in norms.items()})
         return float(total) / max(count, 1)
@@ -263,17 +269,17 @@ class Trainer:
             return
         self.model.eval()
         self.objective.eval()
-        size = max(self.config.batch_size, 256)
+        size = evaluation_batch_size(self.config)
         seen = self.stepped_on[: len(self.held_out) or None]
         start = EpochStart(
             model=self.model,
             epoch=epoch,
-            progress=self.step_number / self.total_steps,
+            progress=self.progress,
             seen=lambda: self.train_data.batches(seen, size),
             held_out=lambda: self.train_data.batches(self.held_out, size) if len(self.held_out) else (),
             task_loss=self.loss,
         )
-        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+        with torch.no_grad(), _autocast(self.device, self.config):
             self._before_epoch(start)
 
     def observe(self) -> None:
@@ -282,8 +288,8 @@ class Trainer:
         if filler is None or not filler.observes:
             return
         self.model.eval()
-        batches = self.train_data.in_order(max(self.config.batch_size, 256))
-        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+        batches = self.train_data.in_order(evaluation_batch_size(self.config))
+        with torch.no_grad(), _autocast(self.device, self.config):
             filler.observe((self.model.accepted(self.model.encode(batch)) for batch in batches), len(self.train_data))
 
     def step(self, batch: Batch, epoch: int = 0, grad_norms: dict[str, Tensor] | None = None) -> Tensor:
@@ -292,14 +298,14 @@ class Trainer:
         self._set_lr()
         if self.augments:
             batch = augment_batch(batch, self.augments)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        with _autocast(self.device, config):
             output = self.model(batch)
             step = Step(
                 model=self.model,
                 batch=batch,
                 output=output,
                 epoch=epoch,
-                progress=self.step_number / self.total_steps,
+                progress=self.progress,
                 generator=self.generator,
                 task_loss=lambda logits: self.loss(logits, batch.targets),
             )
@@ -343,7 +349,7 @@ class Trainer:
         return loss, -value if metric_specs(task)[primary_metric(task)].direction == "min" else value
 
     def _set_lr(self) -> None:
-        factor = lr_factor(self.step_number / self.total_steps, self.config)
+        factor = lr_factor(self.progress, self.config)
         for group in self.optimiser.param_groups:
             group["lr"] = self.config.lr * factor * group["lr_factor"]
 
@@ -417,11 +423,20 @@ def predict(model: MultimodalModel, data: SplitData, config: TrainConfig) -> dic
     """Return logits by task for a whole split, in its order: (N, K)."""
     model.eval()
     parts: dict[str, list[Tensor]] = {task.name: [] for task in model.tasks}
-    with torch.autocast(data.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-        for batch in data.in_order(max(config.batch_size, 256)):
+    with _autocast(data.device, config):
+        for batch in data.in_order(evaluation_batch_size(config)):
             for name, logits in model(batch).logits.items():
                 parts[name].append(logits)
     return {name: torch.cat(chunks) for name, chunks in parts.items()}
+
+
+def evaluation_batch_size(config: TrainConfig) -> int:
+    """Return how many samples a forward pass takes where nothing is learned from it."""
+    return max(config.batch_size, 256)
+
+
+def _autocast(device: torch.device, config: TrainConfig) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
 
 
 def _grad_norms(model: MultimodalModel) -> dict[str, Tensor]:

@@ -294,6 +294,16 @@ def test_objectives_know_how_far_training_is():
     assert seen == [(0, 0.0), (0, 0.167), (1, 0.333), (1, 0.5)]
 
 
+def test_steps_after_training_leave_its_share_at_one():
+    trainer = make_trainer(TrainConfig(epochs=1, batch_size=101, patience=0))
+    trainer.run()
+    for _ in range(3):
+        trainer.step(trainer.val_data.batch(torch.arange(4)))
+
+    assert trainer.step_number == 5 > trainer.total_steps
+    assert trainer.progress == 1.0
+
+
 def test_bf16_trains_to_finite_losses():
     trained = make_trainer(TrainConfig(epochs=2, precision="bf16")).run()
 
