@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from platformdirs import user_cache_path
+from mmbench.config import cache_dir
 
 #: A file changed less than this ago may change again within the clock's resolution: it is not remembered.
 _SETTLED_NS = 2_000_000_000
@@ -27,7 +27,8 @@ def hash_files(
         files: What `os.stat` said, by relative path.
         check: Called with every file that is not remembered; what it raises keeps the file from being remembered.
     """
-    memo_path = _memo_folder() / f"{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:24]}.json"
+    root_hash = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:24]
+    memo_path = cache_dir() / "manifest-hashes" / f"{root_hash}.json"
     remembered = _read(memo_path)
     total = hashlib.sha256()
     settled_before = time.time_ns() - _SETTLED_NS
@@ -47,12 +48,6 @@ def hash_files(
     if fresh:
         _write(memo_path, {**remembered, **fresh})
     return total.hexdigest()
-
-
-def _memo_folder() -> Path:
-    chosen = os.environ.get("MMBENCH_CACHE", "")
-    root = Path(chosen).expanduser() if chosen else user_cache_path("mmbench")
-    return root / "manifest-hashes"
 
 
 def _read(path: Path) -> dict[str, list[int | str]]:
