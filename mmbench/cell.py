@@ -35,7 +35,7 @@ from mmbench.diagnostics.attribution import FILE_NAME as ATTRIBUTION_FILE
 from mmbench.diagnostics.attribution import attribute
 from mmbench.errors import ContractError, Unavailable
 from mmbench.evaluate import metrics
-from mmbench.frozen import FrozenEncoder, device_name
+from mmbench.frozen import FrozenEncoder
 from mmbench.model import MultimodalModel
 from mmbench.parts import perf_key
 from mmbench.profiling import PROTOCOLS, profile
@@ -285,11 +285,16 @@ def _facts(
         "split_hash": source.index.split_hash,
         "num_samples": {split: len(data[split]) for split in SPLITS},
         "resident": all(item.resident for item in data.values()),
-        "device": device_name(device),
+        "device": _device_name(device),
         "precision": train.precision,
         "threads": payload["threads"],
         "versions": {"torch": torch.__version__, "python": platform.python_version()},
     }
+
+
+def _device_name(device: torch.device) -> str:
+    """Return what computes, as tables show it: a CPU by its architecture alone."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu"
 
 
 def perf_facts(

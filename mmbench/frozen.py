@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import platform
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -26,6 +25,7 @@ from mmbench.model import MultimodalModel
 from mmbench.parts import digest
 from mmbench.profiling import Meter, Protocol
 from mmbench.profiling.apart import EncoderCost, measure_encoder
+from mmbench.profiling.device import hardware_name
 from mmbench.spec import Layout
 
 #: Bumped when features of an unchanged encoder would be stored otherwise.
@@ -174,7 +174,7 @@ class FrozenEncoder:
             batch_size: As in training.
             protocol: How carefully to measure.
         """
-        machine = [device_name(self.device), self.payload["threads"], self.payload["contended"]]
+        machine = [hardware_name(self.device), self.payload["threads"], self.payload["contended"]]
         key = digest([self.key, batch_size, protocol.name, *machine])
 
         def make() -> dict[str, NDArray[Any]]:
@@ -243,11 +243,6 @@ class FrozenEncoder:
                 _fit(encoder, self.modality, columns["train"], self.device)
             self._built = encoder.eval(), columns
         return self._built
-
-
-def device_name(device: torch.device) -> str:
-    """Return what computes, as tables show it."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu"
 
 
 def _fit(encoder: nn.Module, modality: str, column: Column, device: torch.device) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from mmbench.cache import ArrayCache
 from mmbench.cell import dataset_info, open_dataset, run_cell
 from mmbench.config import load_config
 from mmbench.errors import DataError, UsageError
@@ -218,6 +219,20 @@ def test_the_profile_of_stored_features_holds_the_encoders_own_cost(make):
     assert "measured once, apart" in stored["throughput_samples_per_s"]["note"]
     assert stored["peak_rss_bytes"]["value"] is None
     assert stored["latency_p50_s"]["value"] > 0
+
+
+def test_another_processor_has_a_cost_of_its_own(make, monkeypatch, tmp_path):
+    def costs() -> int:
+        entries = ArrayCache(tmp_path / "cache").entries()
+        return sum(entry.sort == "encoder-cost" for entry in entries)
+
+    make.run(protocol="quick")
+    make.run(protocol="quick")
+    assert costs() == 2  # two modalities
+
+    monkeypatch.setattr("mmbench.frozen.hardware_name", lambda device: "Another CPU")
+    make.run(protocol="quick")
+    assert costs() == 4
 
 
 def test_tuning_options_belong_to_their_tuning(make):
