@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 from mmbench.errors import UsageError
 from mmbench.record import DONE, Record
-from mmbench.store import RECORD_FILE, RunStore, check_run_name
+from mmbench.store import RECORD_FILE, RunStore, check_run_name, sync
 
 #: Scores of one cell that differ by more than this did not come from equal computations.
 TOLERANCE = 1e-9
@@ -401,11 +401,7 @@ def _staged(into: Path) -> Iterator[RunStore]:
         shutil.rmtree(parent, ignore_errors=True)
         raise UsageError(f"{into} cannot be made: {error.strerror}; merge into another name") from None
     shutil.rmtree(parent, ignore_errors=True)
-    descriptor = os.open(into.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(into.parent)
 
 
 def _empty(folder: Path) -> None:

@@ -339,7 +339,7 @@ class RunStore:
             shutil.rmtree(aside, ignore_errors=True)
         else:
             folder.rename(place)
-        _sync(place.parent)
+        sync(place.parent)
         self.journal.append(record)
 
     def close(self) -> None:
@@ -448,7 +448,7 @@ def _write_atomically(path: Path, chunks: Iterable[str]) -> None:
     if path.is_dir():
         _remove(path)
     beside.replace(path)
-    _sync(path.parent)
+    sync(path.parent)
 
 
 def _make_ordinary(folder: Path) -> None:
@@ -474,12 +474,15 @@ def _sync_tree(folder: Path) -> None:
         for name in names:
             path = Path(parent, name)
             if path.is_file() and not path.is_symlink():
-                _sync(path)
-        _sync(Path(parent))
+                sync(path)
+        sync(Path(parent))
 
 
-def _sync(path: Path) -> None:
-    # Not every file system can sync a folder, and a file may not be readable; that is no reason to stop.
+def sync(path: Path) -> None:
+    """Put a file, or the names in a folder, on the disk.
+
+    Not every file system can sync a folder, and a file may not be readable; that is no reason to stop.
+    """
     with suppress(OSError):
         descriptor = os.open(path, os.O_RDONLY)
         try:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmbench.errors import UsageError
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -42,24 +44,19 @@ def write_report(folder: Path, report: Report | None = None) -> list[Path]:
     Raises:
         UsageError: there is no run, its plan is damaged, or the folder cannot be written.
     """
-    from mmbench.errors import UsageError
     from mmbench.report.html import render_html
     from mmbench.report.latex import render_latex
     from mmbench.report.leaderboard import leaderboard_csv
     from mmbench.report.markdown import render_markdown
 
     made = report or build_report(folder)
-    place = folder / "report"
-    try:
-        place.mkdir(exist_ok=True)
-        return [
-            replace_file(place / "report.html", render_html(made, folder)),
-            replace_file(place / "report.md", render_markdown(made)),
-            replace_file(place / "leaderboard.csv", leaderboard_csv(made)),
-            replace_file(place / "leaderboard.tex", render_latex(made)),
-        ]
-    except OSError as error:
-        raise UsageError(f"{place} cannot be written: {error.strerror}") from None
+    files = {
+        "report.html": render_html(made, folder),
+        "report.md": render_markdown(made),
+        "leaderboard.csv": leaderboard_csv(made),
+        "leaderboard.tex": render_latex(made),
+    }
+    return write_files(folder / "report", files)
 
 
 def print_report(folder: Path, out: Console, report: Report | None = None) -> None:
@@ -89,6 +86,19 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return value
+
+
+def write_files(place: Path, files: Mapping[str, str]) -> list[Path]:
+    """Write text files, by name, into a folder; return them in that order.
+
+    Raises:
+        UsageError: the folder cannot be written.
+    """
+    try:
+        place.mkdir(exist_ok=True)
+        return [replace_file(place / name, text) for name, text in files.items()]
+    except OSError as error:
+        raise UsageError(f"{place} cannot be written: {error.strerror}") from None
 
 
 def replace_file(path: Path, text: str) -> Path:

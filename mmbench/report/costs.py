@@ -6,7 +6,7 @@ import csv
 import io
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from rich.text import Text
 
 from mmbench.profile_plan import setup_of
 from mmbench.record import Metric, Record
+from mmbench.report import write_files
 from mmbench.report.export import spreadsheet_text
 from mmbench.report.text import amount, clean, markdown, seconds, size_bytes
 
@@ -143,15 +144,12 @@ def remarks(costs: Sequence[Cost]) -> list[str]:
 
 
 def write_costs(folder: Path, costs: Sequence[Cost]) -> list[Path]:
-    """Write ``report/costs.md`` and ``report/costs.csv``; return both."""
-    place = folder / "report"
-    place.mkdir(exist_ok=True)
-    files = {place / "costs.md": _markdown(folder.name, costs), place / "costs.csv": _csv(costs)}
-    for path, text in files.items():
-        unfinished = path.with_name(f".{path.name}.writing")
-        unfinished.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
-        unfinished.replace(path)
-    return list(files)
+    """Write ``report/costs.md`` and ``report/costs.csv``; return both.
+
+    Raises:
+        UsageError: the folder cannot be written.
+    """
+    return write_files(folder / "report", {"costs.md": _markdown(folder.name, costs), "costs.csv": _csv(costs)})
 
 
 def costs_json(store: RunStore, costs: Sequence[Cost]) -> dict[str, Any]:
@@ -163,16 +161,7 @@ def costs_json(store: RunStore, costs: Sequence[Cost]) -> dict[str, Any]:
             {
                 **{name: getattr(cost, name) for name in ("dataset", "encoders", "fusion", "objective", "variant")},
                 **{name: getattr(cost, name) for name in ("num_rounds", "status", "reason", "contended")},
-                "figures": {
-                    name: {
-                        "value": figure.value,
-                        "low": figure.low,
-                        "high": figure.high,
-                        "unit": figure.unit,
-                        "note": figure.note,
-                    }
-                    for name, figure in cost.figures.items()
-                },
+                "figures": {name: asdict(figure) for name, figure in cost.figures.items()},
             }
             for cost in costs
         ],

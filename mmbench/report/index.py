@@ -20,6 +20,7 @@ from urllib.parse import quote
 
 from mmbench.errors import UsageError
 from mmbench.record import PREDICTIONS_FILE
+from mmbench.report import replace_file
 from mmbench.report.export import spreadsheet_text
 from mmbench.report.markdown import hardware_words, overview_lines, reproduce
 from mmbench.report.tables import Board, Gain, Report, Row, Score, build_report
@@ -55,8 +56,6 @@ def write_index(results: Path) -> Path:
     Raises:
         UsageError: there is no such folder or no run in it, or its ``README.md`` was written by somebody else.
     """
-    from mmbench.report import replace_file
-
     names = [name for name in list_runs(results) if _is_name(name)]
     if not names:
         raise UsageError(f"{results} has no runs to list; choose another folder with --results")

@@ -14,6 +14,7 @@ import numpy as np
 from mmbench.report.portrait import Curve, Errors, Modalities, Portrait, Solved
 from mmbench.report.predictions import checked_scores, load_predictions
 from mmbench.report.tables import Board, Report, Row
+from mmbench.store import RECORD_FILE
 
 NUM_PORTRAITS = 8
 #: Fusions that stand for late fusion, the first that a run has: MultiBench's own joins vectors, then one hidden layer.
@@ -52,7 +53,7 @@ def is_subset(condition: str) -> bool:
 def cell_info(folder: Path, cell_id: str) -> Mapping[str, Any]:
     """Return the info of a cell's record, or nothing where it cannot be read."""
     try:
-        data = json.loads((folder / "cells" / cell_id / "record.json").read_text(encoding="utf-8"))
+        data = json.loads((folder / "cells" / cell_id / RECORD_FILE).read_text(encoding="utf-8"))
         info = data["info"]
     except (OSError, ValueError, KeyError, TypeError):
         return {}

@@ -7,11 +7,9 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from mmbench.config import SMOKE_TRAIN
 from mmbench.report.outcomes import split_encoders
 from mmbench.report.tables import Board, Report, Row
-
-#: What `--grid smoke` sets; the command of a single row has no grid.
-_SMOKE = {"epochs": 1, "limit": 64}
 
 
 def row_command(row: Row, board: Board, report: Report) -> str:
@@ -36,7 +34,9 @@ def row_command(row: Row, board: Board, report: Report) -> str:
     for file in _listed(config.get("plugin")):
         words += ["--plugin", str(file)]
     train = config.get("train")
-    settings = {**(_SMOKE if config.get("grid") == "smoke" else {}), **(train if isinstance(train, Mapping) else {})}
+    # The command of a single row has no grid, so what its grid set is said outright.
+    smoke = SMOKE_TRAIN if config.get("grid") == "smoke" else {}
+    settings = {**smoke, **(train if isinstance(train, Mapping) else {})}
     for key, value in settings.items():
         words += ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
     command = " ".join(shlex.quote(word) for word in words)
