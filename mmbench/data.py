@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmbench.cache import ArrayCache
-from mmbench.config import part_root as dataset_root  # noqa: F401  (the name by which plugins know it)
 from mmbench.errors import ContractError, DataError
 from mmbench.spec import DatasetInfo, Kind, Modality, TaskSpec
 

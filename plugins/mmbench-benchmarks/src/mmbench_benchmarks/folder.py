@@ -12,6 +12,7 @@ from typing import Any
 
 from mmbench_datasets.paths import SafeFolder
 
+from mmbench.config import data_dir, part_root
 from mmbench.errors import DataError, Unavailable
 
 _MOST_ANNOTATION_BYTES = 4 << 30
@@ -188,10 +189,7 @@ def _exists(path: Path) -> bool:
 
 def default_root(name: str) -> Path:
     """Return the folder that the core gives a dataset of this package."""
-    from mmbench.config import data_dir
-    from mmbench.data import dataset_root
-
-    return dataset_root(data_dir(), f"mmbench-benchmarks/{name}")
+    return part_root(data_dir(), f"mmbench-benchmarks/{name}")
 
 
 def field(item: Any, key: str, kind: type[Any] | tuple[type[Any], ...], where: str) -> Any:
