@@ -229,6 +229,7 @@ def test_the_fingerprint_follows_the_content_and_not_the_folder(tmp_path):
         ({"x": "label"}, r"the modality 'x' would read 'label', which holds labels or ids; take it out"),
         ({"x": "age:picture"}, r"the modality 'x': 'picture' is not one of image, audio, text, tabular, sequence"),
         ({"id": "none"}, r"no column 'none' for ids"),
+        ({"seed": "first"}, r"seed must be a whole number, got 'first'"),
         ({"max_seconds": "-1"}, r"max_seconds must be a number above 0, got '-1'"),
         ({"train": "test", "val": "test"}, r"two of train, val and test would be the same split"),
     ],

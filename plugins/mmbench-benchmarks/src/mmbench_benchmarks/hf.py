@@ -8,7 +8,6 @@ modalities.
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import re
@@ -22,8 +21,9 @@ import numpy as np
 from mmbench_datasets.labels import read_targets
 from mmbench_datasets.lazy import LazySamples, Read
 from mmbench_datasets.media import Embedded, read_audio, read_image
+from mmbench_datasets.options import check_misspelt, read_max_seconds, read_seed
 from mmbench_datasets.splits import SPLITS, Split, split_groups
-from mmbench_datasets.table import Table, number, part_name
+from mmbench_datasets.table import Table, part_name
 
 from mmbench.errors import DataError, SpecError, Unavailable, UsageError, did_you_mean
 from mmbench.spec import DatasetInfo, Kind, Modality, TaskSpec
@@ -98,7 +98,8 @@ def _corpus(target: str, options: Mapping[str, Any]) -> Corpus:
     known = {name: str(value) for name, value in options.items()}
     stored = _find(target, known)
     declared = {name: value for name, value in known.items() if name not in _RESERVED}
-    _check_misspelt(stored, declared)
+    check_misspelt("hf", declared, _RESERVED, stored.features)
+    _check_columns(stored, declared)
     names = _split_names(stored, known)
     tables = {split: _read(pyarrow, stored, name) for split, name in names.items()}
     places = [(split, row) for split in tables for row in range(len(tables[split]))]
@@ -106,9 +107,7 @@ def _corpus(target: str, options: Mapping[str, Any]) -> Corpus:
     target_task, values = _labels(stored, columns, known.get("label", "label"))
     sources = _sources(stored, declared, known)
     ids = _ids(stored, columns, known, [f"{names[split]}-{row:06}" for split, row in places])
-    max_seconds = number(known.get("max_seconds", "600"))
-    if max_seconds is None or max_seconds <= 0:
-        raise UsageError(f"max_seconds must be a number above 0, got {known['max_seconds']!r}")
+    max_seconds = read_max_seconds(known)
     readers, missing, modalities = {}, [], []
     for name, (column, kind) in sources.items():
         chunks = pyarrow.chunked_array([chunk for table in columns[column] for chunk in table.chunks])
@@ -121,7 +120,7 @@ def _corpus(target: str, options: Mapping[str, Any]) -> Corpus:
         modalities=tuple(modalities),
         missing=tuple(missing),
         tasks=(target_task,),
-        rows=_rows(tables, values, ids, known, by_class=target_task.kind == "multiclass"),
+        rows=_rows(tables, values, ids, read_seed(known), by_class=target_task.kind == "multiclass"),
         ids=ids,
         targets={target_task.name: values},
         readers=readers,
@@ -334,7 +333,7 @@ def _split_names(stored: _Stored, known: Mapping[str, str]) -> dict[Split, str]:
 
 
 def _rows(
-    tables: Mapping[Split, Any], values: Sequence[Any], ids: Sequence[str], known: Mapping[str, str], *, by_class: bool
+    tables: Mapping[Split, Any], values: Sequence[Any], ids: Sequence[str], seed: int, *, by_class: bool
 ) -> dict[Split, list[int]]:
     rows: dict[Split, list[int]] = {}
     begin = 0
@@ -343,17 +342,14 @@ def _rows(
         begin += len(table)
     strata = values if by_class else [0] * begin
     if set(rows) == {"train"}:
-        return split_groups(ids, strata, int(number(known.get("seed", "0")) or 0))
+        return split_groups(ids, strata, seed)
     if "val" not in rows:
         rows |= carve_val(rows["train"], strata, ids, share=_VAL_SHARE)
     return {split: rows[split] for split in SPLITS}
 
 
-def _check_misspelt(stored: _Stored, declared: Mapping[str, str]) -> None:
+def _check_columns(stored: _Stored, declared: Mapping[str, str]) -> None:
     for name, value in declared.items():
-        close = difflib.get_close_matches(name, _RESERVED, n=1, cutoff=0.75)
-        if close and name not in stored.features:
-            raise UsageError(f"hf has no option {name!r}. Did you mean {close[0]!r}?")
         column = value.rpartition(":")[0] if value not in stored.features and ":" in value else value
         if column not in stored.features:
             raise _no_column(stored, column, f"the modality {name!r}")

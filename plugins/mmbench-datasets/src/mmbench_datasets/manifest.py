@@ -8,7 +8,6 @@ for another.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import os
@@ -32,12 +31,12 @@ from mmbench_datasets.modalities import (
     modality_of,
     with_features,
 )
+from mmbench_datasets.options import check_misspelt, read_max_seconds, read_seed
 from mmbench_datasets.splits import Split, check_groups, check_labels_of_splits, generated_split, given_split
 from mmbench_datasets.table import Table, number, read_table
 from mmbench_datasets.video import MAX_FRAMES, check_video
 
 RESERVED = ("label", "split", "id", "group", "seed", "max_seconds", "max_frames")
-DEFAULT_MAX_SECONDS = 600.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,10 +157,10 @@ def read_manifest(target: str, options: Mapping[str, Any]) -> Manifest:
     table = read_table(target)
     known = {name: str(value) for name, value in options.items()}
     declared = {name: value for name, value in known.items() if name not in RESERVED}
-    _check_misspelt(table, declared)
+    check_misspelt("manifest", declared, RESERVED, table.columns)
     ids = _read_ids(table, known.get("id", ""))
     targets = read_targets(table, known.get("label", ""))
-    seed, max_seconds, max_frames = _read_numbers(known)
+    seed, max_seconds, max_frames = read_seed(known), read_max_seconds(known), _read_max_frames(known)
     split_column, group_column = _split_columns(table, known)
     if split_column:
         rows = given_split(table, split_column)
@@ -191,14 +190,6 @@ def read_manifest(target: str, options: Mapping[str, Any]) -> Manifest:
         max_frames=max_frames,
         settings={**known, "seed": seed, "max_seconds": max_seconds, **frames},
     )
-
-
-def _check_misspelt(table: Table, declared: Mapping[str, str]) -> None:
-    """Raise where an option that would be a modality looks like a reserved one: "lable" would leak the label."""
-    for name in declared:
-        close = difflib.get_close_matches(name, RESERVED, n=1, cutoff=0.75)
-        if close and name not in table.columns:
-            raise UsageError(f"manifest has no option {name!r}. Did you mean {close[0]!r}?")
 
 
 def _check_leaks(sources: Sequence[Source], targets: Sequence[Target], split_column: str) -> None:
@@ -233,19 +224,12 @@ def _read_ids(table: Table, named: str) -> list[str]:
     return ids
 
 
-def _read_numbers(known: Mapping[str, str]) -> tuple[int, float, int]:
-    """Return seed, max_seconds and max_frames."""
-    try:
-        seed = int(known.get("seed", "0"))
-    except ValueError:
-        raise UsageError(f"seed must be a whole number, got {known['seed']!r}") from None
+def _read_max_frames(known: Mapping[str, str]) -> int:
+    """Return the option `max_frames`, `MAX_FRAMES` where it is not given."""
     max_frames = number(known.get("max_frames", str(MAX_FRAMES)))
     if max_frames is None or max_frames < 1 or max_frames % 1:
         raise UsageError(f"max_frames must be a whole number above 0, got {known['max_frames']!r}")
-    max_seconds = number(known.get("max_seconds", str(DEFAULT_MAX_SECONDS)))
-    if max_seconds is None or max_seconds <= 0:
-        raise UsageError(f"max_seconds must be a number above 0, got {known['max_seconds']!r}")
-    return seed, max_seconds, int(max_frames)
+    return int(max_frames)
 
 
 def _split_columns(table: Table, known: Mapping[str, str]) -> tuple[str, str]:

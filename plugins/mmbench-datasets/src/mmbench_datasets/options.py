@@ -1,0 +1,53 @@
+"""Options of datasets whose other options name modalities: read from words, or what is wrong with them is said."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterable, Mapping
+
+from mmbench.errors import UsageError
+from mmbench_datasets.table import number
+
+DEFAULT_MAX_SECONDS = 600.0
+
+
+def check_misspelt(dataset: str, declared: Iterable[str], reserved: Iterable[str], columns: Collection[str]) -> None:
+    """Check that no option that would be a modality looks like a reserved one: "lable" would leak the label.
+
+    Args:
+        dataset: Its name, for the message.
+        declared: The options that would be modalities.
+        reserved: The other options.
+        columns: Of the data: a modality may be called as its column is.
+
+    Raises:
+        UsageError: one does.
+    """
+    for name in declared:
+        close = difflib.get_close_matches(name, reserved, n=1, cutoff=0.75)
+        if close and name not in columns:
+            raise UsageError(f"{dataset} has no option {name!r}. Did you mean {close[0]!r}?")
+
+
+def read_seed(known: Mapping[str, str]) -> int:
+    """Return the option `seed`, 0 where it is not given.
+
+    Raises:
+        UsageError: it is no whole number.
+    """
+    try:
+        return int(known.get("seed", "0"))
+    except ValueError:
+        raise UsageError(f"seed must be a whole number, got {known['seed']!r}") from None
+
+
+def read_max_seconds(known: Mapping[str, str]) -> float:
+    """Return the option `max_seconds`, in seconds, `DEFAULT_MAX_SECONDS` where it is not given.
+
+    Raises:
+        UsageError: it is no number above 0.
+    """
+    max_seconds = number(known.get("max_seconds", str(DEFAULT_MAX_SECONDS)))
+    if max_seconds is None or max_seconds <= 0:
+        raise UsageError(f"max_seconds must be a number above 0, got {known['max_seconds']!r}")
+    return max_seconds
