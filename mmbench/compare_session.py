@@ -10,9 +10,9 @@ from rich.text import Text
 
 from mmbench.report.comparison import Comparison, Difference, compare_runs
 from mmbench.report.gate import change_of, crossed, parse_condition
-from mmbench.report.text import amount, clean, number, p_value, seconds
+from mmbench.report.text import amount, clean, counted, number, p_value, seconds
 from mmbench.store import RunStore
-from mmbench.views import console, counted, table
+from mmbench.views import console, table
 
 CROSSED = 5
 MAX_LISTED = 10

@@ -14,8 +14,9 @@ from rich.text import Text
 
 from mmbench.loading import PluginInfo
 from mmbench.registry import Registry, load_attribute, missing_packages
+from mmbench.report.text import counted
 from mmbench.spec import SPEC_OF_ROLE
-from mmbench.views import console, counted
+from mmbench.views import console
 
 #: Compiled against one release of torch; with any other they fail in ways that do not name the cause.
 _COMPANIONS = ("torchvision", "torchaudio")

@@ -10,8 +10,8 @@ from pathlib import Path
 from rich.text import Text
 
 from mmbench.report.ensemble import Ensembles, Member, SeedEnsemble, Tested, ensembles_of
-from mmbench.report.text import clean, number, p_value
-from mmbench.views import console, counted, table
+from mmbench.report.text import clean, counted, number, p_value
+from mmbench.views import console, table
 
 MAX_LISTED = 10
 

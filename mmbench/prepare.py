@@ -24,9 +24,10 @@ from mmbench.errors import DataError, DownloadError, EmptySelection, MmbenchErro
 from mmbench.parts import call_plugin, label_of, make_dataset_part
 from mmbench.plan import encoder_references, is_excluded, split_selector
 from mmbench.registry import Reference, Registry, missing_packages
+from mmbench.report.text import counted
 from mmbench.spec import KINDS, AssetSpec, DatasetSpec, EncoderSpec, Modality
 from mmbench.unpack import unpack, unpacked
-from mmbench.views import console, counted, size_text, table
+from mmbench.views import console, size_text, table
 
 #: Folder, among the parts' own, for notes on the hub's repositories; no part's folder can have its name.
 HUB_NOTES = "hub"

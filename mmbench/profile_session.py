@@ -18,10 +18,11 @@ from mmbench.errors import EmptySelection, UsageError
 from mmbench.plan import Plan
 from mmbench.profile_plan import ProfileCell, ProfileOptions, profile_cells
 from mmbench.report.costs import costs_json, costs_of, print_costs, write_costs
+from mmbench.report.text import counted, duration
 from mmbench.runner import run
 from mmbench.session import Progress, default_name, exit_code, make_executor, memory_limit, nothing_to_run
 from mmbench.store import RunStore, check_run_name
-from mmbench.views import console, counted, duration
+from mmbench.views import console
 
 PROFILE_FUNCTION = "mmbench.profile_cell:profile_cell"
 

@@ -20,10 +20,11 @@ from mmbench.errors import EmptySelection, UsageError
 from mmbench.plan import Plan
 from mmbench.record import FAILURES
 from mmbench.registry import Reference
+from mmbench.report.text import counted, duration
 from mmbench.runner import Event, Summary, default_memory_bytes, run
 from mmbench.store import RunStore, check_run_name
 from mmbench.trackers import Trackers, check_packages, open_tracker
-from mmbench.views import console, counted, duration, plan_headline, size_text, table
+from mmbench.views import console, plan_headline, size_text, table
 
 if TYPE_CHECKING:
     from mmbench.executors import Executor

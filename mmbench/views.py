@@ -13,6 +13,7 @@ from rich.text import Text
 
 from mmbench.errors import UsageError, did_you_mean
 from mmbench.record import FAILURES
+from mmbench.report.text import counted, duration
 from mmbench.spec import DatasetSpec, EncoderSpec, FusionSpec, ObjectiveSpec, Role, TrackerSpec, role_of, to_json
 
 if TYPE_CHECKING:
@@ -50,31 +51,6 @@ def table(*columns: str, title: str = "") -> Table:
     for column in columns:
         made.add_column(column, overflow="fold")
     return made
-
-
-def duration(seconds: float) -> str:
-    """Write a time span as people say it.
-
-    >>> duration(40), duration(150), duration(7300)
-    ('40 s', '2 min 30 s', '2 h 1 min')
-    """
-    seconds = round(seconds)
-    if seconds < 90:
-        return f"{seconds} s"
-    if seconds < 3600:
-        return f"{seconds // 60} min {seconds % 60} s"
-    return f"{seconds // 3600} h {seconds % 3600 // 60} min"
-
-
-def counted(number: int, noun: str) -> str:
-    """Write a count with its noun.
-
-    >>> counted(1, "cell"), counted(2, "cell"), counted(3, "entry")
-    ('1 cell', '2 cells', '3 entries')
-    """
-    if number == 1:
-        return f"1 {noun}"
-    return f"{number} {noun[:-1]}ies" if noun.endswith("ry") else f"{number} {noun}s"
 
 
 def size_text(size_bytes: int) -> str:

@@ -24,7 +24,7 @@ from mmbench.report import replace_file
 from mmbench.report.export import spreadsheet_text
 from mmbench.report.markdown import hardware_words, overview_lines, reproduce
 from mmbench.report.tables import Board, Gain, Report, Row, Score, build_report
-from mmbench.report.text import clean, counted, markdown
+from mmbench.report.text import clean, counted, duration, markdown
 from mmbench.store import JOURNAL_FILE, PLAN_FILE, RUN_FILE, RunStore, check_run_name, list_runs
 
 FILE = "README.md"
@@ -158,7 +158,7 @@ def _headline(about: Mapping[str, Any], num_cells: int, noun: str, pace: _Pace) 
     command = _FOLDERS.sub("…/", reproduce(about))
     words = f"{code(command)}: " if command else ""
     words += counted(num_cells, noun)
-    words += f" in {_duration(pace.busy_s)}" if pace.busy_s else ""
+    words += f" in {duration(pace.busy_s)}" if pace.busy_s else ""
     environment = about.get("environment")
     environment = environment if isinstance(environment, Mapping) else {}
     machine = hardware_words(environment)
@@ -209,13 +209,6 @@ def _minute(text: str) -> str:
         return datetime.fromisoformat(text).strftime("%Y-%m-%d %H:%M UTC")
     except ValueError:
         return text
-
-
-def _duration(seconds: float) -> str:
-    whole = round(seconds)
-    if whole < 90:
-        return f"{whole} s"
-    return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def _pace(journal: Path) -> _Pace:

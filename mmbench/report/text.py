@@ -113,6 +113,20 @@ def seconds(value: float | None) -> str:
     raise AssertionError
 
 
+def duration(value: float) -> str:
+    """Return a time span as people say it.
+
+    >>> duration(40), duration(150), duration(7300)
+    ('40 s', '2 min 30 s', '2 h 1 min')
+    """
+    whole = round(value)
+    if whole < 90:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
 def amount(value: float | None) -> str:
     """Return a count with k, M, G or T.
 
@@ -144,10 +158,12 @@ def size_bytes(value: float | None) -> str:
 def counted(count: int, noun: str) -> str:
     """Return a count with its noun.
 
-    >>> counted(1, "cell"), counted(3, "seed")
-    ('1 cell', '3 seeds')
+    >>> counted(1, "cell"), counted(3, "seed"), counted(2, "entry")
+    ('1 cell', '3 seeds', '2 entries')
     """
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+    if count == 1:
+        return f"1 {noun}"
+    return f"{count} {noun[:-1]}ies" if noun.endswith("ry") else f"{count} {noun}s"
 
 
 def table_lines(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
