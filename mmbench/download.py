@@ -93,7 +93,7 @@ def fetch(
         place.parent.mkdir(parents=True, exist_ok=True)
         while True:
             resumed = _received(transfer, patience)
-            found = _sha256(transfer.part) if sha256 else ""
+            found = sha256_of(transfer.part) if sha256 else ""
             if found == sha256:
                 break
             transfer.forget()
@@ -121,6 +121,12 @@ def check_room(folder: Path, needed_bytes: int) -> None:
             f"{folder} has {free_bytes / 2**20:.0f} MiB left, where {needed_bytes / 2**20:.0f} MiB are needed; make "
             "room, or choose another folder with $MMBENCH_DATA"
         )
+
+
+def sha256_of(file: Path) -> str:
+    """Return the sha256 of a file, in hex."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def is_this_machine(host: str) -> bool:
@@ -336,11 +342,6 @@ def _validator(headers: Message) -> str:
     """Return what tells versions of a file apart: its strong ETag, else its date."""
     etag = headers.get("ETag") or ""
     return etag if etag and not etag.startswith("W/") else headers.get("Last-Modified") or ""
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _in_words(error: object) -> str:

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from mmbench import hub
 from mmbench.config import RunConfig, part_root
-from mmbench.download import NotThereError, Patience, check_room, fetch
+from mmbench.download import NotThereError, Patience, check_room, fetch, sha256_of
 from mmbench.errors import DataError, DownloadError, EmptySelection, MmbenchError, Unavailable, UsageError
 from mmbench.parts import call_plugin, label_of, make_dataset_part
 from mmbench.plan import encoder_references, is_excluded, split_selector
@@ -225,7 +225,7 @@ def get(need: Need, sources: Sources, on_progress: Callable[[int, int | None], N
         if _damage(asset, place):
             _get_file(need, sources, on_progress)
         if asset.unpack:
-            unpack(place, _sha256(place))
+            unpack(place, asset.sha256 or sha256_of(place))
 
 
 def _datasets(config: RunConfig, registry: Registry) -> Iterator[Reference]:
@@ -306,7 +306,7 @@ def _damage(asset: AssetSpec, place: Path) -> str:
         size = place.stat().st_size
         if asset.size_bytes is not None and size != asset.size_bytes:
             return f"it has {size} bytes, where {asset.size_bytes} were promised"
-        if asset.sha256 and _sha256(place) != asset.sha256:
+        if asset.sha256 and sha256_of(place) != asset.sha256:
             return "its sha256 is not the one that was promised"
     except FileNotFoundError:
         return "it is not here"
@@ -385,11 +385,6 @@ def _copy(need: Need, source: Path) -> None:
         raise DownloadError(f"{file} changed while it was copied: {problem}")
     part.replace(place)
     place.with_name(f"{place.name}.part.json").unlink(missing_ok=True)
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _fetch_all(out: Any, todo: list[Found], sources: Sources) -> Iterator[tuple[int, Found]]:

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from mmbench.errors import EmptySelection, UsageError
 from mmbench.plan import Plan
-from mmbench.record import FAILURES
+from mmbench.record import DONE
 from mmbench.registry import Reference
 from mmbench.report.text import counted, duration
 from mmbench.runner import Event, Summary, default_memory_bytes, run
@@ -54,9 +54,9 @@ def run_plan(plan: Plan, *, argv: Sequence[str], as_json: bool = False) -> int:
         trackers = Trackers(store.folder, [open_tracker(store.folder, reference) for reference in wanted])
         out.print(f"run {store.folder.name}: {plan_headline(plan)}")
         began = time.monotonic()
-        progress = Progress(out, _num_missing(store, plan), trackers)
-        trackers.start(store.read_run(), _num_missing(store, plan))
-        with progress:
+        num_missing = _num_missing(store, plan)
+        trackers.start(store.read_run(), num_missing)
+        with Progress(out, num_missing, trackers) as progress:
             summary = run(
                 plan.cells(),
                 store,
@@ -87,7 +87,7 @@ def exit_code(summary: Summary) -> int:
     """Return 130 or 143 after a signal, 1 when a cell failed, else 0."""
     if summary.signum is not None:
         return 128 + summary.signum
-    return 1 if any(summary.counts.get(status, 0) for status in FAILURES) else 0
+    return 1 if summary.num_failed else 0
 
 
 def show_report(store: RunStore, *, as_json: bool = False) -> None:
@@ -289,8 +289,7 @@ def _style(status: str) -> str:
 
 def _num_missing(store: RunStore, plan: Plan) -> int:
     """Count the cells that have no result yet; some of them may be final failures."""
-    states = store.states()
-    done = {cell_id for cell_id, state in states.items() if state.status == "ok"}
+    done = {cell_id for cell_id, state in store.states().items() if state.status in DONE}
     return sum(cell.status == "run" and cell.cell_id not in done for cell in plan.cells())
 
 
