@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 from mmbench_datasets.lazy import LazySamples, Read
-from mmbench_datasets.splits import SPLITS, Split
 from numpy.typing import NDArray
 
+from mmbench.data import SPLITS, Split
 from mmbench.errors import DataError, UsageError, did_you_mean
 from mmbench.spec import DatasetInfo, Modality, TaskSpec
 from mmbench_benchmarks.corpus import fingerprint

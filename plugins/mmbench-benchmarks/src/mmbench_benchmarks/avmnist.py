@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 from mmbench_datasets.lazy import LazySamples
-from mmbench_datasets.splits import Split
 from numpy.typing import NDArray
 
+from mmbench.data import Split
 from mmbench.errors import DataError
 from mmbench.spec import DatasetInfo, Modality, TaskSpec
 from mmbench_benchmarks.corpus import fingerprint

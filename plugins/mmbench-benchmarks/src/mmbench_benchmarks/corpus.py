@@ -10,8 +10,9 @@ from typing import Any
 
 from mmbench_datasets.filehash import hash_files
 from mmbench_datasets.lazy import LazySamples, Read
-from mmbench_datasets.splits import SPLITS, Split, split_groups
+from mmbench_datasets.splits import split_groups
 
+from mmbench.data import SPLITS, Split
 from mmbench.errors import DataError
 from mmbench.spec import DatasetInfo, Modality, TaskSpec
 from mmbench_benchmarks.folder import Folder

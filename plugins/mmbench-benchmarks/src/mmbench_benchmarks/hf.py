@@ -22,9 +22,10 @@ from mmbench_datasets.labels import read_targets
 from mmbench_datasets.lazy import LazySamples, Read
 from mmbench_datasets.media import Embedded, read_audio, read_image
 from mmbench_datasets.options import check_misspelt, read_max_seconds, read_seed
-from mmbench_datasets.splits import SPLITS, Split, split_groups
+from mmbench_datasets.splits import split_groups
 from mmbench_datasets.table import Table, part_name
 
+from mmbench.data import SPLITS, Split
 from mmbench.errors import DataError, SpecError, Unavailable, UsageError, did_you_mean
 from mmbench.spec import DatasetInfo, Kind, Modality, TaskSpec
 from mmbench_benchmarks.corpus import Corpus, carve_val

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from mmbench_datasets.lazy import LazySamples, Read
 from mmbench_datasets.media import read_image
-from mmbench_datasets.splits import SPLITS, Split
 
+from mmbench.data import SPLITS, Split
 from mmbench.errors import DataError, UsageError
 from mmbench.spec import DatasetInfo, Modality, TaskSpec
 from mmbench_benchmarks.corpus import Corpus, carve_val, fingerprint

@@ -9,9 +9,10 @@ from typing import Any
 
 from mmbench_datasets.lazy import LazySamples, Read
 from mmbench_datasets.media import read_audio
-from mmbench_datasets.splits import SPLITS, Split, split_groups
+from mmbench_datasets.splits import split_groups
 from mmbench_datasets.video import MAX_FRAMES, read_video, require_av
 
+from mmbench.data import SPLITS, Split
 from mmbench.errors import DataError, UsageError
 from mmbench.spec import DatasetInfo, Modality, TaskSpec
 from mmbench_benchmarks.corpus import Corpus

@@ -17,6 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from mmbench.data import Split
 from mmbench.errors import DataError, SpecError, UsageError
 from mmbench.spec import DatasetInfo, Kind
 from mmbench_datasets.filehash import hash_files
@@ -32,7 +33,7 @@ from mmbench_datasets.modalities import (
     with_features,
 )
 from mmbench_datasets.options import check_misspelt, read_max_seconds, read_seed
-from mmbench_datasets.splits import Split, check_groups, check_labels_of_splits, generated_split, given_split
+from mmbench_datasets.splits import check_groups, check_labels_of_splits, generated_split, given_split
 from mmbench_datasets.table import Table, number, read_table
 from mmbench_datasets.video import MAX_FRAMES, check_video
 

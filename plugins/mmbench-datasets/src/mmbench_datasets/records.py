@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from mmbench.data import SPLITS, Split
 from mmbench_datasets.lazy import LazySamples, Read
 from mmbench_datasets.manifest import Manifest
 from mmbench_datasets.media import is_grey, read_audio, read_image
 from mmbench_datasets.modalities import Feature, Source
 from mmbench_datasets.moments import encode_moment
-from mmbench_datasets.splits import SPLITS, Split
 from mmbench_datasets.video import read_video, require_av
 
 

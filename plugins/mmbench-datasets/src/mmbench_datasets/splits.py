@@ -5,14 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
+from mmbench.data import SPLITS, Split
 from mmbench.errors import DataError
 from mmbench_datasets.labels import Target
 from mmbench_datasets.table import Table
-
-Split: TypeAlias = Literal["train", "val", "test"]
-SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 _SPLIT_WORDS: Mapping[str, Split] = {
     "train": "train", "training": "train",
@@ -23,6 +21,11 @@ _VAL_SHARE, _TEST_SHARE = 0.15, 0.15
 
 
 def given_split(table: Table, column: str) -> dict[Split, list[int]]:
+    """Split as a column says.
+
+    Raises:
+        DataError: a cell names no split, or a split has no row.
+    """
     rows: dict[Split, list[int]] = {split: [] for split in SPLITS}
     for row, cell in enumerate(table.columns[column]):
         split = _SPLIT_WORDS.get(cell.strip().lower())
@@ -43,6 +46,11 @@ def given_split(table: Table, column: str) -> dict[Split, list[int]]:
 
 
 def check_groups(table: Table, column: str, rows: Mapping[Split, Sequence[int]]) -> None:
+    """Check that no group of the column is in two splits.
+
+    Raises:
+        DataError: one is.
+    """
     split_of: dict[str, Split] = {}
     for split in SPLITS:
         for row in rows[split]:
