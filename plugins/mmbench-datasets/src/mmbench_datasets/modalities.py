@@ -61,6 +61,12 @@ class Source:
 
 
 def declared_source(table: Table, name: str, value: str) -> Source:
+    """Return where a modality comes from, as an option declares it: "COLUMN", "COLUMN:KIND" or "A+B".
+
+    Raises:
+        UsageError: a column or a kind is not there, or several columns are to be no table.
+        DataError: the column is empty, or holds media of several kinds.
+    """
     value, forced = table.with_kind(value, _FORCED_KINDS, f"the modality {name!r}")
     columns = table.names(value)
     for column in columns:
@@ -121,7 +127,7 @@ def inferred_sources(table: Table, ids: Sequence[str], used: set[str]) -> list[S
         if column in used or len(set(filled)) < 2 or cells == ids:
             continue
         kind = _kind_of(table, column)
-        if kind in ("image", "audio", "video") or (kind == "text" and _reads_as_text(column, filled)):
+        if kind in MEDIA_KINDS or (kind == "text" and _reads_as_text(column, filled)):
             sources.append(Source(name=part_name(column), kind=kind, columns=(column,)))
     if not sources:
         raise DataError(
@@ -139,6 +145,11 @@ def _reads_as_text(column: str, cells: Sequence[str]) -> bool:
 
 
 def with_features(table: Table, source: Source, train: Sequence[int]) -> Source:
+    """Return the source with how its columns become numbers, where it is a table; categories are those of `train`.
+
+    Raises:
+        DataError: a column of words has no category, or too many.
+    """
     if source.kind != "tabular":
         return source
     features = []
@@ -163,5 +174,6 @@ def with_features(table: Table, source: Source, train: Sequence[int]) -> Source:
 
 
 def modality_of(source: Source) -> Modality:
+    """Return what the core calls a modality."""
     facts = {"num_features": sum(feature.width for feature in source.features)} if source.kind == "tabular" else {}
     return Modality(name=source.name, kind=source.kind, facts=facts)
