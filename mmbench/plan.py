@@ -418,14 +418,8 @@ def make_plan(config: RunConfig, registry: Registry, *, runtime: Mapping[str, An
 
 
 def _datasets(config: RunConfig, registry: Registry, notes: list[str]) -> list[DatasetPart]:
-    if config.dataset:
-        asked = [(pattern, reference) for pattern in config.dataset for reference in registry.match("dataset", pattern)]
-    else:
-        asked = [
-            ("", registry.resolve("dataset", entry.ref)) for entry in registry.entries("dataset") if entry.spec.in_all
-        ]
     parts: dict[str, DatasetPart] = {}
-    for pattern, reference in asked:
+    for pattern, reference in dataset_references(config, registry):
         by_name = bool(pattern) and not any(character in pattern.split("[")[0] for character in "*?")
         try:
             part = make_dataset_part(config, registry, reference)
@@ -437,6 +431,14 @@ def _datasets(config: RunConfig, registry: Registry, notes: list[str]) -> list[D
         if not is_excluded(part.label, config.exclude):
             parts[part.digest] = part
     return list(parts.values())
+
+
+def dataset_references(config: RunConfig, registry: Registry) -> list[tuple[str, Reference]]:
+    """Return the datasets that a selection means, before `--exclude`, each with the pattern that named it or ""."""
+    if config.dataset:
+        return [(pattern, reference) for pattern in config.dataset for reference in registry.match("dataset", pattern)]
+    everything = [entry for entry in registry.entries("dataset") if entry.spec.in_all]
+    return [("", registry.resolve("dataset", entry.ref)) for entry in everything]
 
 
 def _encoders_of(plan: Plan, dataset: DatasetPart, modality: Modality) -> tuple[Part, ...]:

@@ -22,7 +22,7 @@ from mmbench.config import RunConfig, part_root
 from mmbench.download import NotThereError, Patience, check_room, fetch, sha256_of
 from mmbench.errors import DataError, DownloadError, EmptySelection, MmbenchError, Unavailable, UsageError
 from mmbench.parts import call_plugin, label_of, make_dataset_part
-from mmbench.plan import encoder_references, is_excluded, split_selector
+from mmbench.plan import dataset_references, encoder_references, is_excluded, split_selector
 from mmbench.registry import Reference, Registry, missing_packages
 from mmbench.report.text import counted
 from mmbench.spec import KINDS, AssetSpec, DatasetSpec, EncoderSpec, Modality
@@ -171,7 +171,8 @@ def selected(config: RunConfig, registry: Registry) -> list[Reference]:
             "nothing is selected: say what you want to run, such as -d DATASET -e ENCODER, or --grid all "
             "(see `mmbench list datasets`)"
         )
-    datasets = [item for item in _datasets(config, registry) if not _left_out(config, registry, item)]
+    named = dataset_references(config, registry)
+    datasets = [reference for _, reference in named if not _left_out(config, registry, reference)]
     if not datasets:
         raise EmptySelection("the selection matches no dataset; see `mmbench list datasets`")
     for selector in config.encoder:
@@ -226,16 +227,6 @@ def get(need: Need, sources: Sources, on_progress: Callable[[int, int | None], N
             _get_file(need, sources, on_progress)
         if asset.unpack:
             unpack(place, asset.sha256 or sha256_of(place))
-
-
-def _datasets(config: RunConfig, registry: Registry) -> Iterator[Reference]:
-    if config.dataset:
-        for pattern in config.dataset:
-            yield from registry.match("dataset", pattern)
-        return
-    for entry in registry.entries("dataset"):
-        if entry.spec.in_all:
-            yield registry.resolve("dataset", entry.ref)
 
 
 def _encoders(config: RunConfig, registry: Registry, dataset: Reference) -> Iterator[tuple[str, Reference]]:
