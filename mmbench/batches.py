@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmbench.data import Column
 from mmbench.errors import DataError
@@ -112,14 +112,16 @@ class SplitData:
             return np.ones(len(self), dtype=np.bool_)
         return np.array(here if self.subset is None else here[self.subset])
 
-    def first_complete(self) -> int:
-        """Return the position of the first sample that has every modality, or 0 where none has."""
-        rows = np.arange(self._num_samples) if self.subset is None else self.subset
-        complete = np.ones(len(rows), dtype=bool)
-        for held in self._held.values():
-            if held.present is not None:
-                complete &= held.present[rows]
-        return int(complete.argmax())
+    def single(self) -> Batch:
+        """Return the first sample that has every modality, or the first of all where none has."""
+        complete = np.logical_and.reduce([self.present(name) for name in self._held])
+        return self.batch(torch.tensor([complete.argmax()]))
+
+    def fit_encoder(self, modality: str, encoder: nn.Module) -> None:
+        """Let an encoder that has constants to `fit` see samples of its modality."""
+        fit = getattr(encoder, "fit", None)
+        if callable(fit):
+            fit(*self.fit_inputs(modality))
 
     def fit_inputs(self, modality: str, max_samples: int = 1024) -> tuple[Tensor, Tensor | None]:
         """Return evenly spread present samples of one modality, for an encoder's `fit`."""

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -81,48 +81,41 @@ def run_cell(payload: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     encoders, columns = _encoders(source, frozen, payload, warnings)
     warnings += filter(None, [repeated_inputs(columns, info)])
     drop = payload["fusion"]["missing_policy"] == "drop"
-    data = {split: _split_data(source, split, columns, device, train, drop and split == "train") for split in SPLITS}
+    data = {
+        split: split_data(
+            source,
+            split,
+            {name: column[split] for name, column in columns.items()},
+            device,
+            train,
+            complete_only=drop and split == "train",
+        )
+        for split in SPLITS
+    }
     with guarded_globals(warnings):
         for name, encoder in encoders.items():
             encoder.to(device)
-            fit = None if name in frozen else getattr(encoder, "fit", None)
-            if callable(fit):
-                fit(*data["train"].fit_inputs(name))
+            if name not in frozen:
+                data["train"].fit_encoder(name, encoder)
     objective = build_objective(payload, encoders, info.tasks, warnings)
     model = build_model(payload, encoders, objective, info.tasks, train.dropout, warnings)
     model.to(device)
     objective.to(device)
 
-    scalers = {task.name: TargetScaler.fit(task, data["train"].targets[task.name]) for task in info.tasks}
     ready = time.perf_counter()
-    trainer = Trainer(
-        model,
-        objective,
-        data["train"],
-        data["val"],
-        info.tasks,
-        scalers,
-        train,
-        # The same repeat visits samples in the same order in every cell, so that cells can be compared in pairs.
-        order_seed=derive_seed("order", payload["master_seed"], payload["seed"]),
-        noise_seed=derive_seed("noise", payload["cell_id"]),
-        tunings={name: read_tuning(part) for name, part in payload["encoders"].items()},
-        augments=make_augments(payload, {item.name: item.kind for item in info.modalities}, data["train"]),
-        on_epoch=partial(_append_epoch, folder / HISTORY_FILE),
-    )
+    append_epoch = partial(_append_epoch, folder / HISTORY_FILE)
+    trainer = make_trainer(payload, model, objective, data, info, train, on_epoch=append_epoch)
+    scalers = trainer.scalers
+
+    def predict_split(split: Split) -> dict[str, np.ndarray]:
+        logits = predict(model, data[split], train)
+        return {
+            task.name: predictions(task, logits[task.name], scalers[task.name]).cpu().numpy() for task in info.tasks
+        }
+
     with guarded_globals(warnings):
         trained = trainer.run()
-        found: list[Metric] = []
-        kept: dict[str, np.ndarray] = {}
-        for split in ("val", "test"):
-            logits = predict(model, data[split], train)
-            for task in info.tasks:
-                predicted = predictions(task, logits[task.name].float(), scalers[task.name]).cpu().numpy()
-                target = data[split].targets[task.name].cpu().numpy()
-                found += metrics(task, predicted, target, split=split, confidence=split == "test")
-                kept[f"{split}.{task.name}.prediction"] = predicted
-                kept[f"{split}.{task.name}.target"] = target
-            kept[f"{split}.sample_ids"] = _ids_tensor(source, split, data[split])
+        found, kept = _evaluate(source, data, predict_split)
         evaluated = time.perf_counter()
         profiled, raw = _profile(model, trainer, data["train"], frozen, payload)
         profiled_at = time.perf_counter()
@@ -219,19 +212,88 @@ def _encoders(
     return encoders, columns
 
 
-def _split_data(
+def split_data(
     source: DatasetSource,
     split: Split,
-    columns: Mapping[str, Mapping[Split, Column]],
+    columns: Mapping[str, Column],
     device: torch.device,
-    train: TrainConfig,
+    config: TrainConfig,
+    *,
     complete_only: bool = False,
 ) -> SplitData:
-    ours = {name: column[split] for name, column in columns.items()}
-    subset = limited(len(source.index.sample_ids[split]), train.limit)
+    """Return one split of a cell's data, as far as its settings want it.
+
+    Args:
+        source: The dataset.
+        split: Which.
+        columns: Of that split, by modality.
+        device: Where batches are wanted.
+        config: Its `limit` counts.
+        complete_only: Whether to leave out samples that lack a modality.
+
+    Raises:
+        DataError: every sample lacks one.
+    """
+    subset = limited(len(source.index.sample_ids[split]), config.limit)
     if complete_only:
-        subset = complete(ours, subset)
-    return SplitData(ours, source.index.targets[split], device, subset=subset)
+        subset = complete(columns, subset)
+    return SplitData(columns, source.index.targets[split], device, subset=subset)
+
+
+def make_trainer(
+    payload: Mapping[str, Any],
+    model: MultimodalModel,
+    objective: nn.Module,
+    data: Mapping[Split, SplitData],
+    info: DatasetInfo,
+    config: TrainConfig,
+    *,
+    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+) -> Trainer:
+    """Return what trains a cell: all that is random in it follows from the payload's seeds.
+
+    Args:
+        payload: Of the cell.
+        model, objective: On the device.
+        data: Train and val are seen.
+        info: Of the dataset.
+        config: Settings.
+        on_epoch: As in `Trainer`.
+    """
+    train = data["train"]
+    return Trainer(
+        model,
+        objective,
+        train,
+        data["val"],
+        info.tasks,
+        {task.name: TargetScaler.fit(task, train.targets[task.name]) for task in info.tasks},
+        config,
+        # The same repeat visits samples in the same order in every cell, so that cells can be compared in pairs.
+        order_seed=derive_seed("order", payload["master_seed"], payload["seed"]),
+        noise_seed=derive_seed("noise", payload["cell_id"]),
+        tunings={name: read_tuning(part) for name, part in payload["encoders"].items()},
+        augments=make_augments(payload, {item.name: item.kind for item in info.modalities}, train),
+        on_epoch=on_epoch,
+    )
+
+
+def _evaluate(
+    source: DatasetSource, data: Mapping[Split, SplitData], predict_split: Callable[[Split], Mapping[str, np.ndarray]]
+) -> tuple[list[Metric], dict[str, np.ndarray]]:
+    """Return every metric of val and test, and what is kept of them: predictions, targets, sample ids."""
+    found: list[Metric] = []
+    kept: dict[str, np.ndarray] = {}
+    splits: tuple[Split, ...] = ("val", "test")
+    for split in splits:
+        predicted = predict_split(split)
+        for task in source.info.tasks:
+            target = data[split].targets[task.name].cpu().numpy()
+            found += metrics(task, predicted[task.name], target, split=split, confidence=split == "test")
+            kept[f"{split}.{task.name}.prediction"] = predicted[task.name]
+            kept[f"{split}.{task.name}.target"] = target
+        kept[f"{split}.sample_ids"] = _ids_tensor(source, split, data[split])
+    return found, kept
 
 
 def _run_majority(
@@ -239,18 +301,13 @@ def _run_majority(
 ) -> dict[str, Any]:
     """The floor: predict what training says of the labels alone."""
     device = torch.device("cpu")
-    data = {split: _split_data(source, split, {}, device, train) for split in SPLITS}
-    found: list[Metric] = []
-    kept: dict[str, np.ndarray] = {}
-    for split in ("val", "test"):
-        for task in source.info.tasks:
-            known = data["train"].targets[task.name].numpy()
-            target = data[split].targets[task.name].numpy()
-            predicted = majority_predictions(task, known, len(target))
-            found += metrics(task, predicted, target, split=split, confidence=split == "test")
-            kept[f"{split}.{task.name}.prediction"] = predicted
-            kept[f"{split}.{task.name}.target"] = target
-        kept[f"{split}.sample_ids"] = _ids_tensor(source, split, data[split])
+    data = {split: split_data(source, split, {}, device, train) for split in SPLITS}
+    known = {name: target.numpy() for name, target in data["train"].targets.items()}
+
+    def predict_split(split: Split) -> dict[str, np.ndarray]:
+        return {task.name: majority_predictions(task, known[task.name], len(data[split])) for task in source.info.tasks}
+
+    found, kept = _evaluate(source, data, predict_split)
     save_file({name: np.ascontiguousarray(value) for name, value in kept.items()}, folder / PREDICTIONS_FILE)
     facts = _facts(source, data, payload, train, device)
     times = {"prepare": round(time.perf_counter() - began, 4)}
@@ -381,7 +438,7 @@ def _profile(
     neighbours = Neighbours(data.device)
     found, raw = profile(
         model,
-        {"train": data.batch(torch.arange(size)), "single": data.batch(torch.tensor([data.first_complete()]))},
+        {"train": data.batch(torch.arange(size)), "single": data.single()},
         trainer.step,
         data.device,
         protocol,

@@ -184,7 +184,7 @@ class FrozenEncoder:
                 model.encoders[0],
                 {
                     "train": data.batch(torch.arange(min(batch_size, len(data)))),
-                    "single": data.batch(torch.tensor([data.first_complete()])),
+                    "single": data.single(),
                 },
                 Meter(self.device, protocol),
             )
@@ -240,17 +240,11 @@ class FrozenEncoder:
             columns = read_inputs(self.source, self.modality, encoder, self.part, self.warnings)
             with guarded_globals(self.warnings):
                 encoder.to(self.device)
-                _fit(encoder, self.modality, columns["train"], self.device)
+                # The whole training set, whatever part of it a cell trains on.
+                data = SplitData({self.modality: columns["train"]}, {}, self.device, resident_bytes=0)
+                data.fit_encoder(self.modality, encoder)
             self._built = encoder.eval(), columns
         return self._built
-
-
-def _fit(encoder: nn.Module, modality: str, column: Column, device: torch.device) -> None:
-    """Let a frozen encoder see the whole training set for its constants, whatever part of it a cell trains on."""
-    fit = getattr(encoder, "fit", None)
-    if callable(fit):
-        data = SplitData({modality: column}, {}, device, resident_bytes=0)
-        fit(*data.fit_inputs(modality))
 
 
 class _Nothing(nn.Module):

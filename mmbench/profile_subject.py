@@ -12,19 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmbench.augment import make_augments
-from mmbench.batches import SplitData, complete, limited
+from mmbench.batches import SplitData
 from mmbench.build import build_encoder, build_model, build_objective, derive_seed, guarded_globals, read_inputs
-from mmbench.cell import dataset_info, open_dataset, pick_device
+from mmbench.cell import dataset_info, make_trainer, open_dataset, pick_device, split_data
 from mmbench.config import TrainConfig
 from mmbench.data import Column, DatasetSource
 from mmbench.model import Batch, MultimodalModel
 from mmbench.profiling.footprint import Build, Runs
 from mmbench.profiling.variants import Prepared, arranged, prepare, settings
 from mmbench.registry import load_plugin_file
-from mmbench.tasks import TargetScaler
 from mmbench.train import Trainer
-from mmbench.tuning import read_tuning
 from mmbench.variant import Variant
 
 
@@ -52,7 +49,7 @@ class Subject:
 
     def single(self) -> Batch:
         """Return one sample that has every modality, where there is one."""
-        return self.data.batch(torch.tensor([self.data.first_complete()]))
+        return self.data.single()
 
     @property
     def batch_size(self) -> int:
@@ -99,36 +96,18 @@ class SubjectFactory:
         spent += perf_counter() - began
         with guarded_globals(self.warnings):
             for name, encoder in encoders.items():
-                fit = getattr(encoder, "fit", None)
-                if callable(fit):
-                    fit(*data.fit_inputs(name))
+                data.fit_encoder(name, encoder)
         began = perf_counter()
         objective = build_objective(payload, encoders, tasks, self.warnings).to(self.device)
         model = build_model(payload, encoders, objective, tasks, self.train.dropout, self.warnings).to(self.device)
         spent += perf_counter() - began
-        scalers = {task.name: TargetScaler.fit(task, data.targets[task.name]) for task in tasks}
-        trainer = Trainer(
-            model,
-            objective,
-            data,
-            data,
-            tasks,
-            scalers,
-            self.train,
-            order_seed=derive_seed("order", payload["master_seed"], payload["seed"]),
-            noise_seed=derive_seed("noise", payload["cell_id"]),
-            tunings={name: read_tuning(part) for name, part in payload["encoders"].items()},
-            augments=make_augments(payload, {item.name: item.kind for item in self.source.info.modalities}, data),
-        )
+        trainer = make_trainer(payload, model, objective, {"train": data, "val": data}, self.source.info, self.train)
         return Subject(model, trainer, data, columns, spent)
 
     def _split(self, columns: Mapping[str, Column]) -> SplitData:
         if self._data is None:
-            targets, ids = self.source.index.targets["train"], self.source.index.sample_ids["train"]
-            subset = limited(len(ids), self.train.limit)
-            if self.payload["fusion"]["missing_policy"] == "drop":
-                subset = complete(columns, subset)
-            self._data = SplitData(dict(columns), targets, self.device, subset=subset)
+            drop = self.payload["fusion"]["missing_policy"] == "drop"
+            self._data = split_data(self.source, "train", columns, self.device, self.train, complete_only=drop)
         return self._data
 
 
