@@ -28,7 +28,7 @@ def ensemble(folder: Path, *, as_json: bool = False) -> None:
     """
     made = ensembles_of(folder)
     if as_json:
-        data = {"run": folder.name, "ensembles": [dataclasses.asdict(item) for item in made]}
+        data = {"run": folder.resolve().name, "ensembles": [dataclasses.asdict(item) for item in made]}
         sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
         return
     for place, item in enumerate(made):

@@ -45,9 +45,7 @@ def profile_plan(plan: Plan, options: ProfileOptions, *, argv: Sequence[str], as
         _settle(store, plan, cells, argv)
         states = store.states()
         missing = [cell for cell in cells if cell.status == "run" and _is_missing(cell, states)]
-        out.print(
-            f"run {store.folder.name}: {counted(len(cells), 'profile')}, {len(missing)} to measure, one at a time"
-        )
+        out.print(f"run {store.name}: {counted(len(cells), 'profile')}, {len(missing)} to measure, one at a time")
         began = time.monotonic()
 
         def on_wait(holder: str) -> None:

@@ -52,7 +52,7 @@ def run_plan(plan: Plan, *, argv: Sequence[str], as_json: bool = False) -> int:
     with RunStore.create(folder) as store, make_executor(plan) as executor:
         _settle(store, plan, argv)
         trackers = Trackers(store.folder, [open_tracker(store.folder, reference) for reference in wanted])
-        out.print(f"run {store.folder.name}: {plan_headline(plan)}")
+        out.print(f"run {store.name}: {plan_headline(plan)}")
         began = time.monotonic()
         num_missing = _num_missing(store, plan)
         trackers.start(store.read_run(), num_missing)

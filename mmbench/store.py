@@ -204,8 +204,8 @@ class RunStore:
 
     @property
     def name(self) -> str:
-        """Return the run's name."""
-        return self.folder.name
+        """Return the run's name, also where its folder was given as a dot."""
+        return self.folder.resolve().name
 
     def write_run(self, about: Mapping[str, Any]) -> None:
         """Write ``run.json``: command, configuration, versions, hardware, git."""

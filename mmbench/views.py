@@ -205,7 +205,7 @@ def print_plan(plan: Plan, rows: int) -> None:
 def status_json(store: RunStore) -> dict[str, Any]:
     """Return counts by status and every failure."""
     counts, failures = _progress(store)
-    return {"run": store.folder.name, "folder": str(store.folder), "counts": dict(counts), "failures": failures}
+    return {"run": store.name, "folder": str(store.folder), "counts": dict(counts), "failures": failures}
 
 
 def print_status(store: RunStore) -> None:

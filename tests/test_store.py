@@ -242,6 +242,14 @@ def test_a_plan_comes_back_row_by_row_and_is_plain_json_too(tmp_path: Path) -> N
     assert len(text.splitlines()) == 4
 
 
+def test_a_run_has_its_name_where_its_folder_is_a_dot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with RunStore.create(tmp_path / "night") as store:
+        store.write_run({})
+    monkeypatch.chdir(tmp_path / "night")
+
+    assert RunStore.open(Path()).name == "night"
+
+
 def test_an_empty_plan_is_json(tmp_path: Path) -> None:
     with RunStore.create(tmp_path / "run") as store:
         store.write_plan([])

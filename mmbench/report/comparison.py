@@ -140,8 +140,8 @@ def compare_runs(first: RunStore, second: RunStore, *, force: bool = False) -> C
         rows += _scores(setup, seeds, pairs, (first, second), tasks)
         rows += _costs(setup, seeds, pairs, (first, second))
     return Comparison(
-        first=first.folder.resolve().name,
-        second=second.folder.resolve().name,
+        first=first.name,
+        second=second.name,
         rows=tuple(_adjusted(rows)),
         only_first=tuple(_unmatched(one, other)),
         only_second=tuple(_unmatched(other, one)),

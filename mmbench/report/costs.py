@@ -149,7 +149,8 @@ def write_costs(folder: Path, costs: Sequence[Cost]) -> list[Path]:
     Raises:
         UsageError: the folder cannot be written.
     """
-    return write_files(folder / "report", {"costs.md": _markdown(folder.name, costs), "costs.csv": _csv(costs)})
+    name = folder.resolve().name
+    return write_files(folder / "report", {"costs.md": _markdown(name, costs), "costs.csv": _csv(costs)})
 
 
 def costs_json(store: RunStore, costs: Sequence[Cost]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, BinaryIO, TypeAlias
 from mmbench.errors import Unavailable, UsageError, did_you_mean
 from mmbench.record import Metric, Record
 from mmbench.report.outcomes import Outcome, outcomes
+from mmbench.store import RunStore
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -156,11 +157,11 @@ _TEXT_FORMATS: Mapping[str, Callable[[str, Iterable[Mapping[str, Any]], Mapping[
 FORMATS = (*_TEXT_FORMATS, "parquet", "pytest-benchmark")
 
 
-def export_run(store: Any, format_: str = "csv", output: Path | None = None) -> None:
+def export_run(store: RunStore, format_: str = "csv", output: Path | None = None) -> None:
     """Write a run to a file, or to standard output; always UTF-8, whatever the locale.
 
     Args:
-        store: A `mmbench.store.RunStore`.
+        store: The run.
         format_: One of `FORMATS`.
         output: Replaced only when everything is written.
 
@@ -172,7 +173,7 @@ def export_run(store: Any, format_: str = "csv", output: Path | None = None) -> 
         raise UsageError(f"--format {format_}: there is {', '.join(FORMATS)}.{did_you_mean(format_, FORMATS)}")
     with _destination(output) as stream:
         if format_ == "parquet":
-            export_parquet(_name(store), store.planned(), store.records(), stream)
+            export_parquet(store.name, store.planned(), store.records(), stream)
             return
         if format_ == "pytest-benchmark":
             from mmbench.report.pytest_benchmark import pytest_benchmark_json
@@ -181,7 +182,7 @@ def export_run(store: Any, format_: str = "csv", output: Path | None = None) -> 
             return
         text = io.TextIOWrapper(stream, encoding="utf-8", newline="")
         try:
-            _TEXT_FORMATS[format_](_name(store), store.planned(), store.records(), text)
+            _TEXT_FORMATS[format_](store.name, store.planned(), store.records(), text)
             text.flush()
         finally:
             text.detach()
@@ -198,16 +199,9 @@ def load_frame(folder: Path | str) -> pd.DataFrame:
     """
     import pandas as pd
 
-    from mmbench.store import RunStore
-
     store = RunStore.open(Path(folder))
-    frame = pd.DataFrame.from_records(list(rows(_name(store), store.planned(), store.records())), columns=list(COLUMNS))
+    frame = pd.DataFrame.from_records(list(rows(store.name, store.planned(), store.records())), columns=list(COLUMNS))
     return frame.astype({"seed": "int64", "value": "float64"})
-
-
-def _name(store: Any) -> str:
-    """The run's name, also when its folder was given as a dot."""
-    return str(store.folder.resolve().name)
 
 
 def _head(run_name: str, outcome: Outcome) -> tuple[Any, ...]:

@@ -254,7 +254,7 @@ def build_report(folder: Path) -> Report:
     """
     store = RunStore.open(folder)
     found = outcomes(store.planned(), store.records(_slim))
-    return assemble(folder.resolve().name, found, store.datasets(), store.read_run())
+    return assemble(store.name, found, store.datasets(), store.read_run())
 
 
 def assemble(
