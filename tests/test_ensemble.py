@@ -220,6 +220,19 @@ def test_cells_without_predictions_or_with_other_samples_are_left_out_with_the_r
     )
 
 
+def test_a_cell_that_is_left_out_does_not_say_which_samples_others_must_have(tmp_path: Path) -> None:
+    run = Folder(tmp_path / "r", val=[1, 0, 1], test=[1, 0])
+    run.add("a", [0.9, 0.1, 0.9], [0.9, np.nan], seed=0)
+    run.target["val"] = np.array([1, 0])
+    run.add("a", [0.9, 0.1], [0.9, 0.1], seed=1)
+
+    made = run.made()
+
+    assert made.greedy is not None
+    assert [member.seed for member in made.greedy.members] == [1]
+    assert made.left_out == ("the predictions of cell 0000000000000000 are not finite",)
+
+
 def test_the_command_prints_a_table_and_json_has_a_section_of_its_own(tmp_path: Path) -> None:
     run = Folder(tmp_path / "r", val=[1, 0, 1, 0], test=[1, 0, 1, 0])
     run.add("concat", [0.9, 0.1, 0.9, 0.1], [0.9, 0.1, 0.9, 0.6], seed=0)

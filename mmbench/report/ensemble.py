@@ -241,6 +241,7 @@ def _cells(
                 reasons["only the first rows are considered: there are too many predictions to hold at once"] = None
                 break
             found: dict[str, Floats] = {}
+            read: dict[str, Predictions] = {}
             for split in ("val", "test"):
                 given = _load(folder / "cells" / cell_id, split, board)
                 if isinstance(given, str):
@@ -251,9 +252,9 @@ def _cells(
                 if order is None or not np.array_equal(given.target[order], same.target):
                     reasons[f"cell {cell_id} was evaluated on other samples or targets"] = None
                     break
-                found[split] = given.prediction[order]
-                splits.setdefault(split, given)
+                found[split], read[split] = given.prediction[order], given
             if len(found) == 2:
+                splits = splits or read  # only a cell that is taken says which samples the others must have
                 cells.append(_Cell(row, seed, found["val"], found["test"]))
                 room -= found["val"].size + found["test"].size
     return cells, splits, tuple(reasons)
