@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from torch import nn
 
 from mmbench.data import Column, DatasetSource, Split, transform_key
 from mmbench.errors import ContractError
+from mmbench.isolation import working_directory
 from mmbench.missing import make_filler
 from mmbench.model import MultimodalModel, encoder_dim
 from mmbench.registry import load_attribute
@@ -115,7 +115,7 @@ def call_factory(part: Mapping[str, Any], warnings: list[str], *arguments: Any) 
 
 def _read_globals() -> dict[str, Any]:
     return {
-        "the working directory": str(Path.cwd()),
+        "the working directory": working_directory(),
         "torch's default dtype": torch.get_default_dtype(),
         "torch's number of threads": torch.get_num_threads(),
         "torch's deterministic mode": torch.are_deterministic_algorithms_enabled(),
@@ -126,7 +126,9 @@ def _read_globals() -> dict[str, Any]:
 
 
 def _set_tf32(value: tuple[bool, bool]) -> None:
-    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = value
+    in_products, torch.backends.cudnn.allow_tf32 = value
+    # A plugin's call sets all backends; CUDA's flag alone would then leave torch with two answers, and it refuses both.
+    torch.set_float32_matmul_precision("high" if in_products else "highest")
 
 
 def _set_cudnn_benchmark(value: bool) -> None:
@@ -153,6 +155,6 @@ def guarded_globals(warnings: list[str]) -> Iterator[None]:
     finally:
         after = _read_globals()
         for what, value in before.items():
-            if after[what] != value:
+            if after[what] != value and value is not None:  # no folder that is gone can be gone back to
                 _RESTORE[what](value)
                 warnings.append(f"a plugin changed {what} from {value} to {after[what]}; it was put back")

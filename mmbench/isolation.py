@@ -38,7 +38,8 @@ class _Watch(NamedTuple):
     libraries_change_it: bool = False
 
 
-def _working_directory() -> str | None:
+def working_directory() -> str | None:
+    """Return the folder that the process is in; None where that was removed."""
     try:
         return os.getcwd()  # noqa: PTH109  (called twice per plugin; Path is slower)
     except FileNotFoundError:
@@ -91,7 +92,7 @@ def _restore_log_handlers(before: tuple[list[logging.Handler], int]) -> None:
 
 
 _WATCHES = (
-    _Watch("the working directory", _working_directory, os.chdir),
+    _Watch("the working directory", working_directory, os.chdir),
     _Watch("environment variables", lambda: dict(os.environ), _restore_environment, libraries_change_it=True),
     _Watch("sys.path", lambda: list(sys.path), _restore_sys_path),
     _Watch("the random module's state", random.getstate, random.setstate),

@@ -181,20 +181,12 @@ def _guarded(*, torch_too: bool) -> Iterator[None]:
                 return
             import torch
 
-            flags = (torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled())
-            precision = torch.get_float32_matmul_precision()
-            deterministic = torch.are_deterministic_algorithms_enabled()
-            with torch.random.fork_rng():
+            from mmbench.build import guarded_globals
+
+            with torch.random.fork_rng(), guarded_globals([]):
                 torch.manual_seed(_SEED)
                 torch.set_num_threads(1)  # the modules are small: threads only wait for one another
-                try:
-                    yield
-                finally:
-                    torch.set_default_dtype(flags[0])
-                    torch.set_num_threads(flags[1])
-                    torch.set_grad_enabled(flags[2])
-                    torch.set_float32_matmul_precision(precision)
-                    torch.use_deterministic_algorithms(deterministic)
+                yield
     finally:
         random.setstate(python)
         os.chdir(folder)
