@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from mmbench.record import Metric, Record
+from mmbench.report.assembly import assemble
 from mmbench.report.markdown import critical_words, render_markdown
 from mmbench.report.methods import ONE_MODALITY, Across, across_datasets
 from mmbench.report.outcomes import outcomes
 from mmbench.report.statistics import Undefined
-from mmbench.report.tables import assemble
 
 DUO = "image:cnn+text:lstm"
 

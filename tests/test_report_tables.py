@@ -14,8 +14,9 @@ from scipy import stats
 from mmbench.record import Metric, Record
 from mmbench.report import build_report, report_json
 from mmbench.report.answer import answer, board_answer, cautions, least_visible_gap
+from mmbench.report.assembly import USUAL_METRIC, assemble
 from mmbench.report.outcomes import outcomes
-from mmbench.report.tables import USUAL_METRIC, Board, Report, Row, assemble
+from mmbench.report.tables import Board, Report, Row
 from mmbench.store import RunStore
 from mmbench.tasks import METRICS
 

@@ -22,9 +22,9 @@ def build_report(folder: Path) -> Report:
     Raises:
         UsageError: there is no run, or its plan is damaged.
     """
+    from mmbench.report.assembly import build_report
     from mmbench.report.evidence import with_evidence
     from mmbench.report.modalities import with_modalities
-    from mmbench.report.tables import build_report
 
     return with_modalities(with_evidence(build_report(folder), folder), folder)
 
