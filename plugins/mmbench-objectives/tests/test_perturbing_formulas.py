@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from mmbench_objectives.adversarial import push
+from mmbench_objectives.adversarial import push, rms
 from mmbench_objectives.mutual_distillation import peer_loss
 from objective_cases import AMOUNT, DIMS, LABEL, SIZE, cross_entropy, make, make_step
 
@@ -104,6 +104,12 @@ def test_a_push_leaves_gaps_padding_and_layers_in_their_places():
 
     assert pushed["s"].tensor.sum(dim=2).tolist() == [[3.0, 0.0], [0.0, 0.0]]
     assert [float(layer.sum()) for layer in pushed["p"].values] == [6.0, 4.0]
+
+
+def test_the_size_of_a_push_does_not_ask_what_stands_in_padding():
+    values = torch.tensor([[[3.0, 4.0], [float("nan"), float("inf")]]])
+
+    assert float(rms(values, torch.tensor([[True, False]]))) == pytest.approx(math.sqrt((9.0 + 16.0) / 2))
 
 
 def test_training_by_pushes_gives_the_attack_no_gradient_of_the_model():

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mmbench import Features, TaskSpec
 from mmbench.blocks import check_range
+from mmbench.features import without_padding
 
 if TYPE_CHECKING:
     from mmbench.train import Step
@@ -112,7 +113,7 @@ def push(features: Mapping[str, Features], pushes: Pushes) -> dict[str, Features
 def rms(values: Tensor, mask: Tensor) -> Tensor:
     """Root mean square over what is real: (B, …, D), (B, …) -> scalar."""
     weights = mask.unsqueeze(-1).to(values.dtype)
-    total = (values * weights).square().sum() / (weights.sum() * values.shape[-1]).clamp(min=1.0)
+    total = without_padding(values, mask).square().sum() / (weights.sum() * values.shape[-1]).clamp(min=1.0)
     return total.sqrt()
 
 
