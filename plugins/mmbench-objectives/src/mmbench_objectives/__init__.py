@@ -70,7 +70,7 @@ OBJECTIVES = (
         min_modalities=2,
         defaults={"correlation_weight": 0.1, "embedding_dim": 8, "ridge": 1e-3},
         summary="Pairs of modalities are trained to correlate, beside the task",
-        paper="Andrew et al. 2013, Deep canonical correlation analysis",
+        paper="Andrew et al. 2013, Deep canonical correlation analysis, ICML",
     ),
     _objective(
         "reconstruction",
@@ -78,7 +78,7 @@ OBJECTIVES = (
         in_all=False,
         defaults={"reconstruction_weight": 0.5, "code_dim": 64},
         summary="Every modality's features must be told from a shared code, whichever modality made it",
-        paper="Ngiam et al. 2011, Multimodal deep learning",
+        paper="Ngiam et al. 2011, Multimodal Deep Learning, ICML",
     ),
     _objective(
         "mvae",
@@ -133,7 +133,7 @@ OBJECTIVES = (
         levels=("feature",),
         defaults={"alpha": 0.2},
         summary="Mixtures of two samples' fused features must give the mixture of their labels",
-        paper="Zhang et al. 2018, arXiv:1710.09412",
+        paper="Zhang et al. 2018, arXiv:1710.09412; Verma et al. 2019, arXiv:1806.05236",
     ),
     _objective(
         "adversarial",
