@@ -252,9 +252,7 @@ class _Machine:
     def name(self, words: str) -> None:
         known = _NAMES.get(words)
         if known is None:
-            raise _RefusedError(
-                f"it asks for {words.replace(' ', '.')}, and only arrays and plain containers may be built"
-            )
+            raise _RefusedError(f"it asks for {words.replace(' ', '.')}, {_ONLY_PLAIN}")
         self._stack.append(known)
 
     def stack_name(self) -> None:
