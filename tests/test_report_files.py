@@ -15,7 +15,8 @@ from rich.console import Console
 from mmbench.errors import UsageError
 from mmbench.record import Metric, Record
 from mmbench.report import build_report, print_report, write_report
-from mmbench.report.markdown import provenance, reproduce
+from mmbench.report.provenance import provenance
+from mmbench.report.reproduce import reproduce
 from mmbench.report.text import amount, clean, markdown, number, seconds, signed
 from mmbench.store import RunStore
 
@@ -283,7 +284,7 @@ def test_latex_marks_the_best_bold_and_the_second_underlined(tmp_path: Path) -> 
     assert "6 of 8 cells have a result" in text
 
 
-@pytest.mark.parametrize("name", ["text", "outcomes", "tables", "latex", "html"])
+@pytest.mark.parametrize("name", ["text", "outcomes", "assembly", "latex", "html"])
 def test_the_examples_in_the_docstrings_hold(name: str) -> None:
     module = importlib.import_module(f"mmbench.report.{name}")
 

@@ -9,12 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mmbench.plan import MAJORITY
 from mmbench.record import DONE, FAILURES, Direction, Metric, Record
 from mmbench.report.outcomes import PENDING, Outcome, outcomes, split_encoders
 from mmbench.report.tables import Board, Gain, Problem, Report, Row, Score
 from mmbench.store import RunStore
 
-MAJORITY = "majority"
 #: The usual primary metric and its direction, by kind of task; `mmbench.tasks.METRICS` says the same (a test).
 USUAL_METRIC: Mapping[str, str] = {
     "multiclass": "accuracy", "multilabel": "map", "regression": "mae", "retrieval": "recall_at_1",

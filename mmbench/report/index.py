@@ -23,7 +23,9 @@ from mmbench.record import PREDICTIONS_FILE
 from mmbench.report import replace_file
 from mmbench.report.assembly import build_report
 from mmbench.report.export import spreadsheet_text
-from mmbench.report.markdown import hardware_words, overview_lines, reproduce
+from mmbench.report.markdown import overview_lines
+from mmbench.report.provenance import hardware_words
+from mmbench.report.reproduce import reproduce
 from mmbench.report.tables import Board, Gain, Report, Row, Score
 from mmbench.report.text import clean, counted, duration, markdown
 from mmbench.store import JOURNAL_FILE, PLAN_FILE, RUN_FILE, RunStore, check_run_name, list_runs

@@ -10,12 +10,13 @@ from typing import Any
 from mmbench.record import DONE
 from mmbench.report.answer import answer, board_answer, cautions, combo, metric_words, spread
 from mmbench.report.looked_at import MAX_PAGE_BYTES, looked_at
-from mmbench.report.markdown import critical_words, provenance, reproduce
+from mmbench.report.markdown import critical_words
 from mmbench.report.methods import across_datasets
 from mmbench.report.modalities import cell_info, is_subset
 from mmbench.report.outcomes import split_encoders
 from mmbench.report.portrait import Curve, Modalities, Portrait
-from mmbench.report.reproduce import row_command
+from mmbench.report.provenance import provenance
+from mmbench.report.reproduce import reproduce, row_command
 from mmbench.report.statistics import Undefined
 from mmbench.report.tables import Board, Problem, Report, Row
 from mmbench.report.text import MAX_NAME, clean, named, number, signed

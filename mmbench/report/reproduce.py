@@ -1,4 +1,4 @@
-"""The command that makes one row of a leaderboard again."""
+"""The commands that make a run, or one row of its leaderboards, again."""
 
 from __future__ import annotations
 
@@ -10,6 +10,17 @@ from typing import Any
 from mmbench.config import SMOKE_TRAIN
 from mmbench.report.outcomes import split_encoders
 from mmbench.report.tables import Board, Report, Row
+
+
+def reproduce(about: Mapping[str, Any]) -> str:
+    """Return the command that made the run, quoted for a shell, or "" where it is not known."""
+    argv = about.get("argv")
+    if not isinstance(argv, list) or not argv:
+        return ""
+    words = [str(word) for word in argv]
+    if words[0].rsplit("/", 1)[-1] != "mmbench":
+        words = ["mmbench", *words]
+    return " ".join(shlex.quote(word) for word in words)
 
 
 def row_command(row: Row, board: Board, report: Report) -> str:
