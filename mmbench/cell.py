@@ -36,6 +36,7 @@ from mmbench.diagnostics.attribution import attribute
 from mmbench.errors import ContractError, Unavailable
 from mmbench.evaluate import metrics
 from mmbench.frozen import FrozenEncoder
+from mmbench.loading import load_plugin_file
 from mmbench.model import MultimodalModel
 from mmbench.parts import perf_key
 from mmbench.profiling import PROTOCOLS, profile
@@ -43,7 +44,6 @@ from mmbench.profiling.apart import add_encoders
 from mmbench.profiling.device import Neighbours, driver_version, hardware_name
 from mmbench.profiling.findings import mark_contended
 from mmbench.record import HISTORY_FILE, PREDICTIONS_FILE, TIMINGS_FILE, Metric
-from mmbench.registry import load_plugin_file
 from mmbench.spec import DatasetInfo, Modality, TaskSpec
 from mmbench.tasks import TargetScaler, majority_predictions, predictions
 from mmbench.train import Epoch, Trained, Trainer, evaluation_batch_size, predict

@@ -10,7 +10,7 @@ import sys
 import traceback
 import types
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -90,40 +90,25 @@ def load_plugin(name: str, dist: str, dist_version: str, origin: str, import_plu
     Only `KeyboardInterrupt` passes through.
     """
     notes: list[str] = []
+    info = PluginInfo(name=name, dist=dist, dist_version=dist_version, origin=origin, status="loaded")
     heavy_before = {module for module in _HEAVY if module in sys.modules}
     try:
         with isolated(notes), time_limit(IMPORT_LIMIT_S):
             plugin = import_plugin()
-            origin = str(getattr(plugin, "__file__", None) or origin)
+            info = replace(info, origin=str(getattr(plugin, "__file__", None) or origin))
             specs, skip = _read_plugin(name, plugin)
     except KeyboardInterrupt:
         raise
-    except BaseException as error:
-        info = PluginInfo(
-            name=name,
-            dist=dist,
-            dist_version=dist_version,
-            origin=origin,
-            status="failed",
-            reason=_reason(error),
-            traceback="".join(traceback.format_exception(error)),
-            warnings=tuple(notes),
-        )
-        return LoadedPlugin(info=info, error=error)
+    except BaseException as error:  # a plugin may raise or exit as it likes: nobody else is to feel it
+        trace = "".join(traceback.format_exception(error))
+        failed = replace(info, status="failed", reason=_reason(error), traceback=trace, warnings=tuple(notes))
+        return LoadedPlugin(info=failed, error=error)
     heavy = [module for module in _HEAVY if module in sys.modules and module not in heavy_before]
     if heavy and dist != "file":
         notes.append(f"imports {' and '.join(heavy)} when it is listed: import it in the factories' modules only")
     if not specs and skip is None:
         notes.append("offers nothing: none of its functions carries @hookimpl")
-    info = PluginInfo(
-        name=name,
-        dist=dist,
-        dist_version=dist_version,
-        origin=origin,
-        status="loaded",
-        warnings=tuple(notes),
-        counts={role: len(found) for role, found in specs.items()},
-    )
+    info = replace(info, warnings=tuple(notes), counts={role: len(found) for role, found in specs.items()})
     return LoadedPlugin(info=info, specs=specs, skip=skip)
 
 
@@ -192,9 +177,7 @@ def _check_module_name(path: Path, name: str) -> None:
         raise UsageError(f"plugin file {path} would hide the module {name!r} ({found.origin}); rename it")
 
 
-def _read_plugin(
-    name: str, plugin: Any
-) -> tuple[dict[Role, tuple[Spec, ...]], Callable[[Mapping[str, Any]], Any] | None]:
+def _read_plugin(name: str, plugin: Any) -> tuple[dict[Role, tuple[Spec, ...]], Skip | None]:
     """Check what a plugin declares and call its hooks."""
     if isinstance(plugin, type):
         raise PluginError(f"the entry point names the class {plugin.__name__}; it must name a module or an instance")

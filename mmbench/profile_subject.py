@@ -17,10 +17,10 @@ from mmbench.build import build_encoder, build_model, build_objective, derive_se
 from mmbench.cell import dataset_info, make_trainer, open_dataset, pick_device, split_data
 from mmbench.config import TrainConfig
 from mmbench.data import Column, DatasetSource
+from mmbench.loading import load_plugin_file
 from mmbench.model import Batch, MultimodalModel
 from mmbench.profiling.footprint import Build, Runs
 from mmbench.profiling.variants import Prepared, arranged, prepare, settings
-from mmbench.registry import load_plugin_file
 from mmbench.train import Trainer
 from mmbench.variant import Variant
 

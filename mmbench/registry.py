@@ -7,22 +7,22 @@ import importlib.util
 import json
 import pkgutil
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import redirect_stderr, redirect_stdout, suppress
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from hashlib import sha256
-from importlib.metadata import Distribution, EntryPoint, distributions, entry_points
 from io import StringIO
 from itertools import combinations
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from mmbench.discovery import import_point, installed_points, normalised
 from mmbench.errors import ContractError, PluginError, SpecError, Unavailable, UsageError, did_you_mean
-from mmbench.loading import LoadedPlugin, PluginInfo, in_words, load_plugin, load_plugin_file, read_plugin_file
-from mmbench.reference import format_reference, has_options, parse_reference
+from mmbench.loading import LoadedPlugin, PluginInfo, Skip, in_words, load_plugin, load_plugin_file, read_plugin_file
+from mmbench.reference import has_options, parse_reference
 from mmbench.spec import (
     AUGMENTATIONS,
     MISSING_POLICIES,
@@ -38,26 +38,10 @@ from mmbench.spec import (
     Role,
     Spec,
     Tuning,
-    _Spec,
     check_options,
     role_of,
 )
 
-__all__ = [
-    "Entry",
-    "PluginInfo",
-    "Reference",
-    "Registry",
-    "format_reference",
-    "load_attribute",
-    "load_plugin_file",
-    "load_registry",
-    "missing_packages",
-    "parse_reference",
-]
-
-GROUP = "mmbench"
-_POINT = re.compile(r"\s*[A-Za-z_][\w.]*(\s*:\s*[A-Za-z_][\w.]*)?\s*(\[.*\])?\s*")
 FILE_DIST = "file"
 
 #: Packages whose name on the index differs from the name they are imported by.
@@ -73,7 +57,7 @@ _INDEX_NAMES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One encoder, fusion, objective or dataset, and the plugin that offers it.
+    """One encoder, fusion, objective, dataset or tracker, and the plugin that offers it.
 
     Attributes:
         spec: Its descriptor.
@@ -139,7 +123,7 @@ class Registry:
         self,
         plugins: Iterable[PluginInfo] = (),
         entries: Iterable[Entry] = (),
-        skips: Iterable[tuple[str, Callable[[Mapping[str, Any]], Any]]] = (),
+        skips: Iterable[tuple[str, Skip]] = (),
         plugin_files: Iterable[Path] = (),
     ) -> None:
         self.plugins = tuple(plugins)
@@ -251,7 +235,7 @@ class Registry:
         dist, slash, short = name.rpartition("/")
         if not slash:
             return self._by_name[role].get(name, ())
-        entry = self._by_ref[role].get(f"{_normalised(dist)}/{short}")
+        entry = self._by_ref[role].get(f"{normalised(dist)}/{short}")
         return () if entry is None else (entry,)
 
     def _refer(self, role: Role, entry: Entry, target: str, given: Mapping[str, Any], kind: Kind | None) -> Reference:
@@ -305,7 +289,7 @@ class Registry:
 
     def _near(self, head: str, known: Sequence[Entry]) -> str:
         first, separator, _ = head.partition("/")
-        dist = _normalised(first)
+        dist = normalised(first)
         siblings = [entry.ref for entry in known if separator and entry.dist == dist]
         if siblings:
             return did_you_mean(head, siblings, prefix=f"{dist}/")
@@ -316,7 +300,7 @@ class Registry:
     def _what_failed(self, head: str) -> str:
         """Say that a plugin which could not be loaded may be why a name is unknown."""
         for plugin in self.failed:
-            if _normalised(head.partition("/")[0]) == plugin.dist:
+            if normalised(head.partition("/")[0]) == plugin.dist:
                 return f" The plugin {plugin.name!r} of {plugin.dist} failed to load: {plugin.reason}"
         if not self.failed:
             return ""
@@ -334,8 +318,8 @@ def load_registry(plugin_files: Sequence[Path | str] = ()) -> Registry:
     """
     loaded: list[LoadedPlugin] = []
     taken: dict[tuple[Role, str], str] = {}
-    for dist, version, point in _installed():
-        plugin = load_plugin(point.name, dist, version, point.value, partial(_import_point, point))
+    for dist, version, point in installed_points():
+        plugin = load_plugin(point.name, dist, version, point.value, partial(import_point, point))
         loaded.append(_unless_taken(taken, plugin))
     files = tuple(dict.fromkeys(Path(path).resolve() for path in plugin_files))
     for path in files:
@@ -393,58 +377,9 @@ def load_attribute(reference: str) -> Any:
     return value
 
 
-def missing_packages(spec: _Spec) -> list[str]:
+def missing_packages(spec: Spec) -> list[str]:
     """Return which of the packages that a descriptor requires cannot be imported here; nothing is imported."""
     return [package for package in spec.requires if not _is_importable(package)]
-
-
-def _installed() -> list[tuple[str, str, EntryPoint]]:
-    """Return (distribution, version, entry point) of every installed plugin, in a fixed order."""
-    try:
-        points = list(entry_points(group=GROUP))
-    except Exception:  # one unreadable entry_points.txt, of whatever package, breaks the call for all
-        points = _readable_points()
-    found = [(*_identity(point.dist), point) for point in points]
-    return sorted(found, key=lambda item: (item[0], item[2].name, item[2].value))
-
-
-def _readable_points() -> list[EntryPoint]:
-    """Return the entry points of each distribution whose own can be read; the first of a name on the path counts."""
-    found: dict[str, list[EntryPoint]] = {}
-    for dist in distributions():
-        with suppress(Exception):
-            points = list(dist.entry_points.select(group=GROUP))
-            found.setdefault(_identity(dist)[0], points)
-    return [point for points in found.values() for point in points]
-
-
-def _import_point(point: EntryPoint) -> Any:
-    if not _POINT.fullmatch(point.value):
-        raise PluginError(
-            f"its entry point reads {point.value!r}; it must name a module, as in {point.name} = 'my_module'"
-        )
-    return point.load()
-
-
-def _identity(dist: Distribution | None) -> tuple[str, str]:
-    """Return a distribution's normalised name and its version, "unknown" where its metadata are broken."""
-    name = version = text = ""
-    with suppress(ValueError):  # not UTF-8
-        text = ((dist.read_text("METADATA") or dist.read_text("PKG-INFO")) if dist else None) or ""
-    # Reading two headers by hand: the full parse takes longer than everything else here together.
-    for line in text.splitlines():
-        key, colon, value = line.partition(":")
-        if not colon or (name and version):
-            break
-        if key.lower() == "name":
-            name = value.strip()
-        elif key.lower() == "version":
-            version = value.strip()
-    return _normalised(name or "unknown"), version or "unknown"
-
-
-def _normalised(dist: str) -> str:
-    return re.sub(r"[-_.]+", "-", dist).lower()
 
 
 def _unless_taken(taken: dict[tuple[Role, str], str], plugin: LoadedPlugin) -> LoadedPlugin:
@@ -455,15 +390,7 @@ def _unless_taken(taken: dict[tuple[Role, str], str], plugin: LoadedPlugin) -> L
         if (role, ref) in taken:
             other = taken[role, ref]
             reason = f"{role} {ref!r} is already offered by the plugin {other!r} of the same distribution"
-            failed = PluginInfo(
-                name=info.name,
-                dist=info.dist,
-                dist_version=info.dist_version,
-                origin=info.origin,
-                status="failed",
-                reason=reason,
-                warnings=info.warnings,
-            )
+            failed = replace(info, status="failed", reason=reason, counts={})
             return LoadedPlugin(info=failed, error=PluginError(reason))
     taken.update(dict.fromkeys(names, info.name))
     return plugin

@@ -21,16 +21,8 @@ import pytest
 
 from mmbench import loading
 from mmbench.errors import ContractError, PluginError, Unavailable, UsageError
-from mmbench.registry import (
-    Entry,
-    PluginInfo,
-    Reference,
-    Registry,
-    load_attribute,
-    load_plugin_file,
-    load_registry,
-    missing_packages,
-)
+from mmbench.loading import PluginInfo, load_plugin_file
+from mmbench.registry import Entry, Reference, Registry, load_attribute, load_registry, missing_packages
 from mmbench.spec import DatasetSpec, EncoderSpec, FusionSpec, ObjectiveSpec, TaskSpec
 
 GOOD = """

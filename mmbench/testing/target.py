@@ -14,9 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from mmbench.discovery import GROUP, import_point, normalised
 from mmbench.errors import UsageError, did_you_mean
 from mmbench.loading import LoadedPlugin, load_plugin, load_plugin_file
-from mmbench.registry import GROUP, Reference, load_registry
+from mmbench.registry import Reference, load_registry
 from mmbench.spec import SPEC_OF_ROLE, EncoderSpec, Role, Spec, role_of
 
 
@@ -131,8 +132,8 @@ def _folder(folder: Path) -> PluginTarget:
     if str(source) not in sys.path:
         sys.path.insert(0, str(source))
     loaded = tuple(
-        load_plugin(point, name, str(project.get("version", "")), value, partial(_import_point, value))
-        for point, value in sorted(points.items())
+        load_plugin(point.name, name, str(project.get("version", "")), point.value, partial(import_point, point))
+        for point in (importlib.metadata.EntryPoint(*point, GROUP) for point in sorted(points.items()))
     )
     licence = project.get("license", "")
     return PluginTarget(
@@ -168,14 +169,16 @@ def _distribution(name: str) -> PluginTarget | None:
         return None
     found = list(distribution.entry_points.select(group=GROUP))
     metadata = distribution.metadata
-    named = re.sub(r"[-_.]+", "-", metadata["Name"] or name).lower()
+    named = normalised(metadata["Name"] or name)
     version = metadata["Version"] or ""
     classifiers = [item for item in metadata.get_all("Classifier") or [] if item.startswith("License ::")]
     return PluginTarget(
         name=named,
         form="distribution",
         points={point.name: point.value for point in found},
-        loaded=tuple(load_plugin(point.name, named, version, point.value, point.load) for point in found),
+        loaded=tuple(
+            load_plugin(point.name, named, version, point.value, partial(import_point, point)) for point in found
+        ),
         licence=metadata["License-Expression"] or metadata["License"] or "; ".join(classifiers),
         version=version,
     )
@@ -220,12 +223,3 @@ def _reference(text: str) -> Target:
             )
         )
     return Target(text=text, plugins=tuple(plugins.values()), parts=tuple(parts))
-
-
-def _import_point(value: str) -> Any:
-    """Import what an entry point names: "package.module" or "package.module:attribute"."""
-    module, _, attribute = value.partition(":")
-    found: Any = importlib.import_module(module.strip())
-    for part in filter(None, attribute.strip().split(".")):
-        found = getattr(found, part)
-    return found

@@ -11,7 +11,8 @@ from functools import lru_cache
 from typing import Any
 
 from mmbench.errors import Unavailable, UsageError
-from mmbench.registry import Reference, Registry, load_attribute, load_registry, missing_packages, parse_reference
+from mmbench.reference import parse_reference
+from mmbench.registry import Reference, Registry, load_attribute, load_registry, missing_packages
 from mmbench.spec import TUNING_NAMES, AssetSpec, EncoderInfo, EncoderSpec, to_json
 
 POOLS = ("mean", "lstm", "attention")
