@@ -12,6 +12,8 @@ from mmbench_objectives.cca import correlation
 from mmbench_objectives.supcon import contrastive_loss
 from objective_cases import DIMS, SIZE, make, make_step
 
+from mmbench.errors import UsageError
+
 NAMES = sorted(DIMS)
 ABSENT = {"text": {0, 1}, "audio": {2}, "image": set()}
 
@@ -102,3 +104,9 @@ def test_correlations_of_too_few_or_of_equal_samples_have_finite_gradients():
         assert float(found.detach()) == pytest.approx(0.0, abs=1e-9)
         assert torch.isfinite(x.grad).all()
         assert torch.isfinite(y.grad).all()
+
+
+@pytest.mark.parametrize("name", ["infonce", "supcon"])
+def test_a_temperature_that_no_score_can_be_divided_by_is_refused(name):
+    with pytest.raises(UsageError, match=r"option 'temperature' must be from 0.01 to 10.0, got 0.0"):
+        make(name, temperature=0.0)

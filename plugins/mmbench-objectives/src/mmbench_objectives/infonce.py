@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmbench import TaskSpec
+from mmbench.blocks import check_range
 from mmbench_objectives.vectors import pooled, vector_dims
 
 if TYPE_CHECKING:
@@ -36,6 +37,9 @@ class InfoNce(nn.Module):
         alignment_weight: Factor of the alignment loss.
         embedding_dim: Width of the space in which modalities are compared.
         temperature: Where 1 / s starts.
+
+    Raises:
+        UsageError: `temperature` is not within 0.01 and 10.
     """
 
     def __init__(
@@ -48,6 +52,7 @@ class InfoNce(nn.Module):
         temperature: float,
     ) -> None:
         super().__init__()
+        check_range("temperature", temperature, 1.0 / _MAX_SCALE, 10.0)
         widths = vector_dims(dims)
         self.names = tuple(widths)
         self.alignment_weight = alignment_weight
