@@ -28,8 +28,8 @@ class Bottleneck(nn.Module):
     any average.
 
     Raises:
-        UsageError: `num_heads` does not divide `model_dim`, or there are fewer than 2 layers, between which alone
-            anything is exchanged.
+        UsageError: `num_heads` does not divide `model_dim`, there is no bottleneck, or there are fewer than 2 layers,
+            between which alone anything is exchanged.
     """
 
     def __init__(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mmbench import Features, TaskSpec
-from mmbench.blocks import TransformerBlock
+from mmbench.blocks import TransformerBlock, check_range
 from mmbench_fusion.projection import Projections
 
 
@@ -21,7 +21,7 @@ class LateTransformer(nn.Module):
     Shapes: {modality: Features} each (B, D of that modality) -> (B, model_dim). A missing modality is not attended to.
 
     Raises:
-        UsageError: `num_heads` does not divide `model_dim`.
+        UsageError: `num_heads` does not divide `model_dim`, or there is no layer.
     """
 
     def __init__(
@@ -35,6 +35,7 @@ class LateTransformer(nn.Module):
         dropout: float,
     ) -> None:
         super().__init__()
+        check_range("num_layers", num_layers, 1)
         self.fused_dim = model_dim
         self.projections = Projections(dims, model_dim)
         self.marks = nn.Parameter(0.02 * torch.randn(len(dims), model_dim))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mmbench import Features, TaskSpec
-from mmbench.blocks import TransformerBlock
+from mmbench.blocks import TransformerBlock, check_range
 from mmbench.features import masked_mean
 from mmbench_fusion.multihead import MultiheadAttention
 from mmbench_fusion.projection import TokenProjections
@@ -30,7 +30,7 @@ class Mult(nn.Module):
     read, and its mean is zero.
 
     Raises:
-        UsageError: `num_heads` does not divide `model_dim`.
+        UsageError: `num_heads` does not divide `model_dim`, or there is no layer.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class Mult(nn.Module):
         fused_dim: int,
     ) -> None:
         super().__init__()
+        check_range("num_layers", num_layers, 1)
         self.fused_dim = fused_dim
         self.projections = TokenProjections(dims, model_dim)
         self.pairs = list(itertools.permutations(range(len(dims)), 2))  # (target, source)
