@@ -374,8 +374,13 @@ def profile(
         str, _measuring("--protocol", metavar="quick|standard|rigorous", help="How carefully to measure.")
     ] = "standard",
     rounds: Annotated[
-        int, _measuring("--rounds", min=1, help="Repeat everything in turn (A B A B), so that drift meets all.")
-    ] = 1,
+        int | None,
+        _measuring(
+            "--rounds",
+            min=1,
+            help="Processes for each, in turn (A B A B), so that drift meets all; quick 1, standard 3, rigorous 5.",
+        ),
+    ] = None,
     batch_sizes: Annotated[
         str, _measuring("--batch-sizes", metavar="sweep|none|1,8,64", help="sweep: 1, 2, 4, … while it fits.")
     ] = "sweep",
@@ -401,7 +406,7 @@ def profile(
 ) -> None:
     """Measure what a selection costs, without training it: speed, memory, stages, batch sizes, number formats."""
     from mmbench.config import parse_bytes
-    from mmbench.profile_plan import ProfileOptions, read_batch_sizes
+    from mmbench.profile_plan import ROUNDS, ProfileOptions, read_batch_sizes
     from mmbench.variant import variants
 
     try:
@@ -416,7 +421,7 @@ def profile(
     if protocol == "none":
         raise UsageError("--protocol none measures nothing; there is quick, standard and rigorous")
     # `--precision` here says how models are run; how they would be trained is none of it.
-    flags = _flags({**locals(), "precision": None, "seeds": str(rounds), "jobs": 1})
+    flags = _flags({**locals(), "precision": None, "seeds": str(rounds or ROUNDS.get(protocol, 1)), "jobs": 1})
     made = _plan(flags, config)
     from mmbench.profile_session import profile_plan
 

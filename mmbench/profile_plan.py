@@ -13,6 +13,8 @@ from mmbench.variant import Variant
 
 #: Bumped when an unchanged selection would be measured otherwise.
 PROFILE_VERSION = 1
+#: How many processes measure each combo under a protocol, unless told otherwise; one tells nothing of another's luck.
+ROUNDS: Mapping[str, int] = {"quick": 1, "standard": 3, "rigorous": 5}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -219,8 +219,32 @@ def test_two_measurements_of_the_same_thing_are_seldom_found_different():
     assert alarms <= 20  # 5 % of 200 are 10, with a standard deviation of 3
 
 
+def test_the_luck_of_a_process_is_no_difference():
+    """Each process runs up to some percent faster or slower than another throughout; all run the same code."""
+    alarms = by_blocks = 0
+    for trial in range(200):
+        rng = np.random.default_rng(trial)
+        one, other = ([luck + rng.normal(0, 0.005, 200) for luck in rng.normal(1.0, 0.03, 5)] for _ in range(2))
+        alarms += compare_times(one, other).p_value < 0.05
+        by_blocks += compare_times([one[0]], [other[0]]).p_value < 0.05
+
+    assert by_blocks > 150
+    assert alarms <= 20
+
+
+def test_processes_are_compared_as_welch_does():
+    one, other = [[1.0], [1.1], [1.05]], [[1.3], [1.2], [1.25], [1.22]]
+
+    found = compare_times(one, other)
+
+    welch = scipy.stats.ttest_ind(np.log([1.3, 1.2, 1.25, 1.22]), np.log([1.0, 1.1, 1.05]), equal_var=False)
+    assert found.p_value == pytest.approx(welch.pvalue)
+    assert (found.low, found.high) == pytest.approx(tuple(np.exp(welch.confidence_interval())))
+    assert found.test == "Welch over processes"
+
+
 def test_rounds_are_pooled():
-    one, other = [times(seed=n) for n in range(3)], [times(1.02, seed=n + 9) for n in range(3)]
+    one, other = [times(seed=n) for n in range(9)], [times(1.02, seed=n + 9) for n in range(9)]
 
     found = compare_times(one, other)
 

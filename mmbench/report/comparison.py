@@ -313,7 +313,7 @@ def _costs(
             continue
         # A throughput is the reciprocal of a time.
         bounds = (1 / ratio.high, 1 / ratio.low) if item.direction == "max" else (ratio.low, ratio.high)
-        test = "Mann-Whitney on blocks of raw samples"
+        test = ratio.test
         if any("contended: " in _note(cell, item) for pair in pairs for cell in pair):
             test += "; others computed on the device"
         yield replace(row, low=bounds[0] - 1, high=bounds[1] - 1, p_value=ratio.p_value, test=test)

@@ -19,11 +19,15 @@ from mmbench.record import Metric, Record
 from mmbench.report import write_files
 from mmbench.report.export import spreadsheet_text
 from mmbench.report.text import amount, clean, markdown, seconds, size_bytes
+from mmbench.samples import interval_over_processes
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from mmbench.store import RunStore
+
+#: Units of what every measurement finds a little different; anything else is counted.
+_MEASURED_UNITS = ("s", "samples/s", "flop/s", "J")
 
 #: Columns of the tables: what is shown, the metric, and how its value reads.
 SHOWN = (
@@ -49,8 +53,9 @@ class Figure:
     """One number over all rounds.
 
     Attributes:
-        value: Median; None where no round has one.
-        low, high: The smallest and largest round; None for fewer than two.
+        value: Mean of what is measured, median of what is counted; None where no round has one.
+        low, high: 95 % interval: over rounds, each a process of its own; of one round, what that process could tell.
+            Smallest and largest of what is counted.
         unit: As in the metric.
         note: Of the last round.
     """
@@ -203,10 +208,17 @@ def _cost(setup: tuple[str, ...], rows: Sequence[Mapping[str, Any]], records: Ma
 
 def _figure(metrics: Sequence[Metric]) -> Figure:
     values = [metric.value for metric in metrics if metric.value is not None]
+    value, low, high = None, None, None
+    if len(values) == 1:
+        value, low, high = next((m.value, m.ci_low, m.ci_high) for m in metrics if m.value is not None)
+    elif values and metrics[-1].unit in _MEASURED_UNITS:
+        value, low, high = interval_over_processes(values)
+    elif values:
+        value, low, high = statistics.median(values), min(values), max(values)
     return Figure(
-        value=statistics.median(values) if values else None,
-        low=min(values) if len(values) > 1 else None,
-        high=max(values) if len(values) > 1 else None,
+        value=value,
+        low=low,
+        high=high,
         unit=metrics[-1].unit,
         note=metrics[-1].note,
     )

@@ -18,6 +18,8 @@ from mmbench.samples import block_statistics
 Floats: TypeAlias = NDArray[np.float64]
 
 RESAMPLES = 4000
+#: Fewer processes say too little of how much they differ.
+MIN_PROCESSES = 3
 #: The parts of `timings.json` that are compared, and the metric that each belongs to.
 SOURCES: Mapping[str, str] = {
     "throughput_samples_per_s": "inference",
@@ -32,14 +34,17 @@ class Ratio:
 
     Attributes:
         value: Median of the second over median of the first.
-        low, high: 95 % interval, by a bootstrap over blocks.
-        p_value: Two-sided, of no difference: Mann and Whitney's test on the medians of blocks.
+        low, high: 95 % interval: Welch's over processes, or by a bootstrap over one process's blocks.
+        p_value: Two-sided, of no difference: Welch's test on the logarithms of the processes' medians, or Mann and
+            Whitney's on the medians of blocks.
+        test: Which of the two.
     """
 
     value: float
     low: float
     high: float
     p_value: float
+    test: str
 
 
 def load_timings(cell_folder: Path) -> dict[str, Any]:
@@ -69,12 +74,17 @@ def samples_of(timings: Mapping[str, Any], source: str) -> tuple[Floats, int]:
 def compare_times(first: Sequence[ArrayLike], second: Sequence[ArrayLike]) -> Ratio | None:
     """Compare two setups' times.
 
+    With `MIN_PROCESSES` processes on either side these are the repetitions: blocks of one process share its luck, and
+    two processes that run the same code differ by more than either's blocks say. With fewer, only blocks can tell.
+
     Args:
-        first, second: By round, each (N,) in seconds.
+        first, second: By process, each (N,) in seconds.
 
     Returns:
         The ratio; None where one has fewer than three blocks.
     """
+    if min(len(first), len(second)) >= MIN_PROCESSES:
+        return _over_processes(_medians(first), _medians(second))
     one = np.concatenate([block_statistics(samples) for samples in first]) if first else np.zeros(0)
     other = np.concatenate([block_statistics(samples) for samples in second]) if second else np.zeros(0)
     if min(len(one), len(other)) < 3:
@@ -85,4 +95,23 @@ def compare_times(first: Sequence[ArrayLike], second: Sequence[ArrayLike]) -> Ra
     low, high = np.percentile(drawn_other / drawn_one, (2.5, 97.5))
     # The exact distribution is for samples without ties; scipy knows when it may be used.
     p_value = scipy.stats.mannwhitneyu(one, other, alternative="two-sided").pvalue
-    return Ratio(float(np.median(other) / np.median(one)), float(low), float(high), float(p_value))
+    return Ratio(
+        float(np.median(other) / np.median(one)),
+        float(low),
+        float(high),
+        float(p_value),
+        "Mann-Whitney on blocks of raw samples",
+    )
+
+
+def _over_processes(one: Floats, other: Floats) -> Ratio:
+    """Shapes: (P,) and (Q,), the time of each process."""
+    logarithms = np.log(other), np.log(one)
+    found = scipy.stats.ttest_ind(*logarithms, equal_var=False)
+    interval = found.confidence_interval(0.95)
+    low, value, high = np.exp([interval.low, logarithms[0].mean() - logarithms[1].mean(), interval.high])
+    return Ratio(float(value), float(low), float(high), float(found.pvalue), "Welch over processes")
+
+
+def _medians(processes: Sequence[ArrayLike]) -> Floats:
+    return np.array([np.median(np.asarray(samples)) for samples in processes], dtype=np.float64)
