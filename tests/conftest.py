@@ -3,9 +3,30 @@
 from __future__ import annotations
 
 import signal
+import threading
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from prepare_cases import Server
 
 
 def pytest_configure() -> None:
     """Let Ctrl-C reach the processes that tests start: a suite run in the background inherits it as ignored."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """A server on this machine, for as long as a test runs."""
+    from prepare_cases import Server
+
+    with Server() as made:
+        thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield made
+        made.shutdown()
+        thread.join()
