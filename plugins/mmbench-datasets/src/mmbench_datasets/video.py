@@ -19,7 +19,6 @@ MAX_FRAMES = 64
 _MOST_PIXELS = 64_000_000
 _MOST_BYTES = 1 << 30
 _MOST_FRAMES_PER_S = 240
-_MOST_FRAMES_PER_S = 240
 #: Containers that hold their own pictures; a playlist, say, would have other files opened.
 _CONTAINERS = "mov,matroska,avi,gif,flv,mpeg,mpegts,ogg"
 #: A file that ends earlier than it says by more than this share of its length, and these seconds, is cut short.
