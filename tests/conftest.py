@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from browser import Browser
     from prepare_cases import Server
 
 
@@ -30,3 +31,15 @@ def server() -> Iterator[Server]:
         yield made
         made.shutdown()
         thread.join()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A browser for the tests of one module, where one is installed."""
+    from browser import Browser, find_chromium
+
+    executable = find_chromium()
+    if executable is None:
+        pytest.skip("no chromium is installed")
+    with Browser(executable) as found:
+        yield found

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import Browser, find_chromium
+from browser import Browser
 
 from mmbench.record import Metric, Record
 from mmbench.report import build_report
@@ -227,15 +227,6 @@ def test_ten_thousand_rows_fit_in_six_megabytes(tmp_path: Path) -> None:
 
 
 # In a browser
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    executable = find_chromium()
-    if executable is None:
-        pytest.skip("no chromium is installed")
-    with Browser(executable) as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

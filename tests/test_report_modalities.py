@@ -6,13 +6,12 @@ import dataclasses
 import io
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from browser import Browser, find_chromium
+from browser import Browser
 from rich.console import Console
 from safetensors.numpy import save_file
 
@@ -240,15 +239,6 @@ def test_a_best_row_that_val_promised_more_of_is_a_warning(folder: Path) -> None
 
 
 # In a browser
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    executable = find_chromium()
-    if executable is None:
-        pytest.skip("no chromium is installed")
-    with Browser(executable) as found:
-        yield found
 
 
 def opened(browser: Browser, folder: Path, **window: Any) -> None:
