@@ -31,7 +31,7 @@ StopCause: TypeAlias = Literal["", "max_failures", "budget", "signal"]
 
 
 class PlannedCell(Protocol):
-    """What the runner needs to know of a cell: `mmbench.plan.Cell` has it."""
+    """What the runner and those it tells need to know of a cell: `mmbench.plan.Cell` has it."""
 
     @property
     def cell_id(self) -> str:
@@ -44,6 +44,9 @@ class PlannedCell(Protocol):
     @property
     def reason(self) -> str:
         """Return why it does not run."""
+
+    def row(self) -> Mapping[str, Any]:
+        """Return it as a line of plan.json; the runner itself does not ask for it."""
 
     def payload(self) -> Mapping[str, Any]:
         """Return what its function is called with."""

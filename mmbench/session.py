@@ -10,10 +10,11 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.live import Live
+from rich.table import Table
 from rich.text import Text
 
 from mmbench.errors import EmptySelection, UsageError
@@ -21,7 +22,7 @@ from mmbench.plan import Plan
 from mmbench.record import DONE
 from mmbench.registry import Reference
 from mmbench.report.text import counted, duration
-from mmbench.runner import Event, Summary, default_memory_bytes, run
+from mmbench.runner import Event, PlannedCell, Summary, default_memory_bytes, run
 from mmbench.store import RunStore, check_run_name
 from mmbench.trackers import Trackers, check_packages, open_tracker
 from mmbench.views import console, plan_headline, size_text, table
@@ -271,7 +272,7 @@ class Progress:
             return None
         return (time.monotonic() - self.began) / done * max(self.total - done, 0)
 
-    def render(self) -> Any:
+    def render(self) -> Table:
         """Return the live table."""
         made = table("", "", title=self.line())
         now = time.monotonic()
@@ -293,6 +294,6 @@ def _num_missing(store: RunStore, plan: Plan) -> int:
     return sum(cell.status == "run" and cell.cell_id not in done for cell in plan.cells())
 
 
-def _describe(cell: Any) -> str:
+def _describe(cell: PlannedCell) -> str:
     row = cell.row()
     return f"{row['dataset']}  {row['encoders'].replace('+', ' + ')}  {row['fusion']}  seed {row['seed']}"

@@ -185,7 +185,7 @@ class Trackers:
         """Tell what the runner says; returns at once."""
         if not self._threads or event.cell is None:
             return
-        row = event.cell.row()  # type: ignore[attr-defined]
+        row = event.cell.row()
         for thread in self._threads:
             thread.on_event(event, dict(row))
 
