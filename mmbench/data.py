@@ -173,7 +173,7 @@ class DatasetSource:
 
     def modality(self, name: str) -> Modality:
         """Return a modality with its facts completed from the data."""
-        declared = next(modality for modality in self.info.modalities if modality.name == name)
+        declared = self._declared(name)
         return dataclasses.replace(declared, facts={**self.index.facts.get(name, {}), **declared.facts})
 
     def columns(self, modality: str, transform: Transform, transform_key: str) -> dict[Split, Column]:
@@ -201,7 +201,7 @@ class DatasetSource:
         """
 
         def make() -> dict[str, Array]:
-            kind = next(item.kind for item in self.info.modalities if item.name == modality)
+            kind = self._declared(modality).kind
             rows: list[Array | None] = []
             shapes: set[tuple[int, ...]] = set()
             samples = self.splits["test"]
@@ -213,9 +213,7 @@ class DatasetSource:
                     continue
                 value = change(sample.sample_id, value)
                 check_canonical(f"{modality!r} of sample {sample.sample_id!r}, changed,", kind, value)
-                row = np.asarray(transform(value))
-                _check_row(f"the transform of {modality!r}", row, shapes)
-                rows.append(row)
+                rows.append(_transformed(modality, value, transform, shapes))
             return _pack(rows, shape=next(iter(shapes), (1,)), same=len(shapes) == 1)
 
         arrays = self._cache.get_or_make(f"column/{self.key}/{_digest([modality, key, list(positions)])}", make)
@@ -242,7 +240,7 @@ class DatasetSource:
                 _check_id(sample.sample_id, split, seen)
                 ids[split].append(sample.sample_id)
                 for task in self.info.tasks:
-                    targets[task.name].append(_target(task, sample))
+                    targets[task.name].append(read_target(task, sample))
                 if split == "train" and len(facts) < len(self.info.modalities):
                     _note_facts(facts, sample, self.info.modalities)
             for number, task in enumerate(self.info.tasks):
@@ -252,7 +250,7 @@ class DatasetSource:
         return {**arrays, "index": np.frombuffer(described, dtype=np.uint8)}
 
     def _make_columns(self, modality: str, transform: Transform) -> dict[str, Array]:
-        kind = next(item.kind for item in self.info.modalities if item.name == modality)
+        kind = self._declared(modality).kind
         arrays: dict[str, Array] = {}
         shapes: set[tuple[int, ...]] = set()
         rows: dict[Split, list[Array | None]] = {}
@@ -267,9 +265,7 @@ class DatasetSource:
                     continue
                 check_canonical(f"{modality!r} of sample {sample.sample_id!r}", kind, value)
                 digests.append(input_digest(value))
-                row = np.asarray(transform(value))
-                _check_row(f"the transform of {modality!r}", row, shapes)
-                rows[split].append(row)
+                rows[split].append(_transformed(modality, value, transform, shapes))
             arrays[f"{split}.digests"] = np.array(digests, dtype=np.uint64)
         if not shapes:
             raise DataError(f"no sample has the modality {modality!r}; leave it out of the selection")
@@ -278,6 +274,9 @@ class DatasetSource:
             packed = _pack(rows[split], shape=next(iter(shapes)), same=same)
             arrays.update({f"{split}.{name}": array for name, array in packed.items()})
         return arrays
+
+    def _declared(self, name: str) -> Modality:
+        return next(modality for modality in self.info.modalities if modality.name == name)
 
     def _samples(self, split: Split) -> Iterator[Sample]:
         samples = self.splits[split]
@@ -317,6 +316,19 @@ def check_canonical(where: str, kind: Kind, value: Any) -> None:
         raise DataError(f"{where} holds NaN or infinity")
     if kind == "tabular" and np.isinf(array).any():
         raise DataError(f"{where} holds infinity; NaN is for a value that is not known")
+
+
+def facts_of(kind: Kind, value: Any) -> dict[str, Any]:
+    """Return the facts of a modality (`mmbench.spec.Modality`) that a canonical input shows.
+
+    >>> facts_of("image", np.zeros((3, 32, 48), np.uint8))
+    {'channels': 3, 'size': [32, 48]}
+    """
+    if kind in ("image", "video"):
+        return {"channels": int(value.shape[-3]), "size": [int(side) for side in value.shape[-2:]]}
+    if kind == "audio":
+        return {"rate": int(value.rate)}
+    return {"num_features": int(value.shape[-1])} if kind in ("tabular", "sequence") else {}
 
 
 def input_digest(value: Any) -> int:
@@ -386,7 +398,13 @@ def _check_id(sample_id: Any, split: str, seen: dict[str, str]) -> None:
     seen[sample_id] = split
 
 
-def _target(task: TaskSpec, sample: Sample) -> Array:
+def read_target(task: TaskSpec, sample: Sample) -> Array:
+    """Return a sample's target for a task: an int64 scalar for multiclass and retrieval, else float32 (K,).
+
+    Raises:
+        ContractError: it is not there, or not of the task's form.
+        DataError: it is, but is not finite or not among the classes or labels.
+    """
     where = f"target {task.name!r} of sample {sample.sample_id!r}"
     if task.name not in sample.targets:
         raise ContractError(f"{where} is not there; sample.targets has {', '.join(sample.targets) or 'nothing'}")
@@ -431,17 +449,12 @@ def _note_facts(facts: dict[str, dict[str, Any]], sample: Sample, modalities: Se
         if value is None:
             continue
         check_canonical(f"{modality.name!r} of sample {sample.sample_id!r}", modality.kind, value)
-        if modality.kind in ("image", "video"):
-            facts[modality.name] = {"channels": int(value.shape[-3]), "size": [int(side) for side in value.shape[-2:]]}
-        elif modality.kind == "audio":
-            facts[modality.name] = {"rate": int(value.rate)}
-        elif modality.kind in ("tabular", "sequence"):
-            facts[modality.name] = {"num_features": int(value.shape[-1])}
-        else:
-            facts[modality.name] = {}
+        facts[modality.name] = facts_of(modality.kind, value)
 
 
-def _check_row(where: str, row: Array, shapes: set[tuple[int, ...]]) -> None:
+def _transformed(modality: str, value: Any, transform: Transform, shapes: set[tuple[int, ...]]) -> Array:
+    """Return an input after `transform`, checked; its shape joins those seen so far."""
+    where, row = f"the transform of {modality!r}", np.asarray(transform(value))
     if row.dtype.kind not in "uifb":
         raise ContractError(f"{where} must give numbers, got dtype {row.dtype}")
     shapes.add(row.shape)
@@ -450,6 +463,7 @@ def _check_row(where: str, row: Array, shapes: set[tuple[int, ...]]) -> None:
         if len(trailing) > 1 or len({len(shape) for shape in shapes}) > 1:
             a, b = sorted(shapes)[:2]
             raise ContractError(f"{where} gives shapes {a} and {b}; only the first axis may vary between samples")
+    return row
 
 
 def _pack(rows: Sequence[Array | None], *, shape: tuple[int, ...], same: bool) -> dict[str, Array]:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import random
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-import numpy as np
-
-from mmbench.data import SPLITS, Sample, _target, check_canonical
+from mmbench.data import SPLITS, Sample, check_canonical, facts_of, read_target
 from mmbench.errors import ContractError, DataError
 from mmbench.testing.checks import Fault, NotChecked, Remark, check, covers
+from mmbench.testing.compare import seed_everything
 from mmbench.testing.dataset_subject import DatasetSubject, content_hash, ids_digest, ids_in_child
 from mmbench.testing.state import changes, read_seeds, read_state
 
@@ -113,7 +109,7 @@ def facts_hold(subject: DatasetSubject) -> None:
             value = inputs[modality.name]
             if value is None:
                 continue
-            true = _facts(modality.kind, value)
+            true = facts_of(modality.kind, value)
             for name, fact in modality.facts.items():
                 if name in true and true[name] != fact:
                     raise Fault(
@@ -134,7 +130,7 @@ def labels_in_range(subject: DatasetSubject) -> None:
         for sample in samples:
             for task in subject.info.tasks:
                 try:
-                    target = _target(task, sample)
+                    target = read_target(task, sample)
                 except (ContractError, DataError) as error:
                     raise Fault(f"{error} ({split})") from None
                 if task.kind == "multiclass" and split == "train":
@@ -207,7 +203,7 @@ def ids_are_stable(subject: DatasetSubject) -> None:
     needs=("ids-are-stable", "splits-share-no-id", "samples-are-canonical"),
 )
 def opened_twice_is_the_same(subject: DatasetSubject) -> None:
-    _seed_everything(4242)
+    seed_everything(4242)
     again = subject.open()
     positions = {
         (split, sample.sample_id): i for split, samples in subject.samples.items() for i, sample in enumerate(samples)
@@ -277,7 +273,7 @@ def leaves_the_process_alone(subject: DatasetSubject) -> None:
     _ = subject.splits  # libraries that it imports are loaded by now
     after = []
     for seed in (7, 8):
-        _seed_everything(seed)
+        seed_everything(seed)
         before = read_state(seeds=False)
         opened = subject.open()
         for split in SPLITS:
@@ -292,24 +288,8 @@ def leaves_the_process_alone(subject: DatasetSubject) -> None:
         raise Fault(f"it sets {', '.join(fixed)} to a fixed state")
 
 
-def _facts(kind: str, value: Any) -> dict[str, Any]:
-    if kind in ("image", "video"):
-        return {"channels": int(value.shape[-3]), "size": [int(side) for side in value.shape[-2:]]}
-    if kind == "audio":
-        return {"rate": int(value.rate)}
-    return {"num_features": int(value.shape[-1])} if kind in ("tabular", "sequence") else {}
-
-
 def _first_difference(ids: Sequence[str], others: Sequence[str]) -> str:
     if len(ids) != len(others):
         return f"{len(others)} samples instead of {len(ids)}"
     a, b = next((a, b) for a, b in zip(ids, others) if a != b)
     return f"the id {b!r} where {a!r} stood"
-
-
-def _seed_everything(seed: int) -> None:
-    random.seed(seed)
-    np.random.seed(seed)
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        torch.manual_seed(seed)

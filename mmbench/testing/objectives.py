@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import functools
-import random
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,6 +16,7 @@ from mmbench.registry import load_attribute
 from mmbench.spec import FusionLevel, ObjectiveSpec, TaskSpec
 from mmbench.tasks import task_loss
 from mmbench.testing.checks import Fault, Finding, Level, NotChecked, check, covers
+from mmbench.testing.compare import seed_everything
 from mmbench.testing.state import changes, read_seeds, read_state
 from mmbench.testing.subjects import MODALITIES, TASKS
 from mmbench.testing.target import Part
@@ -320,9 +319,7 @@ def draws_by_the_generator(case: ObjectiveCase) -> None:
     totals, seeds = [], []
     for seed in (5, 6):
         objective, model = case.build()  # anew: an objective may keep running means
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.manual_seed(seed)
+        seed_everything(seed)
         totals.append(case.total(objective.eval(), model.eval(), batch)[0].detach())
         seeds.append(read_seeds())
     fixed = [what for what, value in seeds[0].items() if seeds[1][what] == value]
