@@ -416,11 +416,11 @@ def _diagnose(
     depth, found = payload.get("diagnostics", "none"), Findings()
     try:
         found = diagnose(subject, depth, disturbed)
-    except Exception as error:
+    except Exception as error:  # a plugin's module may raise anything at inputs that training never showed it
         warnings.append(f"there are no diagnostics: {type(error).__name__}: {error}")
     try:
         found.attribution = attribute(subject, disturbed) if depth == "full" else None
-    except Exception as error:
+    except Exception as error:  # as above
         warnings.append(f"no predictions are explained: {type(error).__name__}: {error}")
     return found
 

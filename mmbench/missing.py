@@ -83,7 +83,7 @@ class Filler(nn.Module):
 
         Shapes: values (B, D), zero where missing; present (B, M) -> (B, D).
         """
-        raise NotImplementedError
+        raise NotImplementedError  # every policy has its own
 
     def losses(self, values: Tensor, present: Tensor) -> Mapping[str, Mapping[str, Tensor]]:
         """Return named losses by modality that train the policy."""

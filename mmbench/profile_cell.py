@@ -161,7 +161,7 @@ class _Measurement:
         single = arranged(subject.single(), self.variant)
         try:
             first_s = self._seconds(infer, single)
-        except Exception as error:
+        except Exception as error:  # compilers and kernels raise what they like
             if self.variant.condition == "clean" or is_oom(error):
                 raise
             raise UnsupportedError(f"{self.variant.condition}: {type(error).__name__}: {_line(error)}") from error
@@ -177,7 +177,7 @@ class _Measurement:
         self.only_single = ""
         try:
             batch_s = self._seconds(infer, arranged(subject.batch(self.batch_size), self.variant))
-        except Exception as error:
+        except Exception as error:  # whatever it is, one sample worked
             if self.batch_size == 1:
                 raise
             what = "out of memory" if is_oom(error) else f"{type(error).__name__}: {_line(error)}"
@@ -239,7 +239,7 @@ class _Measurement:
             subject.model.train()
             try:
                 subject.trainer.step(batch)
-            except Exception as error:
+            except Exception as error:  # inference can still be measured
                 return f"no training step works: {'out of memory' if is_oom(error) else _line(error)}"
         return ""
 

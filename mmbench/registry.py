@@ -208,7 +208,7 @@ class Registry:
                     answer = skip(json.loads(json.dumps(combo)))  # a copy: plugins must not change each other's
             except KeyboardInterrupt:
                 raise
-            except BaseException as error:
+            except BaseException as error:  # SystemExit too: one plugin must not end the planning of all
                 reasons.append(f"mmbench_skip of plugin {plugin!r} failed: {in_words(error)}")
                 continue
             if isinstance(answer, str) and answer:

@@ -107,7 +107,7 @@ class WeightFolder:
         pretrained = config.get("pretrained_cfg")
         said = pretrained.get("license", "") if isinstance(pretrained, dict) else ""
         if not said:
-            with suppress(OSError, UnicodeDecodeError):
+            with suppress(OSError, UnicodeDecodeError):  # a folder need not have a model card
                 card = (self.path / "README.md").read_text(encoding="utf-8")[:4096]
                 front = card.split("---")[1] if card.startswith("---") else ""
                 found = re.search(r"^license:\s*(\S.*?)\s*$", front, re.MULTILINE)
@@ -238,7 +238,7 @@ def hub_snapshot(repository: str) -> WeightFolder | None:
     revision = revision or "main"
     commit = revision if _COMMIT.fullmatch(revision) else ""
     if not commit:
-        with suppress(OSError, UnicodeDecodeError):
+        with suppress(OSError, UnicodeDecodeError):  # never fetched
             commit = (folder / "refs" / revision).read_text(encoding="utf-8").strip()
     snapshot = folder / "snapshots" / commit
     return WeightFolder(path=snapshot, commit=commit) if _COMMIT.fullmatch(commit) and snapshot.is_dir() else None
@@ -265,7 +265,7 @@ def hub_asset(repository: str, files: Sequence[str], *, timeout_s: float = 10.0)
     name, _, revision = repository.partition("@")
     wanted = (*files, "model*.safetensors", "model.safetensors.index.json")
     cached = hub_snapshot(repository)
-    with suppress(Unavailable):
+    with suppress(Unavailable):  # half fetched: the hub is asked again
         if cached is not None and cached.weights()[0].suffix == ".safetensors":
             return AssetSpec(name=name, url=f"hf:{repository}", files=wanted, licence=cached.licence())
     try:

@@ -154,7 +154,7 @@ def limit_threads(threads: int) -> None:
     """Hold torch to so many threads, where torch is loaded; the rest is told by the environment."""
     torch = sys.modules.get("torch")
     if torch is not None:
-        with suppress(AttributeError, RuntimeError):
+        with suppress(AttributeError, RuntimeError):  # half imported, or threads that cannot be changed any more
             torch.set_num_threads(threads)
 
 

@@ -123,10 +123,10 @@ def _own_seconds() -> float:
 
 def _cpu_state() -> dict[str, Any]:
     frequency = None
-    with contextlib.suppress(OSError, NotImplementedError, RuntimeError):
+    with contextlib.suppress(OSError, NotImplementedError, RuntimeError):  # containers hide these files
         frequency = psutil.cpu_freq()
     heat = {}
-    with contextlib.suppress(OSError, AttributeError):
+    with contextlib.suppress(OSError, AttributeError):  # psutil has this on some systems only
         heat = psutil.sensors_temperatures()
     hottest = max((item.current for group in heat.values() for item in group), default=None)
     governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")

@@ -116,7 +116,7 @@ def _reset_peak() -> None:
 
 def _give_back() -> None:
     gc.collect()
-    with suppress(OSError, AttributeError):
+    with suppress(OSError, AttributeError):  # another C library than glibc
         ctypes.CDLL(None).malloc_trim(0)
 
 

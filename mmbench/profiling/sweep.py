@@ -106,7 +106,7 @@ def sweep(
             timing = None
             if sizes or not _is_past_best(points):
                 timing = short.time(lambda batch=batch: infer(batch), min_iterations=protocol.min_iterations)  # type: ignore[misc]
-        except Exception as error:
+        except Exception as error:  # out of memory has many types, and where a size ends is the answer
             _release(meter)
             oom = is_oom(error)
             first_line = str(error).strip().partition("\n")[0]

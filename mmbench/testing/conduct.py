@@ -176,7 +176,7 @@ def compiles(case: Case) -> None:
     plain = evaluate(case, module, inputs).real()
     try:
         other = evaluate(case, torch.compile(module, backend="aot_eager"), inputs).real()  # type: ignore[arg-type]
-    except Exception as error:
+    except Exception as error:  # the compiler's own errors have many types
         raise Fault(f"under torch.compile: {type(error).__name__}: {str(error).splitlines()[0]}") from None
     finally:
         breaks = sum(torch._dynamo.utils.counters["graph_break"].values())

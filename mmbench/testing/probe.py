@@ -77,7 +77,7 @@ def _main(request: Mapping[str, Any]) -> dict[str, Any]:
         if request["call"]:
             owner, _, name = request["call"].partition(":")
             answer = repr(getattr(importlib.import_module(owner), name)(*request["arguments"], **request["options"]))
-    except BaseException as raised:
+    except BaseException as raised:  # sys.exit() of the module's too
         error = f"{type(raised).__name__}: {raised}"
     return {
         "heavy": [name for name in heavy_modules() if name not in heavy_before],

@@ -230,7 +230,7 @@ def follows_device(case: Case) -> None:
                 for name, given in inputs.items()
             }
             out = functional_call(Call(), {f"inner.{name}": state for name, state in states.items()}, (there,))
-    except Exception as error:
+    except Exception as error:  # pretended tensors raise what no real one does
         if any(words in str(error) for words in _DEVICE_WORDS):
             met = str(error).splitlines()[0]
             raise Fault(f"with weights and inputs on another device, forward met tensors of its own: {met}") from None

@@ -242,7 +242,7 @@ def order_does_not_matter(case: FusionCase) -> None:
     plain = evaluate(case, module, inputs).real()
     try:
         other = evaluate(case, module, turned).real()
-    except Exception as error:
+    except Exception as error:  # dicts turned round end in whatever the module does with them
         raise Fault(f"with the dict turned round, forward fails: {type(error).__name__}: {error}") from None
     if not close(plain, other, tolerance(case.device)):
         raise Fault(f"with the dict turned round: {difference(plain, other)}")

@@ -123,7 +123,7 @@ class Suite:
             expected, mend = finding.expected, finding.mend
         except Unavailable as error:
             status, found = "skip", f"unavailable here: {error}"
-        except Exception as error:
+        except Exception as error:  # what a plugin raises is the finding
             status, found = "fail", _crash(error)
         if status == "fail":
             expected, mend = expected or check.promise, mend or check.mend
