@@ -7,12 +7,42 @@ import os
 import sys
 from collections.abc import Callable
 from enum import StrEnum
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
 
+from mmbench.cli_options import (
+    BatchSize,
+    Cache,
+    Config,
+    Dataset,
+    Device,
+    Encoder,
+    Epochs,
+    Exclude,
+    Fusion,
+    Grid,
+    Jobs,
+    Json,
+    Limit,
+    Lr,
+    MasterSeed,
+    MaxCells,
+    ModalityName,
+    NoBaselines,
+    Objective,
+    Plugin,
+    Precision,
+    Results,
+    Run,
+    RunName,
+    Seeds,
+    Set,
+    flags_of,
+    measuring,
+    running,
+)
 from mmbench.errors import MmbenchError, UsageError
 
 app = typer.Typer(
@@ -43,79 +73,6 @@ class Role(StrEnum):
     datasets = "datasets"
     objectives = "objectives"
     trackers = "trackers"
-
-
-_selection = partial(typer.Option, rich_help_panel="Selection")
-_training = partial(typer.Option, rich_help_panel="Training")
-_running = partial(typer.Option, rich_help_panel="Running")
-_measuring = partial(typer.Option, rich_help_panel="Measuring")
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
-Plugin = Annotated[
-    list[Path] | None, typer.Option("--plugin", metavar="FILE", help="Load a local file as a plugin. Repeatable.")
-]
-Grid = Annotated[
-    str | None,
-    _selection("--grid", metavar="all|smoke|NAME", help="Everything installed, a quick look, or a named grid."),
-]
-Dataset = Annotated[
-    list[str] | None,
-    _selection(
-        "-d", "--dataset", metavar="DATASET", help="For example digits, 'red*', manifest:PATH.csv\\[text=text]."
-    ),
-]
-Encoder = Annotated[
-    list[str] | None,
-    _selection("-e", "--encoder", metavar="[MODALITY=]ENCODER", help="For example image=cnn\\[width=32]."),
-]
-Fusion = Annotated[list[str] | None, _selection("-f", "--fusion", metavar="FUSION", help="Name or glob.")]
-Objective = Annotated[
-    list[str] | None,
-    _selection("-o", "--objective", metavar="OBJECTIVE", help="Name or glob; supervised by default."),
-]
-ModalityName = Annotated[
-    list[str] | None,
-    _selection("-m", "--modality", metavar="NAME", help="Use these modalities only."),
-]
-Exclude = Annotated[
-    list[str] | None,
-    _selection("--exclude", metavar="NAME", help="Leave out a dataset, a fusion, an objective or MODALITY=ENCODER."),
-]
-Seeds = Annotated[
-    str | None,
-    _selection("--seeds", metavar="3|0,1,2", help="How many repeats, or which."),
-]
-MasterSeed = Annotated[int | None, _selection("--master-seed", help="Changes every seed.")]
-MaxCells = Annotated[int | None, _selection("--max-cells", help="Stop planning after N cells.")]
-NoBaselines = Annotated[
-    bool,
-    _selection("--no-baselines", help="Plan no unimodal rows and no majority floor."),
-]
-Config = Annotated[
-    Path | None,
-    _selection("-c", "--config", metavar="FILE", help="TOML run file with the same keys."),
-]
-Set = Annotated[
-    list[str] | None,
-    _training("--set", metavar="KEY=VALUE", help="Any training setting, such as class_weights=balanced."),
-]
-Epochs = Annotated[int | None, _training("--epochs")]
-BatchSize = Annotated[int | None, _training("--batch-size")]
-Lr = Annotated[float | None, _training("--lr", help="Peak learning rate.")]
-Precision = Annotated[str | None, _training("--precision", metavar="fp32|bf16")]
-Limit = Annotated[int | None, _training("--limit", help="Use at most N samples of each split.")]
-Jobs = Annotated[int | None, _running("-j", "--jobs", help="Cells at a time; 0 is one per core.")]
-Device = Annotated[str | None, _running("--device", metavar="auto|cpu|cuda")]
-Cache = Annotated[
-    str | None,
-    _running("--cache", metavar="DIR", help="Where transformed data are kept."),
-]
-Run = Annotated[
-    str | None,
-    _running("--run", metavar="NAME", help="Name of the run; the same name continues it."),
-]
-Results = Annotated[str | None, _running("--results", metavar="DIR", help="Folder of all runs.")]
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="Name of a run, or its folder.")]
 
 
 @app.command("list")
@@ -196,7 +153,7 @@ def plan(
     """Show every cell of a selection with its status and reasons, and run nothing."""
     from mmbench import views
 
-    made = _plan(_flags(locals()), config)
+    made = _plan(flags_of(locals()), config)
     _emit(as_json, lambda: views.plan_json(made), lambda: views.print_plan(made, rows))
 
 
@@ -239,7 +196,7 @@ def prepare(
     as_json: Json = False,
 ) -> None:
     """Fetch the weights and data that a selection needs; everything else works without a network."""
-    flags = _flags(locals())
+    flags = flags_of(locals())
     from mmbench.config import data_dir, load_config, parse_seconds
     from mmbench.download import Patience
     from mmbench.executors.launch import OFFLINE
@@ -290,58 +247,56 @@ def run(
     run: Run = None,
     results: Results = None,
     jobs: Jobs = None,
-    threads: Annotated[int | None, _running("--threads", help="CPU threads of each cell.")] = None,
+    threads: Annotated[int | None, running("--threads", help="CPU threads of each cell.")] = None,
     device: Device = None,
     isolate: Annotated[
         str | None,
-        _running("--isolate", metavar="process|none", help="none runs cells in this process, for debuggers."),
+        running("--isolate", metavar="process|none", help="none runs cells in this process, for debuggers."),
     ] = None,
     protocol: Annotated[
         str | None,
-        _running("--protocol", metavar="none|quick|standard|rigorous", help="How carefully to profile."),
+        running("--protocol", metavar="none|quick|standard|rigorous", help="How carefully to profile."),
     ] = None,
     diagnostics: Annotated[
         str | None,
-        _running(
+        running(
             "--diagnostics",
             metavar="none|quick|full",
             help="What to find out about modalities: full adds every test sample and disturbed inputs.",
         ),
     ] = None,
     no_feature_cache: Annotated[
-        bool, _running("--no-feature-cache", help="Run frozen encoders in every cell instead of once for all.")
+        bool, running("--no-feature-cache", help="Run frozen encoders in every cell instead of once for all.")
     ] = False,
-    timeout: Annotated[str | None, _running("--timeout", metavar="30m", help="Limit for one cell.")] = None,
-    memory: Annotated[float | None, _running("--memory", metavar="GIB", help="Limit for one cell.")] = None,
-    max_failures: Annotated[str | None, _running("--max-failures", metavar="N|10%")] = None,
+    timeout: Annotated[str | None, running("--timeout", metavar="30m", help="Limit for one cell.")] = None,
+    memory: Annotated[float | None, running("--memory", metavar="GIB", help="Limit for one cell.")] = None,
+    max_failures: Annotated[str | None, running("--max-failures", metavar="N|10%")] = None,
     budget: Annotated[
         str | None,
-        _running("--budget", metavar="2h", help="Start no cell after this long."),
+        running("--budget", metavar="2h", help="Start no cell after this long."),
     ] = None,
     retry: Annotated[
         list[str] | None,
-        _running("--retry", metavar="STATUS", help="Run finished cells of this status again, such as failed."),
+        running("--retry", metavar="STATUS", help="Run finished cells of this status again, such as failed."),
     ] = None,
     tracker: Annotated[
         list[str] | None,
-        _running("--tracker", metavar="NAME", help="Tell tensorboard, mlflow or wandb how it goes. Repeatable."),
+        running("--tracker", metavar="NAME", help="Tell tensorboard, mlflow or wandb how it goes. Repeatable."),
     ] = None,
     cache: Cache = None,
     cache_limit: Annotated[
         str | None,
-        _running("--cache-limit", metavar="50GiB|none", help="How much of it may be left when the run ends."),
+        running("--cache-limit", metavar="50GiB|none", help="How much of it may be left when the run ends."),
     ] = None,
     plugin: Plugin = None,
-    strict_plugins: Annotated[
-        bool, _running("--strict-plugins", help="Exit 4 when any plugin failed to load.")
-    ] = False,
-    dry_run: Annotated[bool, _running("--dry-run", help="Plan only.")] = False,
+    strict_plugins: Annotated[bool, running("--strict-plugins", help="Exit 4 when any plugin failed to load.")] = False,
+    dry_run: Annotated[bool, running("--dry-run", help="Plan only.")] = False,
     as_json: Json = False,
 ) -> None:
     """Run every cell of a selection; the same command again runs only what is missing."""
     from mmbench import views
 
-    flags = _flags(locals())
+    flags = flags_of(locals())
     made = _plan(flags, config, strict_plugins=strict_plugins)
     if dry_run:
         _emit(as_json, lambda: views.plan_json(made), lambda: views.print_plan(made, 40))
@@ -368,38 +323,38 @@ def profile(
     limit: Limit = None,
     run: Run = None,
     results: Results = None,
-    threads: Annotated[int | None, _running("--threads", help="CPU threads of the measured process.")] = None,
+    threads: Annotated[int | None, running("--threads", help="CPU threads of the measured process.")] = None,
     device: Device = None,
     protocol: Annotated[
-        str, _measuring("--protocol", metavar="quick|standard|rigorous", help="How carefully to measure.")
+        str, measuring("--protocol", metavar="quick|standard|rigorous", help="How carefully to measure.")
     ] = "standard",
     rounds: Annotated[
         int | None,
-        _measuring(
+        measuring(
             "--rounds",
             min=1,
             help="Processes for each, in turn (A B A B), so that drift meets all; quick 1, standard 3, rigorous 5.",
         ),
     ] = None,
     batch_sizes: Annotated[
-        str, _measuring("--batch-sizes", metavar="sweep|none|1,8,64", help="sweep: 1, 2, 4, … while it fits.")
+        str, measuring("--batch-sizes", metavar="sweep|none|1,8,64", help="sweep: 1, 2, 4, … while it fits.")
     ] = "sweep",
     memory_limit: Annotated[
-        str | None, _measuring("--memory-limit", metavar="4GiB", help="Of the sweep; half of what is free by default.")
+        str | None, measuring("--memory-limit", metavar="4GiB", help="Of the sweep; half of what is free by default.")
     ] = None,
     precision: Annotated[
-        str, _measuring("--precision", metavar="fp32,tf32,bf16,fp16,int8", help="Number formats, each a row.")
+        str, measuring("--precision", metavar="fp32,tf32,bf16,fp16,int8", help="Number formats, each a row.")
     ] = "fp32",
     compile_: Annotated[
-        str, _measuring("--compile", metavar="none,default,reduce-overhead", help="torch.compile modes, each a row.")
+        str, measuring("--compile", metavar="none,default,reduce-overhead", help="torch.compile modes, each a row.")
     ] = "none",
     memory_format: Annotated[
-        str, _measuring("--memory-format", metavar="contiguous,channels_last", help="Layouts of images, each a row.")
+        str, measuring("--memory-format", metavar="contiguous,channels_last", help="Layouts of images, each a row.")
     ] = "contiguous",
-    isolate: Annotated[str | None, _running("--isolate", metavar="process|none")] = None,
-    timeout: Annotated[str | None, _running("--timeout", metavar="30m", help="Limit for one profile.")] = None,
-    memory: Annotated[float | None, _running("--memory", metavar="GIB", help="Limit for one profile.")] = None,
-    retry: Annotated[list[str] | None, _running("--retry", metavar="STATUS")] = None,
+    isolate: Annotated[str | None, running("--isolate", metavar="process|none")] = None,
+    timeout: Annotated[str | None, running("--timeout", metavar="30m", help="Limit for one profile.")] = None,
+    memory: Annotated[float | None, running("--memory", metavar="GIB", help="Limit for one profile.")] = None,
+    retry: Annotated[list[str] | None, running("--retry", metavar="STATUS")] = None,
     cache: Cache = None,
     plugin: Plugin = None,
     as_json: Json = False,
@@ -421,7 +376,7 @@ def profile(
     if protocol == "none":
         raise UsageError("--protocol none measures nothing; there is quick, standard and rigorous")
     # `--precision` here says how models are run; how they would be trained is none of it.
-    flags = _flags({**locals(), "precision": None, "seeds": str(rounds or ROUNDS.get(protocol, 1)), "jobs": 1})
+    flags = flags_of({**locals(), "precision": None, "seeds": str(rounds or ROUNDS.get(protocol, 1)), "jobs": 1})
     made = _plan(flags, config)
     from mmbench.profile_session import profile_plan
 
@@ -627,52 +582,6 @@ def main() -> None:
     except MmbenchError as error:
         sys.stderr.write(f"mmbench: {error}\n")
         raise SystemExit(error.exit_code) from None
-
-
-_NOT_CONFIG = ("config", "set_", "dry_run", "as_json", "rows", "strict_plugins", "isolate", "no_baselines")
-_TRAIN_FLAGS = ("epochs", "batch_size", "lr", "precision", "limit")
-
-
-def _flags(given: dict[str, Any]) -> dict[str, Any]:
-    """Turn a command's arguments into keys of `RunConfig`, leaving out what was not given."""
-    flags = {
-        name: value
-        for name, value in given.items()
-        if name not in (*_NOT_CONFIG, *_TRAIN_FLAGS) and name in _config_keys() and value is not None
-    }
-    if "plugin" in flags:
-        flags["plugin"] = [str(path) for path in flags["plugin"]]
-    train = {name: given[name] for name in _TRAIN_FLAGS if given.get(name) is not None}
-    train.update(_settings(given.get("set_") or []))
-    if train:
-        flags["train"] = train
-    if given.get("no_baselines"):
-        flags["baselines"] = False
-    if given.get("no_feature_cache"):
-        flags["feature_cache"] = False
-    isolate = given.get("isolate")
-    if isolate is not None:
-        if isolate not in ("process", "none"):
-            raise UsageError(f"--isolate takes process or none, got {isolate!r}")
-        flags["executor"] = "inline" if isolate == "none" else "local"
-    return flags
-
-
-def _config_keys() -> tuple[str, ...]:
-    from mmbench.config import RunConfig
-
-    return tuple(RunConfig.model_fields)
-
-
-def _settings(items: list[str]) -> dict[str, Any]:
-    from mmbench.reference import parse_reference
-
-    settings: dict[str, Any] = {}
-    for item in items:
-        if "=" not in item:
-            raise UsageError(f"--set {item}: write KEY=VALUE, such as --set class_weights=balanced")
-        settings.update(parse_reference(f"set[{item}]")[1])
-    return settings
 
 
 def _registry(plugin: list[Path] | None, *, strict: bool = False) -> Any:

@@ -1,0 +1,126 @@
+"""Options that several commands share, and what they come to as keys of a run's configuration."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mmbench.errors import UsageError
+
+selection = partial(typer.Option, rich_help_panel="Selection")
+training = partial(typer.Option, rich_help_panel="Training")
+running = partial(typer.Option, rich_help_panel="Running")
+measuring = partial(typer.Option, rich_help_panel="Measuring")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Plugin = Annotated[
+    list[Path] | None, typer.Option("--plugin", metavar="FILE", help="Load a local file as a plugin. Repeatable.")
+]
+Grid = Annotated[
+    str | None,
+    selection("--grid", metavar="all|smoke|NAME", help="Everything installed, a quick look, or a named grid."),
+]
+Dataset = Annotated[
+    list[str] | None,
+    selection("-d", "--dataset", metavar="DATASET", help="For example digits, 'red*', manifest:PATH.csv\\[text=text]."),
+]
+Encoder = Annotated[
+    list[str] | None,
+    selection("-e", "--encoder", metavar="[MODALITY=]ENCODER", help="For example image=cnn\\[width=32]."),
+]
+Fusion = Annotated[list[str] | None, selection("-f", "--fusion", metavar="FUSION", help="Name or glob.")]
+Objective = Annotated[
+    list[str] | None,
+    selection("-o", "--objective", metavar="OBJECTIVE", help="Name or glob; supervised by default."),
+]
+ModalityName = Annotated[
+    list[str] | None,
+    selection("-m", "--modality", metavar="NAME", help="Use these modalities only."),
+]
+Exclude = Annotated[
+    list[str] | None,
+    selection("--exclude", metavar="NAME", help="Leave out a dataset, a fusion, an objective or MODALITY=ENCODER."),
+]
+Seeds = Annotated[
+    str | None,
+    selection("--seeds", metavar="3|0,1,2", help="How many repeats, or which."),
+]
+MasterSeed = Annotated[int | None, selection("--master-seed", help="Changes every seed.")]
+MaxCells = Annotated[int | None, selection("--max-cells", help="Stop planning after N cells.")]
+NoBaselines = Annotated[
+    bool,
+    selection("--no-baselines", help="Plan no unimodal rows and no majority floor."),
+]
+Config = Annotated[
+    Path | None,
+    selection("-c", "--config", metavar="FILE", help="TOML run file with the same keys."),
+]
+Set = Annotated[
+    list[str] | None,
+    training("--set", metavar="KEY=VALUE", help="Any training setting, such as class_weights=balanced."),
+]
+Epochs = Annotated[int | None, training("--epochs")]
+BatchSize = Annotated[int | None, training("--batch-size")]
+Lr = Annotated[float | None, training("--lr", help="Peak learning rate.")]
+Precision = Annotated[str | None, training("--precision", metavar="fp32|bf16")]
+Limit = Annotated[int | None, training("--limit", help="Use at most N samples of each split.")]
+Jobs = Annotated[int | None, running("-j", "--jobs", help="Cells at a time; 0 is one per core.")]
+Device = Annotated[str | None, running("--device", metavar="auto|cpu|cuda")]
+Cache = Annotated[
+    str | None,
+    running("--cache", metavar="DIR", help="Where transformed data are kept."),
+]
+Run = Annotated[
+    str | None,
+    running("--run", metavar="NAME", help="Name of the run; the same name continues it."),
+]
+Results = Annotated[str | None, running("--results", metavar="DIR", help="Folder of all runs.")]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="Name of a run, or its folder.")]
+
+_NOT_CONFIG = ("config", "set_", "dry_run", "as_json", "rows", "strict_plugins", "isolate", "no_baselines")
+_TRAIN_FLAGS = ("epochs", "batch_size", "lr", "precision", "limit")
+
+
+def flags_of(given: dict[str, Any]) -> dict[str, Any]:
+    """Turn a command's arguments into keys of `RunConfig`, leaving out what was not given."""
+    flags = {
+        name: value
+        for name, value in given.items()
+        if name not in (*_NOT_CONFIG, *_TRAIN_FLAGS) and name in _config_keys() and value is not None
+    }
+    if "plugin" in flags:
+        flags["plugin"] = [str(path) for path in flags["plugin"]]
+    train = {name: given[name] for name in _TRAIN_FLAGS if given.get(name) is not None}
+    train.update(_settings(given.get("set_") or []))
+    if train:
+        flags["train"] = train
+    if given.get("no_baselines"):
+        flags["baselines"] = False
+    if given.get("no_feature_cache"):
+        flags["feature_cache"] = False
+    isolate = given.get("isolate")
+    if isolate is not None:
+        if isolate not in ("process", "none"):
+            raise UsageError(f"--isolate takes process or none, got {isolate!r}")
+        flags["executor"] = "inline" if isolate == "none" else "local"
+    return flags
+
+
+def _config_keys() -> tuple[str, ...]:
+    from mmbench.config import RunConfig
+
+    return tuple(RunConfig.model_fields)
+
+
+def _settings(items: list[str]) -> dict[str, Any]:
+    from mmbench.reference import parse_reference
+
+    settings: dict[str, Any] = {}
+    for item in items:
+        if "=" not in item:
+            raise UsageError(f"--set {item}: write KEY=VALUE, such as --set class_weights=balanced")
+        settings.update(parse_reference(f"set[{item}]")[1])
+    return settings
