@@ -139,6 +139,15 @@ def check(
     return enter
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message; "" where it has none.
+
+    >>> first_line(AssertionError())
+    ''
+    """
+    return str(error).strip().partition("\n")[0]
+
+
 def covers(level: Level, needed: Level) -> bool:
     """Whether a level includes what is done from `needed` on.
 

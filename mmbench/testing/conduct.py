@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmbench.testing.checks import Fault, NotChecked, Owner, Remark, check
+from mmbench.testing.checks import Fault, NotChecked, Owner, Remark, check, first_line
 from mmbench.testing.compare import close, difference, evaluate, seed_everything, tolerance
 from mmbench.testing.state import changes, read_seeds, read_state
 from mmbench.testing.subjects import Case, FusionCase, convert, per_case
@@ -115,7 +115,7 @@ def bf16_is_finite(case: Case) -> None:
         try:
             out = case.run(module, inputs)
         except RuntimeError as error:
-            raise Fault(f"under bfloat16 autocast: {str(error).splitlines()[0]}") from None
+            raise Fault(f"under bfloat16 autocast: {first_line(error)}") from None
     if not torch.isfinite(out.real().float()).all():
         raise Fault("under bfloat16 autocast, the output holds NaN or infinity")
     total = sum(
@@ -148,7 +148,7 @@ def does_not_wait(case: Case) -> None:
         except RuntimeError as error:
             if "synchroniz" not in str(error):
                 raise
-            raise Fault(f"forward waits for the GPU: {str(error).splitlines()[0]}") from None
+            raise Fault(f"forward waits for the GPU: {first_line(error)}") from None
         finally:
             torch.cuda.set_sync_debug_mode(mode)
         return
@@ -177,7 +177,7 @@ def compiles(case: Case) -> None:
     try:
         other = evaluate(case, torch.compile(module, backend="aot_eager"), inputs).real()  # type: ignore[arg-type]
     except Exception as error:  # the compiler's own errors have many types
-        raise Fault(f"under torch.compile: {type(error).__name__}: {str(error).splitlines()[0]}") from None
+        raise Fault(f"under torch.compile: {type(error).__name__}: {first_line(error)}") from None
     finally:
         breaks = sum(torch._dynamo.utils.counters["graph_break"].values())
         torch._dynamo.reset()

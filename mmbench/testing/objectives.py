@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -15,10 +15,10 @@ from mmbench.model import Batch, Input, MultimodalModel
 from mmbench.registry import load_attribute
 from mmbench.spec import FusionLevel, ObjectiveSpec, TaskSpec
 from mmbench.tasks import task_loss
-from mmbench.testing.checks import Fault, Finding, Level, NotChecked, check, covers
+from mmbench.testing.checks import Fault, Level, NotChecked, check, covers, first_line
 from mmbench.testing.compare import seed_everything
 from mmbench.testing.state import changes, read_seeds, read_state
-from mmbench.testing.subjects import MODALITIES, TASKS
+from mmbench.testing.subjects import MODALITIES, TASKS, per_case
 from mmbench.testing.target import Part
 from mmbench.testing.walk import hidden_tensors
 from mmbench.train import EpochStart, Step
@@ -146,20 +146,6 @@ class ObjectiveSubject:
         ]
 
 
-def _per_case(function: Callable[[ObjectiveCase], None]) -> Callable[[ObjectiveSubject], None]:
-    @functools.wraps(function)
-    def run(subject: ObjectiveSubject) -> None:
-        for case in subject.cases:
-            try:
-                function(case)
-            except Finding as finding:
-                raise type(finding)(
-                    f"{finding.found} [{case.label}]", expected=finding.expected, mend=finding.mend
-                ) from None
-
-    return run
-
-
 @check(
     "losses-are-finite",
     "objective",
@@ -167,7 +153,7 @@ def _per_case(function: Callable[[ObjectiveCase], None]) -> Callable[[ObjectiveS
     mend='Return {"name": scalar}; guard logarithms and divisions; a contrastive loss must bear a batch of two.',
     needs=("options-fit-the-factory",),
 )
-@_per_case
+@per_case
 def losses_are_finite(case: ObjectiveCase) -> None:
     objective, model = case.build()
     for size, progress in ((_BATCH, 0.0), (2, 0.5), (_BATCH, 1.0)):
@@ -181,7 +167,7 @@ def losses_are_finite(case: ObjectiveCase) -> None:
     mend="Build the losses from step.output and step.task_loss without detaching them; see after_backward.",
     needs=("losses-are-finite",),
 )
-@_per_case
+@per_case
 def gradient_reaches_the_model(case: ObjectiveCase) -> None:
     objective, model = case.build()
     reached: set[str] = set()
@@ -214,7 +200,7 @@ def gradient_reaches_the_model(case: ObjectiveCase) -> None:
     mend="Read step.output.features[name].present and leave absent samples out of that modality's loss.",
     needs=("losses-are-finite",),
 )
-@_per_case
+@per_case
 def missing_modality_is_finite(case: ObjectiveCase) -> None:
     objective, model = case.build()
     total, step = case.total(objective.train(), model.train(), case.batch(missing=True))
@@ -233,7 +219,7 @@ def missing_modality_is_finite(case: ObjectiveCase) -> None:
     mend="Keep weights in nn.Parameter, nn.ParameterList or nn.ModuleList.",
     needs=("losses-are-finite",),
 )
-@_per_case
+@per_case
 def weights_are_registered(case: ObjectiveCase) -> None:
     objective, model = case.build()
     hidden = [item for item in hidden_tensors(objective) if item.tensor.requires_grad]
@@ -259,7 +245,7 @@ def weights_are_registered(case: ObjectiveCase) -> None:
     mend="Keep detached values only, by .detach().",
     needs=("gradient-reaches-the-model",),
 )
-@_per_case
+@per_case
 def keeps_nothing(case: ObjectiveCase) -> None:
     objective, model = case.build()
     parameters = [item for module in (model, objective) for item in module.parameters()]
@@ -270,7 +256,7 @@ def keeps_nothing(case: ObjectiveCase) -> None:
         try:
             total.backward()
         except RuntimeError as error:
-            raise Fault(f"step {number + 1}: {str(error).splitlines()[0]}") from None
+            raise Fault(f"step {number + 1}: {first_line(error)}") from None
         _after_backward(objective, step)
         optimiser.step()
 
@@ -282,7 +268,7 @@ def keeps_nothing(case: ObjectiveCase) -> None:
     mend="Change the objective's own buffers only, under whatever data `start.seen()` and `start.held_out()` give.",
     needs=("losses-are-finite",),
 )
-@_per_case
+@per_case
 def before_epoch_leaves_no_trace(case: ObjectiveCase) -> None:
     objective, model = case.build()
     act = getattr(objective, "before_epoch", None)
@@ -313,7 +299,7 @@ def before_epoch_leaves_no_trace(case: ObjectiveCase) -> None:
     mend="Pass generator=step.generator to torch's random functions (they draw on the CPU; move the result).",
     needs=("losses-are-finite",),
 )
-@_per_case
+@per_case
 def draws_by_the_generator(case: ObjectiveCase) -> None:
     batch = case.batch()
     totals, seeds = [], []
@@ -336,7 +322,7 @@ def draws_by_the_generator(case: ObjectiveCase) -> None:
     mend="Use context managers around your own code, never global switches.",
     needs=("losses-are-finite",),
 )
-@_per_case
+@per_case
 def leaves_settings_alone(case: ObjectiveCase) -> None:
     before = read_state(seeds=False)
     objective, model = case.build()
@@ -354,7 +340,7 @@ def leaves_settings_alone(case: ObjectiveCase) -> None:
     mend="Keep the tasks' loss among the losses, or a loss that brings it down.",
     needs=("gradient-reaches-the-model",),
 )
-@_per_case
+@per_case
 def trains_the_tasks(case: ObjectiveCase) -> None:
     objective, model = case.build()
     parameters = [item for module in (model, objective) for item in module.parameters()]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 
-from mmbench.testing.checks import Fault, Finding, NotChecked, Owner, check
+from mmbench.testing.checks import Fault, Finding, NotChecked, Owner, check, first_line
 from mmbench.testing.compare import close, difference, tolerance
 from mmbench.testing.subjects import Case, EncoderCase, Given, Inputs, Out, convert, per_case
 from mmbench.testing.walk import Hidden, autograd_leaves, hidden_tensors, registered, storages, used_in_forward
@@ -163,7 +163,7 @@ def follows_dtype(case: Case) -> None:
     except RuntimeError as error:
         if "dtype" not in str(error) and "scalar type" not in str(error):
             raise
-        raise Fault(f"with float64 weights and inputs: {str(error).splitlines()[0]}") from None
+        raise Fault(f"with float64 weights and inputs: {first_line(error)}") from None
     if not torch.isfinite(out.values[0]).all():
         raise Fault("with float64 weights and inputs, forward gave NaN or infinity")
 
@@ -186,7 +186,7 @@ def made_on_any_device(case: Case) -> None:
         raise NotChecked(f"it cannot be built: {finding.found}") from None
     except (NotImplementedError, RuntimeError, AssertionError) as error:
         if any(words in str(error) for words in (*_DEVICE_WORDS, *_NO_GPU_WORDS)):
-            raise Fault(f"made elsewhere, it meets a device of its own: {str(error).splitlines()[0]}") from None
+            raise Fault(f"made elsewhere, it meets a device of its own: {first_line(error)}") from None
         raise NotChecked("it computes with its first weights, which a device without numbers cannot") from None
     fixed = [name for name, item in module.named_parameters() if not item.is_meta]
     if fixed:
@@ -232,7 +232,7 @@ def follows_device(case: Case) -> None:
             out = functional_call(Call(), {f"inner.{name}": state for name, state in states.items()}, (there,))
     except Exception as error:  # pretended tensors raise what no real one does
         if any(words in str(error) for words in _DEVICE_WORDS):
-            met = str(error).splitlines()[0]
+            met = first_line(error)
             raise Fault(f"with weights and inputs on another device, forward met tensors of its own: {met}") from None
         return  # an op that the pretended device cannot do says nothing about the module
     if any(value.device.type != "meta" for value in out.values):

@@ -10,7 +10,7 @@ import torch
 
 from mmbench.data import transform_key
 from mmbench.spec import FusionSpec
-from mmbench.testing.checks import Fault, NotChecked, Owner, Remark, check
+from mmbench.testing.checks import Fault, NotChecked, Owner, Remark, check, first_line
 from mmbench.testing.inputs import sample
 from mmbench.testing.subjects import Case, EncoderCase, FusionCase, Lengths, per_case, take
 
@@ -45,7 +45,7 @@ def batch_of_one(case: Case) -> None:
         try:
             case.check_out(module, case.run(module, case.inputs(1, lengths=lengths)), 1)
         except (RuntimeError, ValueError, IndexError) as error:
-            raise Fault(f"a batch of one fails: {type(error).__name__}: {str(error).splitlines()[0]}") from None
+            raise Fault(f"a batch of one fails: {type(error).__name__}: {first_line(error)}") from None
     try:
         case.check_out(module.train(), case.run(module, case.inputs(1)), 1)
     except ValueError as error:

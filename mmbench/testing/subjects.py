@@ -345,11 +345,14 @@ class ModuleSubject:
                 yield FusionCase(self.part, self.device, MODALITIES[:count], TASKS[kind])
 
 
-def per_case(function: Callable[[Any], None]) -> Callable[[ModuleSubject], None]:
-    """Turn a check of one case into a check of all: the first fault ends it, remarks are kept, and each says where."""
+def per_case(function: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Turn a check of one case into a check of all: the first fault ends it, remarks are kept, and each says where.
+
+    The check it makes takes any subject that has `cases`, each with a `label`.
+    """
 
     @functools.wraps(function)
-    def run(subject: ModuleSubject) -> None:
+    def run(subject: Any) -> None:
         remark: Remark | None = None
         skipped: NotChecked | None = None
         done = 0

@@ -16,7 +16,7 @@ from typing import Any
 from mmbench.errors import Unavailable, UsageError, did_you_mean
 from mmbench.spec import Role
 from mmbench.testing import api
-from mmbench.testing.checks import CHECKS, LEVELS, Check, CheckResult, Finding, Level, Status, covers
+from mmbench.testing.checks import CHECKS, LEVELS, Check, CheckResult, Finding, Level, Status, covers, first_line
 from mmbench.testing.target import Part, PluginTarget, Target, find_target
 
 _SEED = 20_260_101
@@ -201,6 +201,5 @@ def _crash(error: BaseException) -> str:
     torch = getattr(sys.modules.get("torch"), "__file__", None)
     foreign = (own, os.path.dirname(torch)) if torch else (own,)  # noqa: PTH120
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(foreign)]
-    lines = str(error).strip().splitlines()
     where = f" ({os.path.basename(frames[-1].filename)}, line {frames[-1].lineno})" if frames else ""  # noqa: PTH119
-    return f"{type(error).__name__}: {lines[0] if lines else ''}{where}"
+    return f"{type(error).__name__}: {first_line(error)}{where}"
