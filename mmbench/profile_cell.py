@@ -105,6 +105,7 @@ class _Measurement:
         self.raw: dict[str, Any] = {}
         self.peak: dict[str, Any] = {}
         self.batch_size = 0
+        self.only_single = ""  # why there are figures at batch size 1 only
         self.trains = False
 
     def run(self) -> None:
@@ -174,7 +175,6 @@ class _Measurement:
             note=f"building the model {subject.build_s:.3g} s, first forward pass of one sample {first_s:.3g} s",
         )
         self.batch_size = subject.batch_size
-        self.only_single = ""
         try:
             batch_s = self._seconds(infer, arranged(subject.batch(self.batch_size), self.variant))
         except Exception as error:  # whatever it is, one sample worked

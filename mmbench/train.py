@@ -128,6 +128,7 @@ class Trainer:
             `after_backward(step)`, `before_epoch(EpochStart)` and `held_out_share`.
         train, val: The only data that training sees.
         tasks: What to predict.
+        scalers: By task: what the targets of a regression are standardised by; None for any other.
         config: Settings.
         order_seed: Decides the order of batches; equal for all cells of one repeat.
         noise_seed: Decides dropout and the objective's own random choices.
