@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -13,6 +14,7 @@ from rich.text import Text
 
 from mmbench.errors import UsageError, did_you_mean
 from mmbench.record import FAILURES
+from mmbench.report.outcomes import PENDING, status_of
 from mmbench.report.text import counted, duration
 from mmbench.spec import DatasetSpec, EncoderSpec, FusionSpec, ObjectiveSpec, Role, TrackerSpec, role_of, to_json
 
@@ -34,7 +36,7 @@ _ROLE_OF_LIST: Mapping[str, Role] = {
     "objectives": "objective",
     "trackers": "tracker",
 }
-_STYLE = {"ok": "green", "run": "green", "incompatible": "dim", "unavailable": "yellow", "pending": "cyan"}
+_STYLE = {"ok": "green", "run": "green", "incompatible": "dim", "unavailable": "yellow", PENDING: "cyan"}
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -213,7 +215,7 @@ def print_status(store: RunStore) -> None:
     counts, failures = _progress(store)
     out = console()
     total = sum(counts.values())
-    done = total - counts.get("pending", 0)
+    done = total - counts.get(PENDING, 0)
     out.print(f"{store.folder}: {done} of {counted(total, 'cell')} settled")
     made = table("status", "cells")
     for status, count in counts.most_common():
@@ -252,15 +254,15 @@ def print_environment(found: Mapping[str, Any]) -> None:
 
 
 def _progress(store: RunStore) -> tuple[Counter[str], list[dict[str, Any]]]:
-    records = store.records()
+    """Count the cells by status, and return the row of every failure."""
+    records = store.records(lambda record: replace(record, metrics=(), info={}))
     counts: Counter[str] = Counter()
     failures = []
     for row in store.planned():
-        record = records.get(row["cell_id"])
-        status = record.status if record else row["status"] if row["status"] != "run" else "pending"
+        status, reason = status_of(row, records.get(row["cell_id"]))
         counts[status] += 1
-        if record and status in FAILURES:
-            failures.append({**row, "status": status, "reason": record.reason})
+        if status in FAILURES:
+            failures.append({**row, "status": status, "reason": reason})
     return counts, failures
 
 

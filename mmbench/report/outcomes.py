@@ -45,10 +45,18 @@ class Outcome:
         return self.record.metrics if self.record is not None and self.done else ()
 
 
-def outcomes(planned: Iterable[Mapping[str, Any]], records: Mapping[str, Record]) -> Iterator[Outcome]:
-    """Yield one outcome for every planned cell, in plan order.
+def status_of(row: Mapping[str, Any], record: Record | None) -> tuple[str, str]:
+    """Return the one status of a planned cell, and the reason why it has no result or "".
 
     What the journal says wins over the plan: a cell that ran before its data went away still has its result.
+    """
+    if record is not None:
+        return record.status, record.reason
+    return (PENDING, "not run yet") if row["status"] == "run" else (row["status"], row["reason"])
+
+
+def outcomes(planned: Iterable[Mapping[str, Any]], records: Mapping[str, Record]) -> Iterator[Outcome]:
+    """Yield one outcome for every planned cell, in plan order.
 
     Args:
         planned: `Cell.row()` of every cell.
@@ -56,13 +64,7 @@ def outcomes(planned: Iterable[Mapping[str, Any]], records: Mapping[str, Record]
     """
     for row in planned:
         record = records.get(row["cell_id"])
-        status: str
-        if record is not None:
-            status, reason = record.status, record.reason
-        elif row["status"] == "run":
-            status, reason = PENDING, "not run yet"
-        else:
-            status, reason = row["status"], row["reason"]
+        status, reason = status_of(row, record)
         yield Outcome(
             cell_id=row["cell_id"],
             dataset=row["dataset"],
