@@ -11,6 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from mmbench.discovery import installed_points
+
 _PACKAGES = (
     "mmbench", "torch", "torchvision", "torchaudio", "torchmetrics", "timm", "transformers",
     "numpy", "pandas", "scipy", "scikit-learn", "pluggy", "rich",
@@ -50,7 +52,7 @@ def usable_cpus() -> int:
 def versions() -> dict[str, str]:
     """Return the installed versions of what decides results, and of every plugin distribution."""
     found = {}
-    plugins = {point.dist.name for point in metadata.entry_points(group="mmbench") if point.dist}
+    plugins = {dist for dist, _, _ in installed_points()}
     for name in (*_PACKAGES, *sorted(plugins)):
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)

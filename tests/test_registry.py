@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 from mmbench import loading
+from mmbench.environment import versions
 from mmbench.errors import ContractError, PluginError, Unavailable, UsageError
 from mmbench.loading import PluginInfo, load_plugin_file
 from mmbench.registry import Entry, Reference, Registry, load_attribute, load_registry, missing_packages
@@ -348,6 +349,7 @@ def test_a_malformed_entry_points_file_hides_its_own_distribution_only(install: 
 
     assert registry.resolve("fusion", "good/good").entry.dist_version == "2.5"
     assert "malformed" not in {info.dist for info in registry.plugins}
+    assert versions()["good"] == "2.5"
 
 
 @pytest.mark.parametrize(
