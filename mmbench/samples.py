@@ -57,27 +57,3 @@ def block_interval(
     within = float(stdtrit(len(blocks) - 1, 0.975)) * float(blocks.std(ddof=1)) / math.sqrt(len(blocks))
     half = math.hypot(within, 2 * BETWEEN_PROCESSES * value)
     return max(0.0, value - half), value + half
-
-
-def interval_over_processes(values: ArrayLike) -> tuple[float, float, float]:
-    """Return the mean of a figure that several processes measured, and its 95 % interval, by Student's t.
-
-    Processes are the independent repetitions: one process has its own luck of memory layout, which no number of
-    iterations averages out (Georges et al. 2007, "Statistically rigorous Java performance evaluation"; Kalibera & Jones
-    2013, "Rigorous benchmarking in reasonable time").
-
-    Args:
-        values: (P,), one of each process, two or more.
-
-    Returns:
-        Mean, lower and upper bound.
-
-    >>> [round(number, 2) for number in interval_over_processes([9.0, 10.0, 11.0])]
-    [10.0, 7.52, 12.48]
-    """
-    from scipy.special import stdtrit
-
-    given = np.asarray(values, dtype=np.float64)
-    half = float(stdtrit(len(given) - 1, 0.975)) * float(given.std(ddof=1)) / math.sqrt(len(given))
-    mean = float(given.mean())
-    return mean, mean - half, mean + half

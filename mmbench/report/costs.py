@@ -18,8 +18,8 @@ from mmbench.profile_plan import setup_of
 from mmbench.record import Metric, Record
 from mmbench.report import write_files
 from mmbench.report.export import spreadsheet_text
+from mmbench.report.statistics import Interval, student_interval
 from mmbench.report.text import amount, clean, markdown, seconds, size_bytes
-from mmbench.samples import interval_over_processes
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,8 +54,9 @@ class Figure:
 
     Attributes:
         value: Mean of what is measured, median of what is counted; None where no round has one.
-        low, high: 95 % interval: over rounds, each a process of its own; of one round, what that process could tell.
-            Smallest and largest of what is counted.
+        low, high: 95 % interval: Student's over rounds, each a process with its own luck of memory layout, which no
+            number of iterations averages out (Georges et al. 2007, "Statistically rigorous Java performance
+            evaluation"); of one round, what that process could tell. Smallest and largest of what is counted.
         unit: As in the metric.
         note: Of the last round.
     """
@@ -207,13 +208,17 @@ def _cost(setup: tuple[str, ...], rows: Sequence[Mapping[str, Any]], records: Ma
 
 
 def _figure(metrics: Sequence[Metric]) -> Figure:
-    values = [metric.value for metric in metrics if metric.value is not None]
-    value, low, high = None, None, None
-    if len(values) == 1:
-        value, low, high = next((m.value, m.ci_low, m.ci_high) for m in metrics if m.value is not None)
-    elif values and metrics[-1].unit in _MEASURED_UNITS:
-        value, low, high = interval_over_processes(values)
-    elif values:
+    known = [(metric.value, metric) for metric in metrics if metric.value is not None]
+    values = [value for value, _ in known]
+    value: float | None = None
+    low, high = None, None
+    if len(known) == 1:
+        value, low, high = values[0], known[0][1].ci_low, known[0][1].ci_high
+    elif known and metrics[-1].unit in _MEASURED_UNITS:
+        over_processes = student_interval(values)
+        assert isinstance(over_processes, Interval)
+        value, low, high = over_processes.value, over_processes.low, over_processes.high
+    elif known:
         value, low, high = statistics.median(values), min(values), max(values)
     return Figure(
         value=value,
