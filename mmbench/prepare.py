@@ -141,7 +141,7 @@ def run_prepare(
 
 
 def find_needs(config: RunConfig, registry: Registry, data: Path) -> tuple[list[Need], list[Found]]:
-    """Return what the selected datasets and pretrained encoders need, and the parts that cannot say.
+    """Return what the selected datasets and pretrained encoders need, and the parts that cannot say, or cannot be had.
 
     Raises:
         EmptySelection, UsageError: the selection matches nothing, or cannot be used as written.
@@ -152,7 +152,10 @@ def find_needs(config: RunConfig, registry: Registry, data: Path) -> tuple[list[
         spec = reference.entry.spec
         part = f"{'dataset' if isinstance(spec, DatasetSpec) else 'encoder'} {label_of(registry, reference)}"
         try:
-            for asset in _assets(reference):
+            assets = tuple(_assets(reference))
+            if not assets and isinstance(spec, DatasetSpec) and spec.describe:
+                call_plugin(spec.describe, reference)  # it says where a set is to be had that one must get oneself
+            for asset in assets:
                 need = _need(part, reference, asset, data)
                 needs.setdefault(need.place, need)
         except MmbenchError as error:

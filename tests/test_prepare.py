@@ -18,7 +18,7 @@ import pytest
 from prepare_cases import CONTENT, HASH, Server, command, file_of, names, prepare, registry_of, sha256, spec, zip_of
 
 from mmbench.config import RunConfig
-from mmbench.errors import UsageError
+from mmbench.errors import Unavailable, UsageError
 from mmbench.prepare import find_needs, selected
 from mmbench.registry import load_registry
 from mmbench.spec import AssetSpec, DatasetSpec, EncoderSpec, Modality, TaskSpec
@@ -213,6 +213,21 @@ def test_nothing_needed_is_a_success(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert prepare(registry_of(spec()), tmp_path) == 0
 
     assert capsys.readouterr().out == "nothing to prepare: the selection needs no files\n"
+
+
+def describe_absent() -> None:
+    raise Unavailable("the films are not here; get them from their authors")
+
+
+def test_a_dataset_that_one_must_get_oneself_says_where(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "needy_data", SimpleNamespace(describe=describe_absent))
+    needy = DatasetSpec(name="needy", factory="needy_data:open", version="1", describe="needy_data:describe")
+
+    assert prepare(registry_of(needy), tmp_path) == 1
+
+    assert "dataset needy: the films are not here; get them from their authors" in capsys.readouterr().out
 
 
 def test_a_dataset_that_cannot_be_described_yet_is_prepared(server: Server, tmp_path: Path) -> None:

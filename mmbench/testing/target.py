@@ -201,9 +201,10 @@ def _reference(text: str) -> Target:
             raise errors[0]
         known = [entry.spec.name for role in SPEC_OF_ROLE for entry in registry.entries(role)]
         dists = {plugin.dist for plugin in registry.plugins}
+        path_hint = "" if "/" in text else f", or write a path as ./{text}"
         raise UsageError(
             f"{text!r} is no part's name, no installed distribution and no path."
-            f"{did_you_mean(text, [*known, *dists])} See `mmbench list`, or write a path as ./{text}"
+            f"{did_you_mean(text, [*known, *dists])} See `mmbench list`{path_hint}"
         )
     plugins: dict[str, PluginTarget] = {}
     parts = []
