@@ -63,12 +63,16 @@ class CellState:
 class Journal:
     """Records as lines of JSON, appended one by one, read back whatever a crash left of them.
 
+    A run that is kept may have them packed by gzip, an eighth of the size: `path`.gz is read before `path`, to which
+    alone is appended.
+
     Args:
         path: The file; need not exist.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.packed = path.with_name(f"{path.name}.gz")
         self.num_damaged = 0  # lines that the latest complete reading could not use; a torn last line is not counted
         self._stream: IO[bytes] | None = None
         self._whole = False  # whether the file is known to end with a newline
@@ -91,7 +95,7 @@ class Journal:
 
     def __iter__(self) -> Iterator[Record]:
         """Yield every record in the order of the attempts."""
-        for data in self._lines():
+        for data in self.lines():
             try:
                 record = Record.from_json(data)
             except _UNREADABLE:
@@ -102,7 +106,7 @@ class Journal:
     def states(self) -> dict[str, CellState]:
         """Return what is decided about each cell; takes little memory however much the records hold."""
         states: dict[str, CellState] = {}
-        for data in self._lines():
+        for data in self.lines():
             status = data.get("status")
             if status not in STATUSES:
                 self.num_damaged += 1
@@ -120,24 +124,35 @@ class Journal:
             self._stream.close()
             self._stream = None
 
-    def _lines(self) -> Iterator[dict[str, Any]]:
+    def lines(self) -> Iterator[dict[str, Any]]:
         """Yield the JSON of every line that is about a cell."""
         self.num_damaged = 0
-        if not self.path.exists():
-            return
-        with self.path.open("rb") as stream:
-            for line in stream:
-                if not line.strip():
-                    continue
-                try:
-                    data = json.loads(line.decode())
-                    usable = isinstance(data, dict) and _CELL_ID.fullmatch(data["cell_id"]) is not None
-                except _UNREADABLE:
-                    usable = False
-                if usable:
-                    yield data
-                elif line.endswith(b"\n"):
-                    self.num_damaged += 1
+        for line in self._raw_lines():
+            if not line.strip():
+                continue
+            try:
+                data = json.loads(line.decode())
+                usable = isinstance(data, dict) and _CELL_ID.fullmatch(data["cell_id"]) is not None
+            except _UNREADABLE:
+                usable = False
+            if usable:
+                yield data
+            elif line.endswith(b"\n"):
+                self.num_damaged += 1
+
+    def _raw_lines(self) -> Iterator[bytes]:
+        if self.packed.exists():
+            import gzip
+            import zlib
+
+            try:
+                with gzip.open(self.packed) as stream:
+                    yield from stream
+            except (EOFError, gzip.BadGzipFile, zlib.error):
+                self.num_damaged += 1  # what came before the damage counts
+        if self.path.exists():
+            with self.path.open("rb") as stream:
+                yield from stream
 
     def _ends_with_newline(self) -> bool:
         with self.path.open("rb") as stream:
@@ -411,7 +426,7 @@ def check_run_name(name: str) -> None:
 
 def is_run(folder: Path) -> bool:
     """Return whether a folder is a run."""
-    return any((folder / name).is_file() for name in (RUN_FILE, PLAN_FILE, JOURNAL_FILE))
+    return any((folder / name).is_file() for name in (RUN_FILE, PLAN_FILE, JOURNAL_FILE, f"{JOURNAL_FILE}.gz"))
 
 
 def list_runs(results: Path) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import subprocess
@@ -141,6 +142,41 @@ def test_noise_between_records_is_counted_and_crosses_nothing_else(
     assert list(journal) == [record()] * (1 + len(noise))
     assert journal.num_damaged == sum(bool(part.strip()) for piece in noise for part in piece.split(b"\n"))
     assert journal.states() == {A: CellState("ok", num_attempts=1 + len(noise))}
+
+
+def pack(path: Path) -> bytes:
+    packed = gzip.compress(path.read_bytes())
+    path.unlink()
+    path.with_name(f"{path.name}.gz").write_bytes(packed)
+    return packed
+
+
+def test_a_packed_journal_is_read_before_what_was_appended_since(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    write(path, record(A), record(B))
+    pack(path)
+    write(path, record(A, attempt=2))
+
+    journal = Journal(path)
+
+    assert list(journal) == [record(A), record(B), record(A, attempt=2)]
+    assert journal.num_damaged == 0
+
+
+@pytest.mark.usefixtures("_no_fsync")
+def test_a_packed_journal_that_is_cut_loses_what_follows_and_counts_it(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    records = [record(f"{number:016x}", value=number / 7) for number in range(200)]
+    write(path, *records)
+    whole = pack(path)
+
+    for damaged in (whole[:-20], whole[: len(whole) // 2], b"no gzip", whole[:40] + b"\0" * 40 + whole[80:]):
+        (tmp_path / "journal.jsonl.gz").write_bytes(damaged)
+        journal = Journal(path)
+        read = list(journal)
+
+        assert read == records[: len(read)]
+        assert journal.num_damaged >= 1
 
 
 @pytest.mark.parametrize(

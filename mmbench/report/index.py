@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +27,7 @@ from mmbench.report.provenance import hardware_words
 from mmbench.report.reproduce import reproduce
 from mmbench.report.tables import Board, Gain, Report, Row, Score
 from mmbench.report.text import clean, counted, duration, markdown
-from mmbench.store import JOURNAL_FILE, PLAN_FILE, RUN_FILE, RunStore, check_run_name, list_runs
+from mmbench.store import JOURNAL_FILE, PLAN_FILE, RUN_FILE, Journal, RunStore, check_run_name, list_runs
 
 FILE = "README.md"
 #: The first line of a file that this module wrote, and may write again.
@@ -98,9 +97,10 @@ def _lines(results: Path, names: Sequence[str], notes: Mapping[str, str]) -> Ite
     yield ""
     yield "# Reference runs"
     yield ""
+    packed = " (packed by gzip)" if any((results / name / f"{JOURNAL_FILE}.gz").is_file() for name in names) else ""
     intro = (
         "Each folder is a run as `mmbench run` leaves it: `run.json` (command, versions, hardware), `plan.json`, "
-        "`journal.jsonl` and `report/` (open `report.html` in a browser)."
+        f"`{JOURNAL_FILE}`{packed} and `report/` (open `report.html` in a browser)."
     )
     bare = [name for name in names if not any((results / name).glob(f"cells/*/{PREDICTIONS_FILE}"))]
     if bare:
@@ -141,7 +141,7 @@ def _run(folder: Path, notes: Mapping[str, str]) -> Iterator[str]:
     trained = about.get("kind") != "profile"
     report, caution = _report(folder) if trained else (None, "")
     num_cells = report.num_planned if report is not None else sum(1 for _ in store.planned())
-    yield _headline(about, num_cells, "cell" if trained else "profile", _pace(folder / JOURNAL_FILE))
+    yield _headline(about, num_cells, "cell" if trained else "profile", _pace(store.journal))
     yield ""
     yield from _note(folder.name, notes)
     yield ""
@@ -151,7 +151,12 @@ def _run(folder: Path, notes: Mapping[str, str]) -> Iterator[str]:
     if caution:
         yield f"**Careful:** {caution}"
         yield ""
-    files = [f"report/{name}" for name in _FILES] + [RUN_FILE, PLAN_FILE, JOURNAL_FILE]
+    files = [f"report/{name}" for name in _FILES] + [
+        RUN_FILE,
+        PLAN_FILE,
+        store.journal.path.name,
+        store.journal.packed.name,
+    ]
     links = [f"[{file.rpartition('/')[2]}]({quote(folder.name)}/{file})" for file in files if (folder / file).is_file()]
     yield ", ".join(links)
 
@@ -214,22 +219,19 @@ def _minute(text: str) -> str:
         return text
 
 
-def _pace(journal: Path) -> _Pace:
+def _pace(journal: Journal) -> _Pace:
     """Read when cells ran, as the union of all attempts: pauses between two calls of the command do not count."""
     spans: list[tuple[float, float]] = []
     devices: dict[str, None] = {}
-    if journal.is_file():
-        with journal.open("rb") as stream:
-            for line in stream:
-                try:
-                    data = json.loads(line)
-                    began = datetime.fromisoformat(data["started_at"]).timestamp()
-                    spans.append((began, began + float(data["duration_s"])))
-                    device = data["info"].get("device")
-                except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
-                    continue
-                if isinstance(device, str):
-                    devices["the CPU" if device == "cpu" else device] = None
+    for data in journal.lines():
+        try:
+            began = datetime.fromisoformat(data["started_at"]).timestamp()
+            spans.append((began, began + float(data["duration_s"])))
+            device = data["info"].get("device")
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
+            continue
+        if isinstance(device, str):
+            devices["the CPU" if device == "cpu" else device] = None
     busy, reached = 0.0, float("-inf")
     for began, ended in sorted(spans):
         busy += max(0.0, ended - max(began, reached))
