@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Every fusion on every set whose best possible score is known, 5 seeds:  results/scripts/ceilings.sh [mmbench options]
-# Fusions of layers and sequences meet tables as columns, early fusions meet raw patches, frames, words and steps.
+# Fusions of sequences meet tables as columns, early fusions meet raw patches, frames, words and steps. What `synergy` asks
+# of a sequence is found by a recurrent network from every start, by a Transformer from some.
 set -euo pipefail
 SETS=(-d xor -d quarters -d redundant -d redundant-3 -d redundant-missing -d synergy -d synergy-3 -d tasks -d unique -d unique-3)
 WHOLE=(-e image=cnn -e audio=logmel-cnn -e text=bag-of-embeddings -e sequence=transformer)
@@ -9,5 +10,6 @@ run() { mmbench run --run ceilings --seeds 5 --protocol none --diagnostics none 
 run "${SETS[@]}" "${WHOLE[@]}" -e tabular=mlp -f '*' "$@"
 run -d xor -d redundant -d synergy-3 -d tasks -d unique-3 "${WHOLE[@]}" -e tabular=columns -f attention-lstm -f bilstm \
   -f bottleneck -f cross-attention -f mult -f nl-gate -f perceiver -f similarity-attention "$@"
+run -d synergy -e sequence=gru -e text=text-transformer -f '*' "$@"
 run "${SETS[@]}" -e image=patches -e audio=frames -e text=tokens -e sequence=steps -e tabular=columns \
   -f early-concat -f early-transformer "$@"
