@@ -206,7 +206,7 @@ _ZOO = (
         "product_of_experts:ProductOfExperts",
         in_all=False,
         defaults={"model_dim": 64, "fused_dim": 128},
-        solves=ALL_SETS,
+        solves=(*ADDITIVE_SETS, "xor", "synergy"),
         summary="Each modality believes in a Gaussian; their product is the joint belief",
         paper="Wu and Goodman 2018, arXiv:1802.05335",
     ),
