@@ -76,7 +76,7 @@ def run(command: list[str], cwd: Path | None = None, folder: Path | None = None)
 
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> FreshEnvironment:
-    pytest.importorskip("hatchling")
+    pytest.importorskip("hatchling", reason="hatchling, which builds the wheels, is not installed")
     environment = FreshEnvironment(tmp_path_factory.mktemp("fresh"))
     environment.install(ROOT, *(ROOT / "plugins" / f"mmbench-{name}" for name in FIRST_PARTY))
     where = run([str(environment.python), "-c", "import mmbench; print(mmbench.__file__)"], cwd=environment.folder)

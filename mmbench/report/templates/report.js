@@ -225,7 +225,10 @@
       const xs = points.map((point) => point.x), ys = points.map((point) => point.y);
       const log = Math.min(...xs) > 0 && Math.max(...xs) / Math.min(...xs) > 8;
       const showFloor = yColumn.key === "" && board.floor !== null;
-      const x = scale(xs, frame.left, frame.right, log), y = scale(ys, frame.bottom, frame.top, false);
+      // Rows that lie closer together than one of them is known to are not drawn apart over the whole height.
+      const best = front[front.length - 1].row;
+      const known = yColumn.key === "" && best.low !== null ? [best.low, best.high] : [];
+      const x = scale(xs, frame.left, frame.right, log), y = scale([...ys, ...known], frame.bottom, frame.top, false);
       const drawn = svg("svg", { viewBox: `0 0 ${frame.width} ${frame.height}`, role: "img", "aria-label": `${yColumn.words} against ${xColumn.words}` });
       drawn.append(...axes(x, y, frame, xColumn.kind, "number", `${xColumn.words}, ${arrow(xColumn.direction)}`, `${yColumn.words}, ${arrow(yColumn.direction)}`));
       if (showFloor && board.floor > y.low && board.floor < y.high)
@@ -347,7 +350,8 @@
       if (row.gain === null) return "";
       const incomplete = row.over[1] < row.over[2];
       const title = `over ${board.names[row.over[0]]}` + (incomplete ? `; only ${row.over[1]} of ${row.over[2]} single-modality rows have these seeds` : "");
-      return el("span", { class: row.gain > 0 ? "up" : "down", title }, signed(row.gain) + (incomplete ? " †" : ""));
+      const sure = row.gainLow === null || row.gainLow > 0 || row.gainHigh < 0;
+      return el("span", { class: !sure ? null : row.gain > 0 ? "up" : "down", title }, signed(row.gain) + (incomplete ? " †" : ""));
     }
 
     const filter = el("input", { type: "search", placeholder: "filter: words in encoders, fusion, objective", "aria-label": "Filter rows", oninput: () => update({ words: filter.value, page: 0 }) });
