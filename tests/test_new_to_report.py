@@ -57,6 +57,7 @@ class FreshEnvironment:
                 "-q",
                 "--no-deps",
                 "--no-index",
+                "--ignore-installed",  # the same versions may stand among this environment's libraries
                 *wheels,
             ]
         )
