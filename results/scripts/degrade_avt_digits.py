@@ -1,4 +1,4 @@
-"""Write the degraded copy of avt_digits that the reference run `zoo` uses: harder, as AV-MNIST is harder than MNIST.
+"""Write the degraded copy of avt_digits that `methods.sh` takes: harder, as AV-MNIST is harder than MNIST.
 
     python results/scripts/degrade_avt_digits.py avt_digits avt_digits_degraded
 
