@@ -2,8 +2,8 @@
 
     python results/scripts/ceilings_table.py results/ceilings > results/ceilings/table.md
 
-A cell is the mean over seeds, with the lowest seed where it lies more than 0.02 below. "!" marks a fusion that declares to
-solve the set and whose mean stays below 0.95 of the ceiling, "x" one that declares that it cannot; exit code 1 when
+A cell is the mean over seeds, with the lowest seed where it lies more than 0.02 below. "!" marks a fusion that declares
+to solve the set and whose mean stays below 0.95 of the ceiling, "x" one that declares that it cannot; exit code 1 when
 any has a "!".
 """
 
@@ -29,8 +29,9 @@ def main(folder: Path) -> int:
         record = records.get(row["cell_id"])
         if record is None or row["fusion"] in ("", "single", "majority"):
             continue
-        test = [m for m in record.metrics if (m.phase, m.split, m.condition, m.name) == ("evaluate", "test", "clean", "accuracy")]
-        value = next((m.value for m in test), None)
+        wanted = ("evaluate", "test", "clean", "accuracy")
+        named = (m.value for m in record.metrics if (m.phase, m.split, m.condition, m.name) == wanted)
+        value = next(named, None)
         scores[row["fusion"], row["dataset"]][row["encoders"]].append(-1.0 if value is None else value)
     sets = sorted({name for _, name in scores})
     ceilings = {name: registry.resolve("dataset", name).entry.spec.ceilings for name in sets}
