@@ -15,6 +15,7 @@ from mmbench.errors import UsageError
 from mmbench.record import Metric, Record
 from mmbench.report import index, write_report
 from mmbench.report.index import MARK, write_index
+from mmbench.report.text import markdown
 from mmbench.store import RunStore
 
 CELLS = [f"{number:016x}" for number in range(4)]
@@ -256,6 +257,6 @@ def test_the_committed_index_is_what_the_committed_runs_give(tmp_path: Path) -> 
         pytest.skip("the reference runs are not beside this copy of the tests")
     committed = (results / "README.md").read_text(encoding="utf-8")
 
-    names = [name for name in index.list_runs(results) if f"\n## {name}\n" in committed]
+    names = [name for name in index.list_runs(results) if f"\n## {markdown(name)}\n" in committed]
 
     assert index.render_index(results, names, index.read_notes(committed)) == committed
