@@ -12,6 +12,7 @@ exact statistics of the weights they are predicted with, and batches of an epoch
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import ClassVar, TypeAlias
@@ -33,7 +34,7 @@ HIDDEN_DIM = 128
 Encoded: TypeAlias = Mapping[str, Features]
 
 
-class Filler(nn.Module):
+class Filler(nn.Module, ABC):
     """Fills the gaps of encoded features.
 
     Inside, the modalities' pooled features stand side by side in one matrix (B, D), D being the sum of their widths;
@@ -78,12 +79,12 @@ class Filler(nn.Module):
             for name, given in features.items()
         }
 
+    @abstractmethod
     def fill(self, values: Tensor, present: Tensor) -> Tensor:
         """Return what would stand in for every modality of every sample.
 
         Shapes: values (B, D), zero where missing; present (B, M) -> (B, D).
         """
-        raise NotImplementedError  # every policy has its own
 
     def losses(self, values: Tensor, present: Tensor) -> Mapping[str, Mapping[str, Tensor]]:
         """Return named losses by modality that train the policy."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import fnmatch
 import itertools
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +13,8 @@ from mmbench.compatibility import choose_layout, frozen_reason, incompatibilitie
 from mmbench.config import RunConfig
 from mmbench.errors import EmptySelection, MmbenchError, UsageError, did_you_mean
 from mmbench.parts import DatasetPart, Part, combine_key, digest, make_dataset_part, make_part
-from mmbench.registry import Reference, Registry
+from mmbench.registry import Registry
+from mmbench.selection import dataset_references, encoder_references, is_excluded, split_selector
 from mmbench.spec import DatasetInfo, EncoderSpec, Layout, Modality, to_json
 
 MAJORITY = "majority"
@@ -433,70 +433,11 @@ def _datasets(config: RunConfig, registry: Registry, notes: list[str]) -> list[D
     return list(parts.values())
 
 
-def dataset_references(config: RunConfig, registry: Registry) -> list[tuple[str, Reference]]:
-    """Return the datasets that a selection means, before `--exclude`, each with the pattern that named it or ""."""
-    if config.dataset:
-        return [(pattern, reference) for pattern in config.dataset for reference in registry.match("dataset", pattern)]
-    everything = [entry for entry in registry.entries("dataset") if entry.spec.in_all]
-    return [("", registry.resolve("dataset", entry.ref)) for entry in everything]
-
-
 def _encoders_of(plan: Plan, dataset: DatasetPart, modality: Modality) -> tuple[Part, ...]:
     references = encoder_references(plan.config, plan.registry, modality, _names(dataset.info))
     parts = {part.digest: part for part in (make_part(plan.registry, reference) for reference in references)}
     kept = [part for part in parts.values() if not is_excluded(part.label, plan.config.exclude, modality.name)]
     return tuple(sorted(kept, key=lambda part: part.label))
-
-
-def encoder_references(
-    config: RunConfig, registry: Registry, modality: Modality, names: Collection[str]
-) -> list[Reference]:
-    """Return the encoders that a selection means for one modality, before `--exclude`.
-
-    Args:
-        config: The selection.
-        registry: What is installed.
-        modality: Which.
-        names: Of all modalities of its dataset, which go before kinds of the same name.
-    """
-    general, specific = [], []
-    for selector in config.encoder:
-        name, pattern = split_selector(selector)
-        if not name:
-            general += _matching(registry, pattern, modality)
-        elif name == modality.name or (name == modality.kind and name not in names):
-            specific += registry.match("encoder", pattern, modality.kind)
-    references = specific or general
-    if not references:
-        references = [
-            registry.resolve("encoder", entry.ref, modality.kind)
-            for entry in registry.entries("encoder")
-            if isinstance(entry.spec, EncoderSpec) and modality.kind in entry.spec.kinds and entry.spec.in_all
-        ]
-        if config.grid == "smoke":
-            references = references[:1]
-    return references
-
-
-def _matching(registry: Registry, pattern: str, modality: Modality) -> list[Reference]:
-    """Encoders that an unqualified `-e PATTERN` means for this modality: those that accept its kind."""
-    found = registry.match("encoder", pattern)
-    return [ref for ref in found if isinstance(ref.entry.spec, EncoderSpec) and modality.kind in ref.entry.spec.kinds]
-
-
-def split_selector(selector: str) -> tuple[str, str]:
-    """Split `-e [MODALITY=]ENCODER[options]` into modality ("" when not given) and reference.
-
-    >>> split_selector("image=cnn[width=32]")
-    ('image', 'cnn[width=32]')
-    >>> split_selector("cnn[width=32]")
-    ('', 'cnn[width=32]')
-    """
-    head = selector.split("[", 1)[0]
-    if "=" not in head:
-        return "", selector
-    name, _, pattern = selector.partition("=")
-    return name.strip(), pattern.strip()
 
 
 def _check_selectors(plan: Plan) -> None:
@@ -526,15 +467,6 @@ def _chosen_modalities(info: DatasetInfo, names: Sequence[str]) -> list[Modality
 
 def _names(info: DatasetInfo) -> set[str]:
     return {modality.name for modality in info.modalities}
-
-
-def is_excluded(label: str, patterns: Sequence[str], modality: str = "") -> bool:
-    """Whether `--exclude` names this part, as "gated", "vit*" or "image=vit*"."""
-    for pattern in patterns:
-        name, wanted = split_selector(pattern)
-        if name in ("", modality) and (fnmatch.fnmatchcase(label, wanted) or label.split("[")[0] == wanted):
-            return True
-    return False
 
 
 def local_runtime(config: RunConfig, *, cache: Path, data: Path, jobs: int) -> dict[str, Any]:

@@ -14,8 +14,9 @@ from types import FrameType
 from typing import Any, Literal, Protocol, TypeAlias
 
 from mmbench.executors import Executor, Job, Outcome
+from mmbench.journal import CellState
 from mmbench.record import DONE, FAILURES, TRANSIENT, Record
-from mmbench.store import CellState, RunStore
+from mmbench.store import RunStore
 
 CELL_FUNCTION = "mmbench.cell:run_cell"
 

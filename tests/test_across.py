@@ -21,7 +21,7 @@ from mmbench.report.across import (
     performance_profile,
     win_rates,
 )
-from mmbench.report.statistics import Undefined
+from mmbench.report.intervals import Undefined
 
 #: Table 6 of Demšar 2006: AUC of C4.5 with default parameters, tuned m, tuned cf, and both, on 14 datasets.
 #: On "voting" the paper prints 0.975 twice but ranks the two 2 and 3, so one is 0.9751 here.

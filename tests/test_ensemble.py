@@ -18,7 +18,7 @@ from mmbench.record import Metric, Record
 from mmbench.report import ensemble as module
 from mmbench.report.assembly import build_report
 from mmbench.report.ensemble import Ensembles, choose_greedily, ensembles_of
-from mmbench.report.statistics import Interval, mean_interval
+from mmbench.report.intervals import Interval, mean_interval
 from mmbench.report.tables import Board
 from mmbench.store import RunStore
 

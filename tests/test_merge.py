@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 
 from mmbench.errors import UsageError
+from mmbench.journal import CellState
 from mmbench.merge import merge_runs
 from mmbench.record import Metric, Record
 from mmbench.report import build_report
 from mmbench.report.export import export_run
 from mmbench.report.markdown import render_markdown
-from mmbench.store import CellState, RunStore
+from mmbench.store import RunStore
 
 A, B, C, D = (letter * 16 for letter in "abcd")
 ABOUT = {

@@ -15,8 +15,9 @@ from mmbench.compatibility import choose_layout, incompatibilities
 from mmbench.config import load_config
 from mmbench.errors import EmptySelection, UsageError
 from mmbench.parts import quality_key
-from mmbench.plan import make_plan, split_selector
+from mmbench.plan import make_plan
 from mmbench.registry import Entry, Registry
+from mmbench.selection import split_selector
 from mmbench.spec import DatasetInfo, DatasetSpec, EncoderSpec, FusionSpec, Modality, ObjectiveSpec, TaskSpec
 
 TASK = TaskSpec(name="label", kind="multiclass", num_outputs=2)

@@ -15,8 +15,9 @@ from sklearn.metrics import log_loss, mean_absolute_error
 from mmbench.record import Metric, Record
 from mmbench.report import build_report
 from mmbench.report.answer import board_answer, cautions
+from mmbench.report.intervals import Interval, mean_interval
 from mmbench.report.predictions import sample_scores
-from mmbench.report.statistics import Interval, mcnemar, mean_interval
+from mmbench.report.statistics import mcnemar
 from mmbench.report.tables import Board, Row
 from mmbench.store import RunStore
 

@@ -8,10 +8,10 @@ import pytest
 
 from mmbench.record import Metric, Record
 from mmbench.report.assembly import assemble
+from mmbench.report.intervals import Undefined
 from mmbench.report.markdown import critical_words, render_markdown
 from mmbench.report.methods import ONE_MODALITY, Across, across_datasets
 from mmbench.report.outcomes import outcomes
-from mmbench.report.statistics import Undefined
 
 DUO = "image:cnn+text:lstm"
 

@@ -13,22 +13,18 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from threadpoolctl import threadpool_limits
 
-from mmbench.report import statistics
+from mmbench.report import intervals, statistics
+from mmbench.report.intervals import Interval, Undefined, mean_interval, nested_interval, student_interval
 from mmbench.report.statistics import (
-    Interval,
     McNemar,
-    Undefined,
     disagreement_std,
     holm,
     mcnemar,
-    mean_interval,
     minimum_detectable_difference,
-    nested_interval,
     paired_p_values,
     permutation_test,
     significance_letters,
     significant_ranks,
-    student_interval,
 )
 
 
@@ -193,7 +189,7 @@ def test_normal_parts_are_held_near_95_percent_whatever_share_of_the_spread_is_t
     shown = scipy.stats.chi2.ppf((np.arange(2000) + 0.5) / 2000, degrees) / degrees
     student, normal = scipy.stats.t.ppf(0.975, degrees), scipy.stats.norm.ppf(0.975)
     for ratio in np.geomspace(0.01, 300, 25):  # variance of the seeds' part over the samples'
-        weights = np.array([statistics._seed_weight(ratio * share, 1.0, degrees) for share in shown])
+        weights = np.array([intervals._seed_weight(ratio * share, 1.0, degrees) for share in shown])
         half = np.sqrt(normal**2 + weights * student**2 * ratio * shown)
         held = (2 * scipy.stats.norm.cdf(half / math.sqrt(1 + ratio)) - 1).mean()
         assert 0.94 <= held <= highest
@@ -208,7 +204,7 @@ def test_an_interval_repeats_exactly():
 def test_an_interval_does_not_depend_on_how_large_a_piece_is_drawn_at_once(monkeypatch):
     scores = np.random.default_rng(0).random((2, 70))
     kept = mean_interval(scores)
-    monkeypatch.setattr(statistics, "MAX_KEPT_DRAWS", 0)
+    monkeypatch.setattr(intervals, "MAX_KEPT_DRAWS", 0)
 
     assert mean_interval(scores) == kept
 

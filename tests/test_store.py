@@ -14,8 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mmbench.errors import UsageError
+from mmbench.journal import CellState, Journal
 from mmbench.record import Metric, Record
-from mmbench.store import CellState, Journal, RunStore, check_run_name, list_runs
+from mmbench.store import RunStore, check_run_name, list_runs
 
 A, B = "a" * 16, "b" * 16
 

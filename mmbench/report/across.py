@@ -11,7 +11,7 @@ import numpy as np
 import scipy.stats
 from numpy.typing import ArrayLike, NDArray
 
-from mmbench.report.statistics import RESAMPLES, Interval, Undefined
+from mmbench.report.intervals import RESAMPLES, Interval, Undefined
 
 Floats: TypeAlias = NDArray[np.float64]
 

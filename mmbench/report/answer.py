@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 
 from mmbench.record import DONE
+from mmbench.report.intervals import Undefined
 from mmbench.report.methods import across_datasets
 from mmbench.report.outcomes import PENDING, split_encoders
-from mmbench.report.statistics import Undefined
 from mmbench.report.tables import Board, Report, Row, Score
 from mmbench.report.text import clean, counted, named, number, seconds, signed
 

@@ -18,7 +18,7 @@ from mmbench.profile_plan import setup_of
 from mmbench.record import Metric, Record
 from mmbench.report import write_files
 from mmbench.report.export import spreadsheet_text
-from mmbench.report.statistics import Interval, student_interval
+from mmbench.report.intervals import Interval, student_interval
 from mmbench.report.text import amount, clean, markdown, seconds, size_bytes
 
 if TYPE_CHECKING:

@@ -11,17 +11,9 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from mmbench.report.intervals import Interval, draws, interval_of_draws, is_share, mean_interval
 from mmbench.report.predictions import checked_scores, load_predictions, order_of
-from mmbench.report.statistics import (
-    Interval,
-    draws,
-    holm,
-    interval_of_draws,
-    is_share,
-    mcnemar,
-    mean_interval,
-    minimum_detectable_difference,
-)
+from mmbench.report.statistics import holm, mcnemar, minimum_detectable_difference
 from mmbench.report.tables import Board, Gain, Report, Row
 
 Floats: TypeAlias = NDArray[np.float64]

@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import quote
 
 from mmbench.errors import UsageError
+from mmbench.journal import JOURNAL_FILE, Journal
 from mmbench.record import PREDICTIONS_FILE
 from mmbench.report import replace_file
 from mmbench.report.assembly import build_report
@@ -27,7 +28,7 @@ from mmbench.report.provenance import hardware_words
 from mmbench.report.reproduce import reproduce
 from mmbench.report.tables import Board, Gain, Report, Row, Score
 from mmbench.report.text import clean, counted, duration, markdown
-from mmbench.store import JOURNAL_FILE, PLAN_FILE, RUN_FILE, Journal, RunStore, check_run_name, list_runs
+from mmbench.store import PLAN_FILE, RUN_FILE, RunStore, check_run_name, list_runs
 
 FILE = "README.md"
 #: The first line of a file that this module wrote, and may write again.

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mmbench.report.answer import answer, board_answer, cautions, combo, metric_words, spread
+from mmbench.report.intervals import Undefined
 from mmbench.report.markdown_modalities import modality_lines
 from mmbench.report.methods import Across, across_datasets
 from mmbench.report.provenance import provenance
-from mmbench.report.statistics import Undefined
 from mmbench.report.tables import Board, Gain, Problem, Report, Row, Score
 from mmbench.report.text import amount, counted, markdown, named, number, seconds, signed, table_lines
 

@@ -16,7 +16,7 @@ from mmbench.report.across import (
     normalised_scores,
     win_rates,
 )
-from mmbench.report.statistics import Interval, Undefined
+from mmbench.report.intervals import Interval, Undefined
 from mmbench.report.tables import Board, Report, Row
 
 #: What the rows of one modality are called as a method.

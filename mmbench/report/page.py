@@ -9,6 +9,7 @@ from typing import Any
 
 from mmbench.record import DONE
 from mmbench.report.answer import answer, board_answer, cautions, combo, metric_words, spread
+from mmbench.report.intervals import Undefined
 from mmbench.report.looked_at import MAX_PAGE_BYTES, looked_at
 from mmbench.report.markdown import critical_words
 from mmbench.report.methods import across_datasets
@@ -17,7 +18,6 @@ from mmbench.report.outcomes import split_encoders
 from mmbench.report.portrait import Curve, Modalities, Portrait
 from mmbench.report.provenance import provenance
 from mmbench.report.reproduce import reproduce, row_command
-from mmbench.report.statistics import Undefined
 from mmbench.report.tables import Board, Problem, Report, Row
 from mmbench.report.text import MAX_NAME, clean, named, number, signed
 

@@ -19,7 +19,7 @@ import sys
 from collections import Counter
 
 from mmbench.profile_plan import ROUNDS
-from mmbench.report.statistics import student_interval
+from mmbench.report.intervals import student_interval
 
 FIGURES = ("throughput_samples_per_s", "latency_p50_s", "step_time_s")
 

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from mmbench.config import load_config
+from mmbench.journal import JOURNAL_FILE
 from mmbench.plan import local_runtime, make_plan
 from mmbench.record import Metric, Record
 from mmbench.registry import load_registry
 from mmbench.report import build_report, write_report
-from mmbench.store import JOURNAL_FILE, RunStore
+from mmbench.store import RunStore
 
 NUM_REPORT_CELLS = 10_000
 NUM_PLAN_CELLS = 100_000

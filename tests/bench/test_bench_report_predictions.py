@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from mmbench.journal import JOURNAL_FILE
 from mmbench.record import Metric, Record
-from mmbench.store import JOURNAL_FILE, RunStore
+from mmbench.store import RunStore
 
 NUM_COMBOS, NUM_SEEDS, NUM_SAMPLES = 10_000, 3, 400
 MAX_CPU_S, MAX_MEMORY_BYTES = 60, 2 * 10**9

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from mmbench.executors.local import LocalExecutor
+from mmbench.journal import Journal
 from mmbench.record import Metric, Record
 from mmbench.runner import run
-from mmbench.store import Journal, RunStore
+from mmbench.store import RunStore
 
 sys.path.append(str(Path(__file__).parents[1]))  # cells run in processes of their own and must be importable by name
 from toy_run import ToyCell
