@@ -73,6 +73,7 @@ class Role(StrEnum):
     datasets = "datasets"
     objectives = "objectives"
     trackers = "trackers"
+    executors = "executors"
 
 
 @app.command("list")
@@ -81,7 +82,7 @@ def list_command(
     plugin: Plugin = None,
     as_json: Json = False,
 ) -> None:
-    """List the installed encoders, fusions, datasets, objectives and trackers."""
+    """List the installed encoders, fusions, datasets, objectives, trackers and executors."""
     from mmbench import views
 
     registry = _registry(plugin)
@@ -252,6 +253,10 @@ def run(
     isolate: Annotated[
         str | None,
         running("--isolate", metavar="process|none", help="none runs cells in this process, for debuggers."),
+    ] = None,
+    executor: Annotated[
+        str | None,
+        running("--executor", metavar="NAME", help="Where cells run: local, or one of `mmbench list executors`."),
     ] = None,
     protocol: Annotated[
         str | None,

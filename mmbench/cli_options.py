@@ -105,6 +105,8 @@ def flags_of(given: dict[str, Any]) -> dict[str, Any]:
     if isolate is not None:
         if isolate not in ("process", "none"):
             raise UsageError(f"--isolate takes process or none, got {isolate!r}")
+        if "executor" in flags:
+            raise UsageError("--isolate and --executor both say where cells run; give one of them")
         flags["executor"] = "inline" if isolate == "none" else "local"
     return flags
 

@@ -137,7 +137,7 @@ class RunConfig(BaseModel):
 
     run: str = ""
     results: str = "results"
-    executor: Literal["local", "inline"] = "local"
+    executor: str = "local"
     jobs: Annotated[int, Field(ge=0)] = 0
     threads: Count = 1
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"

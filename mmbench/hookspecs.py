@@ -7,7 +7,7 @@ from typing import Any
 
 import pluggy
 
-from mmbench.spec import DatasetSpec, EncoderSpec, FusionSpec, ObjectiveSpec, TrackerSpec
+from mmbench.spec import DatasetSpec, EncoderSpec, ExecutorSpec, FusionSpec, ObjectiveSpec, TrackerSpec
 
 PROJECT = "mmbench"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -37,6 +37,11 @@ def mmbench_datasets() -> Sequence[DatasetSpec]:  # type: ignore[empty-body]
 @hookspec
 def mmbench_trackers() -> Sequence[TrackerSpec]:  # type: ignore[empty-body]
     """Return the trackers that this plugin offers: `mmbench run --tracker NAME` tells them how the run goes."""
+
+
+@hookspec
+def mmbench_executors() -> Sequence[ExecutorSpec]:  # type: ignore[empty-body]
+    """Return the executors that this plugin offers: `mmbench run --executor NAME` runs the cells there."""
 
 
 @hookspec

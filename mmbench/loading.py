@@ -29,6 +29,7 @@ HOOK_OF_ROLE: Mapping[Role, str] = {
     "objective": "mmbench_objectives",
     "dataset": "mmbench_datasets",
     "tracker": "mmbench_trackers",
+    "executor": "mmbench_executors",
 }
 SKIP_HOOK = "mmbench_skip"
 IMPORT_LIMIT_S = 10.0

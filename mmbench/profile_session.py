@@ -41,7 +41,8 @@ def profile_plan(plan: Plan, options: ProfileOptions, *, argv: Sequence[str], as
     name = config.run or f"profile-{default_name(plan)}"
     check_run_name(name)
     out = console(stderr=as_json)
-    with RunStore.create(Path(config.results).expanduser() / name) as store, make_executor(plan) as executor:
+    folder = Path(config.results).expanduser() / name
+    with RunStore.create(folder) as store, make_executor(plan, folder) as executor:
         _settle(store, plan, cells, argv)
         states = store.states()
         missing = [cell for cell in cells if cell.status == "run" and _is_missing(cell, states)]

@@ -57,7 +57,7 @@ _INDEX_NAMES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One encoder, fusion, objective, dataset or tracker, and the plugin that offers it.
+    """One encoder, fusion, objective, dataset, tracker or executor, and the plugin that offers it.
 
     Attributes:
         spec: Its descriptor.
@@ -380,6 +380,21 @@ def load_attribute(reference: str) -> Any:
 def missing_packages(spec: Spec) -> list[str]:
     """Return which of the packages that a descriptor requires cannot be imported here; nothing is imported."""
     return [package for package in spec.requires if not _is_importable(package)]
+
+
+def check_packages(reference: Reference) -> None:
+    """Check that the packages are installed that a tracker or an executor needs in this process.
+
+    Raises:
+        Unavailable: one is not; the message says what to install.
+    """
+    spec = reference.entry.spec
+    absent = missing_packages(spec)
+    if absent:
+        of_file = reference.entry.dist == FILE_DIST
+        install = " ".join(absent) if of_file else f"'{reference.entry.dist}[{spec.name}]'"
+        what = f"{role_of(spec)} {spec.name!r} needs {', '.join(absent)}, which cannot be imported"
+        raise Unavailable(f"{what}: pip install {install}")
 
 
 def _unless_taken(taken: dict[tuple[Role, str], str], plugin: LoadedPlugin) -> LoadedPlugin:

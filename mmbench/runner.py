@@ -224,6 +224,7 @@ class _Run:
         self.executor.submit(
             Job(
                 cell_id=cell.cell_id,
+                attempt=attempt,
                 function=self.function,
                 payload=cell.payload(),
                 folder=folder,

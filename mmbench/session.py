@@ -20,11 +20,11 @@ from rich.text import Text
 from mmbench.errors import EmptySelection, UsageError
 from mmbench.plan import Plan
 from mmbench.record import DONE
-from mmbench.registry import Reference
+from mmbench.registry import Reference, check_packages, load_attribute
 from mmbench.report.text import counted, duration
 from mmbench.runner import Event, PlannedCell, Summary, default_memory_bytes, run
 from mmbench.store import RunStore, check_run_name
-from mmbench.trackers import Trackers, check_packages, open_tracker
+from mmbench.trackers import Trackers, open_tracker
 from mmbench.views import console, plan_headline, size_text, table
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def run_plan(plan: Plan, *, argv: Sequence[str], as_json: bool = False) -> int:
     folder = Path(config.results).expanduser() / name
     wanted = tracker_references(plan)
     out = console(stderr=as_json)
-    with RunStore.create(folder) as store, make_executor(plan) as executor:
+    with RunStore.create(folder) as store, make_executor(plan, folder) as executor:
         _settle(store, plan, argv)
         trackers = Trackers(store.folder, [open_tracker(store.folder, reference) for reference in wanted])
         out.print(f"run {store.name}: {plan_headline(plan)}")
@@ -182,15 +182,29 @@ def _bound_cache(plan: Plan, out: Console) -> None:
         )
 
 
-def make_executor(plan: Plan) -> Executor:
-    """Return where the plan's cells run."""
-    if plan.config.executor == "inline":
+def make_executor(plan: Plan, run_folder: Path) -> Executor:
+    """Return where the plan's cells run.
+
+    Raises:
+        UsageError: no executor has that name, or its options do not fit.
+        Unavailable: a package or a program that it needs is not there.
+    """
+    config = plan.config
+    if config.executor == "inline":
         from mmbench.executors.inline import InlineExecutor
 
         return InlineExecutor()
-    from mmbench.executors.local import LocalExecutor
+    if config.executor == "local":
+        from mmbench.executors.local import LocalExecutor
 
-    return LocalExecutor(capacity=plan.jobs, threads=plan.config.threads)
+        return LocalExecutor(capacity=plan.jobs, threads=config.threads)
+    reference = plan.registry.resolve("executor", config.executor)
+    check_packages(reference)
+    folder = run_folder / "executors" / reference.entry.spec.name
+    folder.mkdir(parents=True, exist_ok=True)
+    factory = load_attribute(reference.entry.spec.factory)
+    made: Executor = factory(folder, jobs=config.jobs, threads=config.threads, **reference.options)
+    return made
 
 
 def memory_limit(plan: Plan) -> int:

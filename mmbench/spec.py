@@ -68,6 +68,7 @@ RESERVED_OPTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "objective": ("dims", "tasks"),
         "dataset": ("root", "target"),
         "tracker": ("folder",),
+        "executor": ("folder", "jobs", "threads"),
     }
 )
 
@@ -476,8 +477,19 @@ class TrackerSpec(_Spec):
     """
 
 
-Spec: TypeAlias = EncoderSpec | FusionSpec | ObjectiveSpec | DatasetSpec | TrackerSpec
-Role: TypeAlias = Literal["encoder", "fusion", "objective", "dataset", "tracker"]
+@dataclass(frozen=True, kw_only=True)
+class ExecutorSpec(_Spec):
+    """A place where cells run, such as a cluster; it changes no result and no key.
+
+    The factory is called as ``factory(folder, jobs=…, threads=…, **options)`` in the process that keeps the journal,
+    where nothing imports torch, and returns an `mmbench.executors.Executor`. ``folder`` is its own, inside the run, and
+    is kept between commands: what still runs there when the command is typed again is taken up, not begun anew.
+    ``jobs`` is how many cells may run at once, 0 where the user left that to it; ``threads`` is for each cell.
+    """
+
+
+Spec: TypeAlias = EncoderSpec | FusionSpec | ObjectiveSpec | DatasetSpec | TrackerSpec | ExecutorSpec
+Role: TypeAlias = Literal["encoder", "fusion", "objective", "dataset", "tracker", "executor"]
 SPEC_OF_ROLE: Mapping[Role, type[Spec]] = MappingProxyType(
     {
         "encoder": EncoderSpec,
@@ -485,12 +497,13 @@ SPEC_OF_ROLE: Mapping[Role, type[Spec]] = MappingProxyType(
         "objective": ObjectiveSpec,
         "dataset": DatasetSpec,
         "tracker": TrackerSpec,
+        "executor": ExecutorSpec,
     }
 )
 
 
 def role_of(spec: Spec | _Spec) -> Role:
-    """Return which part a descriptor describes: "encoder", "fusion", "objective", "dataset" or "tracker"."""
+    """Return which part a descriptor describes."""
     for role, spec_type in SPEC_OF_ROLE.items():
         if isinstance(spec, spec_type):
             return role

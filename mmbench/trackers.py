@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from mmbench.errors import MmbenchError, Unavailable
+from mmbench.errors import MmbenchError
 from mmbench.loading import in_words
 from mmbench.record import HISTORY_FILE, Record
-from mmbench.registry import Reference, load_attribute, missing_packages
+from mmbench.registry import Reference, load_attribute
 from mmbench.runner import Event, Summary
 
 FOLDER = "trackers"
@@ -203,19 +203,6 @@ class Trackers:
                 self._told.add(thread.name)
                 found.append(f"tracker {thread.name!r} is left out from here on: {failure}")
         return found
-
-
-def check_packages(reference: Reference) -> None:
-    """Check that the packages of a tracker are installed.
-
-    Raises:
-        Unavailable: one is not; the message says what to install.
-    """
-    spec = reference.entry.spec
-    absent = missing_packages(spec)
-    if absent:
-        install = f"pip install '{reference.entry.dist}[{spec.name}]'"
-        raise Unavailable(f"tracker {spec.name!r} needs {', '.join(absent)}, which cannot be imported: {install}")
 
 
 def open_tracker(folder: Path, reference: Reference, *, limit_s: float = OPEN_LIMIT_S) -> TrackerThread:

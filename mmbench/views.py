@@ -16,7 +16,17 @@ from mmbench.errors import UsageError, did_you_mean
 from mmbench.record import FAILURES
 from mmbench.report.outcomes import PENDING, status_of
 from mmbench.report.text import counted, duration
-from mmbench.spec import DatasetSpec, EncoderSpec, FusionSpec, ObjectiveSpec, Role, TrackerSpec, role_of, to_json
+from mmbench.spec import (
+    DatasetSpec,
+    EncoderSpec,
+    ExecutorSpec,
+    FusionSpec,
+    ObjectiveSpec,
+    Role,
+    TrackerSpec,
+    role_of,
+    to_json,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,6 +45,7 @@ _ROLE_OF_LIST: Mapping[str, Role] = {
     "datasets": "dataset",
     "objectives": "objective",
     "trackers": "tracker",
+    "executors": "executor",
 }
 _STYLE = {"ok": "green", "run": "green", "incompatible": "dim", "unavailable": "yellow", PENDING: "cyan"}
 
@@ -277,6 +288,8 @@ def _takes_and_gives(spec: Any) -> tuple[str, str]:
         return takes or "depends on its target", ", ".join(f"{task.kind}" for task in spec.tasks)
     if isinstance(spec, TrackerSpec):
         return "a run", ", ".join(spec.requires)
+    if isinstance(spec, ExecutorSpec):
+        return "cells", ", ".join(spec.requires)
     assert isinstance(spec, ObjectiveSpec)
     return ", ".join(spec.levels), ", ".join(spec.task_kinds)
 

@@ -17,6 +17,7 @@ from mmbench.spec import (
     DatasetInfo,
     DatasetSpec,
     EncoderSpec,
+    ExecutorSpec,
     FusionSpec,
     Modality,
     ObjectiveSpec,
@@ -41,6 +42,7 @@ VALID: dict[type, dict[str, Any]] = {
     ObjectiveSpec: {"name": "joint", **CODE},
     DatasetSpec: {"name": "digits", "modalities": (IMAGE,), "tasks": (DIGIT,), **CODE},
     TrackerSpec: {"name": "curves", **CODE},
+    ExecutorSpec: {"name": "cluster", **CODE},
 }
 
 
@@ -389,7 +391,7 @@ def test_tuples_in_options_become_lists_as_in_any_json_file() -> None:
 def test_every_descriptor_has_a_role_and_nothing_else_has() -> None:
     roles = {role_of(make(spec_type)) for spec_type in SPEC_OF_ROLE.values()}
 
-    assert roles == {"encoder", "fusion", "objective", "dataset", "tracker"}
+    assert roles == {"encoder", "fusion", "objective", "dataset", "tracker", "executor"}
     with pytest.raises(SpecError, match="Modality is not a descriptor of mmbench"):
         role_of(IMAGE)  # type: ignore[arg-type]
 

@@ -14,10 +14,10 @@ import pytest
 
 from mmbench.errors import Unavailable
 from mmbench.record import Record
-from mmbench.registry import Entry, Reference
+from mmbench.registry import Entry, Reference, check_packages
 from mmbench.runner import Event, Summary
 from mmbench.spec import TrackerSpec
-from mmbench.trackers import Trackers, TrackerThread, check_packages, open_tracker
+from mmbench.trackers import Trackers, TrackerThread, open_tracker
 
 CELL = "0123456789abcdef"
 ROW = {"cell_id": CELL, "dataset": "digits"}

@@ -2,7 +2,10 @@
 
 An executor takes jobs, runs each somewhere that cannot hurt the process that keeps the journal, and hands back how
 each one went. It knows nothing of plans, stores or retries: those are the runner's. `mmbench.executors.local` runs
-every cell in a process of its own, `mmbench.executors.inline` in this one.
+every cell in a process of its own, `mmbench.executors.inline` in this one; plugins bring others (`ExecutorSpec`).
+
+An executor whose cells outlive the process that submitted them keeps in its folder what it is to take up again: when a
+job of the same cell, attempt and payload is submitted by a later process, it hands back how that one went.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ class Job:
 
     Attributes:
         cell_id: 16 hex digits.
+        attempt: How often it has been tried, with this time; the journal holds those before.
         function: ``"package.module:function"``, called as ``function(payload, folder)`` where the cell runs; it
             returns ``{"metrics": [Metric.to_json(), …], "info": {…}}`` and may write files into `folder`.
         payload: Plain JSON.
@@ -32,6 +36,7 @@ class Job:
     """
 
     cell_id: str
+    attempt: int = 1
     function: str
     payload: Mapping[str, Any]
     folder: Path
