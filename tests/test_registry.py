@@ -227,8 +227,8 @@ def test_discovery_imports_neither_torch_nor_pandas_nor_numpy() -> None:
         ),
         pytest.param(
             "def mmbench_helper():\n    return []",
-            "no hook is named 'mmbench_helper'. Hooks are mmbench_datasets, mmbench_encoders, mmbench_fusions, "
-            "mmbench_objectives, mmbench_skip, mmbench_trackers; other functions must not start with 'mmbench_'.",
+            "no hook is named 'mmbench_helper'. Hooks are mmbench_datasets, mmbench_encoders, mmbench_executors, "
+            "mmbench_fusions, mmbench_objectives, mmbench_skip, mmbench_trackers; other functions must not start with 'mmbench_'.",
             id="unknown hook",
         ),
         pytest.param(
