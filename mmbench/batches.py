@@ -92,7 +92,7 @@ class SplitData:
         source = on_device if self.subset is None else torch.from_numpy(rows).to(self.device)
         inputs = {name: self._gather(held, rows, source) for name, held in self._held.items()}
         targets = {name: values.index_select(0, on_device) for name, values in self.targets.items()}
-        return Batch(size=len(index), inputs=inputs, targets=targets)
+        return Batch(size=len(index), inputs=inputs, targets=targets, rows=index)
 
     def batches(self, order: Tensor, batch_size: int, *, min_size: int = 1) -> Iterator[Batch]:
         """Yield batches of the samples at these positions, (N,), cut by `split_order`; streamed ones are read ahead."""

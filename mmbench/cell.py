@@ -105,6 +105,9 @@ def run_cell(payload: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     ready = time.perf_counter()
     append_epoch = partial(_append_epoch, folder / HISTORY_FILE)
     trainer = make_trainer(payload, model, objective, data, info, train, on_epoch=append_epoch)
+    tell_samples = getattr(objective, "before_training", None)
+    if tell_samples is not None:
+        tell_samples(sample_ids(source, "train", data["train"]))
     scalers = trainer.scalers
 
     def predict_split(split: Split) -> dict[str, np.ndarray]:
@@ -116,6 +119,8 @@ def run_cell(payload: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     with guarded_globals(warnings):
         trained = trainer.run()
         found, kept = _evaluate(source, data, predict_split)
+        if payload.get("keep_train"):
+            kept.update(_kept(source, "train", data["train"], predict_split("train")))
         evaluated = time.perf_counter()
         profiled, raw = _profile(model, trainer, data["train"], frozen, payload)
         profiled_at = time.perf_counter()
@@ -290,10 +295,19 @@ def _evaluate(
         for task in source.info.tasks:
             target = data[split].targets[task.name].cpu().numpy()
             found += metrics(task, predicted[task.name], target, split=split, confidence=split == "test")
-            kept[f"{split}.{task.name}.prediction"] = predicted[task.name]
-            kept[f"{split}.{task.name}.target"] = target
-        kept[f"{split}.sample_ids"] = _ids_tensor(source, split, data[split])
+        kept.update(_kept(source, split, data[split], predicted))
     return found, kept
+
+
+def _kept(
+    source: DatasetSource, split: Split, data: SplitData, predicted: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Return what is kept of one split: predictions and targets by task, and the ids of the samples."""
+    kept = {f"{split}.{name}.prediction": values for name, values in predicted.items()}
+    kept.update({f"{split}.{name}.target": data.targets[name].cpu().numpy() for name in predicted})
+    # As the bytes of a JSON list, so that predictions can be matched without the dataset.
+    kept[f"{split}.sample_ids"] = np.frombuffer(json.dumps(sample_ids(source, split, data)).encode(), dtype=np.uint8)
+    return kept
 
 
 def _run_majority(
@@ -375,11 +389,10 @@ def _variant(train: TrainConfig) -> Variant:
     return Variant(precision=train.precision)
 
 
-def _ids_tensor(source: DatasetSource, split: Split, data: SplitData) -> np.ndarray:
-    """Sample ids as the bytes of a JSON list, so that predictions can be matched without the dataset."""
+def sample_ids(source: DatasetSource, split: Split, data: SplitData) -> tuple[str, ...]:
+    """Return the ids of a split's samples, in its order."""
     ids = source.index.sample_ids[split]
-    kept = ids if data.subset is None else tuple(ids[position] for position in data.subset)
-    return np.frombuffer(json.dumps(kept).encode(), dtype=np.uint8)
+    return ids if data.subset is None else tuple(ids[position] for position in data.subset)
 
 
 def _diagnose(

@@ -273,6 +273,10 @@ def run(
     no_feature_cache: Annotated[
         bool, running("--no-feature-cache", help="Run frozen encoders in every cell instead of once for all.")
     ] = False,
+    keep_train: Annotated[
+        bool | None,
+        running("--keep-train", help="Keep predictions of the training split too: what a cell is distilled from."),
+    ] = None,
     timeout: Annotated[str | None, running("--timeout", metavar="30m", help="Limit for one cell.")] = None,
     memory: Annotated[float | None, running("--memory", metavar="GIB", help="Limit for one cell.")] = None,
     max_failures: Annotated[str | None, running("--max-failures", metavar="N|10%")] = None,

@@ -200,10 +200,15 @@ def _shown(value: Any) -> str:
 
 
 def _unavailable(reference: Reference) -> str:
-    absent = missing_packages(reference.entry.spec)
-    if not absent:
-        return ""
-    return f"{reference.entry.ref} needs {', '.join(absent)}: pip install {' '.join(absent)}"
+    spec = reference.entry.spec
+    absent = missing_packages(spec)
+    if absent:
+        return f"{reference.entry.ref} needs {', '.join(absent)}: pip install {' '.join(absent)}"
+    lacking = [name for name in spec.must_give if reference.options.get(name) in ("", None)]
+    if lacking:
+        given = ",".join(f"{name}=…" for name in lacking)
+        return f"{reference.entry.ref} must be given {', '.join(lacking)}: write {spec.name}[{given}]"
+    return ""
 
 
 def digest(value: Any) -> str:

@@ -476,6 +476,7 @@ def local_runtime(config: RunConfig, *, cache: Path, data: Path, jobs: int) -> d
         "threads": config.threads,
         "protocol": config.protocol,
         "feature_cache": config.feature_cache,
+        "keep_train": config.keep_train,
         "diagnostics": config.diagnostics,
         "jobs": jobs,
         "contended": jobs > 1,

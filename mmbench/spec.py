@@ -232,6 +232,7 @@ class _Spec:
     paper: str = ""
     licence: str = ""
     requires: tuple[str, ...] = ()
+    must_give: tuple[str, ...] = ()
     in_all: bool = True
 
     def __post_init__(self) -> None:
@@ -256,6 +257,10 @@ class _Spec:
         for package in self.requires:
             if not _MODULE.fullmatch(package):
                 raise SpecError(f"{where}: requires must hold names to import, as 'sklearn', got {package!r}")
+        _set(self, "must_give", _words(f"{where}: must_give", self.must_give))
+        for option in self.must_give:
+            if option not in self.defaults:
+                raise SpecError(f"{where}: must_give names {option!r}, which defaults do not hold")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -285,6 +290,7 @@ class EncoderSpec(_Spec):
             of the target's files. It may import anything, and use the network.
         defaults: Every option with its default; the only source of hyperparameters.
         requires: Importable names of the packages its code needs.
+        must_give: Options without a usable default; a cell that was given none is unavailable, with what to write.
         in_all: Whether ``--grid all`` takes it.
         summary, paper, licence: For the people who read `mmbench show` and the report.
     """
@@ -374,7 +380,8 @@ class ObjectiveSpec(_Spec):
     ``forward(step)`` gives named losses; they are summed. It may have ``after_backward(step)``, which may change
     gradients; ``needs_unimodal_heads``, for heads on each modality alone; ``before_epoch(start)``, which sees the model
     and training data before each epoch; and ``held_out_share``, the share of train that no step is taken on, so that
-    ``start.held_out()`` tells how training generalises.
+    ``start.held_out()`` tells how training generalises. ``before_training(sample_ids)`` is told once which samples
+    train holds; a batch's ``rows`` say where its samples stand among them.
 
     Attributes:
         min_modalities, max_modalities: How many modalities it can serve; None is no limit.

@@ -388,6 +388,12 @@ def test_tuples_in_options_become_lists_as_in_any_json_file() -> None:
     assert make(FusionSpec, defaults={"sizes": (3, 5)}).defaults["sizes"] == [3, 5]
 
 
+def test_an_option_that_must_be_given_has_a_place_among_the_defaults() -> None:
+    assert make(ObjectiveSpec, defaults={"teacher": ""}, must_give=("teacher",)).must_give == ("teacher",)
+    with pytest.raises(SpecError, match="must_give names 'teacher', which defaults do not hold"):
+        make(ObjectiveSpec, must_give=("teacher",))
+
+
 def test_every_descriptor_has_a_role_and_nothing_else_has() -> None:
     roles = {role_of(make(spec_type)) for spec_type in SPEC_OF_ROLE.values()}
 

@@ -63,6 +63,9 @@ class ObjectiveCase:
             raise NotChecked(f"unavailable here: {error}") from None
         if not isinstance(made, nn.Module):
             raise Fault(f"the factory returned {type(made).__name__}", expected="an nn.Module")
+        tell_samples = getattr(made, "before_training", None)
+        if tell_samples is not None:
+            tell_samples([f"sample-{row}" for row in range(_BATCH)])
         return made
 
     def batch(self, size: int = _BATCH, *, seed: int = 0, missing: bool = False) -> Batch:
@@ -85,7 +88,8 @@ class ObjectiveCase:
                     targets[task.name] = (signal[:, : task.num_outputs] > 0).float()
                 case _:
                     targets[task.name] = signal[:, : task.num_outputs].clone()
-        return Batch(size=size, inputs=inputs, targets={name: value.to(self.device) for name, value in targets.items()})
+        targets = {name: value.to(self.device) for name, value in targets.items()}
+        return Batch(size=size, inputs=inputs, targets=targets, rows=torch.arange(size))
 
     def losses(
         self, objective: nn.Module, model: MultimodalModel, batch: Batch, *, progress: float = 0.5

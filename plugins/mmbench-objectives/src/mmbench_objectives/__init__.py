@@ -144,6 +144,15 @@ OBJECTIVES = (
         paper="Goodfellow et al. 2015, arXiv:1412.6572; Madry et al. 2018, arXiv:1706.06083",
     ),
     _objective(
+        "distillation",
+        "distillation:Distillation",
+        in_all=False,
+        defaults={"teacher": "", "distillation_weight": 0.5, "temperature": 2.0},
+        must_give=("teacher",),
+        summary="Learn from what a trained cell said of the training samples (run it with --keep-train)",
+        paper="Hinton et al. 2015, arXiv:1503.02531",
+    ),
+    _objective(
         "mutual-distillation",
         "mutual_distillation:MutualDistillation",
         in_all=False,

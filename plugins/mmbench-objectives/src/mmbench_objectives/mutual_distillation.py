@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mmbench import TaskSpec
 from mmbench.blocks import check_range
 from mmbench_objectives.codes import mean_over
+from mmbench_objectives.distillation import divergence
 from mmbench_objectives.unimodal import unimodal_losses
 
 if TYPE_CHECKING:
@@ -86,13 +86,5 @@ def peer_loss(logits: Tensor, there: Tensor, kind: str, temperature: float) -> T
     others = weights.sum(0, keepdim=True) - weights
     teacher = (known.sum(0, keepdim=True) - known) / others.clamp(min=1.0)
     learns = there & (others.squeeze(2) > 0)
-    if kind == "regression":
-        gaps = (logits - teacher).square().mean(dim=2)
-    elif kind == "multiclass":
-        log_said = (logits / temperature).log_softmax(dim=2)
-        gaps = temperature**2 * (torch.xlogy(teacher, teacher) - teacher * log_said).sum(dim=2)
-    else:
-        log_yes, log_no = F.logsigmoid(logits / temperature), F.logsigmoid(-logits / temperature)
-        entropy = torch.xlogy(teacher, teacher) + torch.xlogy(1 - teacher, 1 - teacher)
-        gaps = temperature**2 * (entropy - teacher * log_yes - (1 - teacher) * log_no).sum(dim=2)
+    gaps = divergence(teacher, logits, kind, temperature)  # (P, B)
     return torch.stack([mean_over(gap, who) for gap, who in zip(gaps, learns)]).mean()
