@@ -23,8 +23,12 @@ fi
 run() { mmbench run --run "methods-$set_name" "${data[@]}" --seeds 5 --protocol none --diagnostics none "$@"; }
 
 run "${encoders[@]}" -f '*' "$@"
-run "${encoders[@]}" -f concat -o '*' "$@"
+run "${encoders[@]}" -f concat -o '*' --exclude distillation "$@"
 run "${encoders[@]}" -f decision-average -f stacking -o independent -o stacked "$@"
+# A teacher that keeps what it says of the training samples, and what learns from it.
+mmbench run --run "methods-$set_name-teacher" "${data[@]}" --protocol none --diagnostics none --no-baselines --keep-train \
+  "${encoders[@]}" -f concat "$@"
+run "${encoders[@]}" -f concat -o "distillation[teacher=$(echo results/methods-"$set_name"-teacher/cells/*)]" "$@"
 # Two fusions join layer by layer, which words without a pretrained model do not have.
 if [ ${#layers[@]} -gt 0 ]; then run "${encoders[@]}" "${layers[@]}" -f mmtm -f pyramid -f concat "$@"; fi
 run "${raw[@]}" -f early-concat -f early-transformer "$@"
