@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -121,7 +122,9 @@ class Plan:
     """A selection, ready to be walked through.
 
     Cells come in an order in which a run cut short is already informative: all baselines, then every combo once,
-    then the same for the next seed.
+    then the same for the next seed. Datasets and fusions take turns, each with a cell that can run: wherever the run
+    ends, no fusion on no dataset is more than a cell ahead of another that has cells left; within one, encoders and
+    objectives are balanced in the same way.
     """
 
     config: RunConfig
@@ -195,12 +198,19 @@ class Plan:
         }
 
     def _cells_of_seed(self, seed: int, *, first: bool) -> Iterator[Cell]:
-        grids = [_DatasetGrid(self, dataset) for dataset in self.datasets]
         if self.config.baselines:
-            for grid in grids:
-                yield from grid.baselines(seed, floor=first)
-        for grid in grids:
-            yield from grid.combos(seed)
+            yield from _in_turn(grid.baselines(seed, floor=first) for grid in self._grids)
+        # A fusion of one modality is a unimodal model: one row per modality, never a product.
+        alone = [fusion for fusion in self._fusions if fusion.spec.max_modalities == 1]
+        joint = [fusion for fusion in self._fusions if fusion.spec.max_modalities != 1]
+        yield from _in_turn(grid.alone(fusion, seed) for fusion in alone for grid in self._grids)
+        for grid in self._grids:
+            yield from grid.without_encoder(seed)
+        yield from _in_turn(grid.combos(fusion, seed) for fusion in joint for grid in self._grids)
+
+    @cached_property
+    def _grids(self) -> tuple[_DatasetGrid, ...]:
+        return tuple(_DatasetGrid(self, dataset) for dataset in self.datasets)
 
     @cached_property
     def _fusions(self) -> tuple[Part, ...]:
@@ -254,24 +264,18 @@ class _DatasetGrid:
             for encoder in encoders:
                 yield self._cell({name: encoder}, *parts, seed, "baseline")
 
-    def combos(self, seed: int) -> Iterator[Cell]:
-        for name, encoders in self.encoders.items():
-            if not encoders:
-                yield self._without_encoder(name, seed)
+    def alone(self, fusion: Part, seed: int) -> Iterator[Cell]:
+        chosen = [(name, encoder) for name, encoders in self.encoders.items() for encoder in encoders]
+        for (name, encoder), objective in diagonal([chosen, self.plan._objectives]):
+            yield self._cell({name: encoder}, fusion, objective, seed, "baseline")
+
+    def combos(self, fusion: Part, seed: int) -> Iterator[Cell]:
         names = [name for name, encoders in self.encoders.items() if encoders]
-        for chosen in itertools.product(*(self.encoders[name] for name in names)):
-            combined = dict(zip(names, chosen))
-            for fusion in self.plan._fusions:
-                if fusion.spec.max_modalities == 1:
-                    # A fusion of one modality is a unimodal model: one row per modality, never a product.
-                    continue
-                for objective in self.plan._objectives:
-                    yield self._cell(combined, fusion, objective, seed, "cell")
-        singles = [part for part in self.plan._fusions if part.spec.max_modalities == 1]
-        for fusion, objective in itertools.product(singles, self.plan._objectives):
-            for name in names:
-                for encoder in self.encoders[name]:
-                    yield self._cell({name: encoder}, fusion, objective, seed, "baseline")
+        for *chosen, objective in diagonal([*(self.encoders[name] for name in names), self.plan._objectives]):
+            yield self._cell(dict(zip(names, chosen)), fusion, objective, seed, "cell")
+
+    def without_encoder(self, seed: int) -> Iterator[Cell]:
+        return (self._without_encoder(name, seed) for name, encoders in self.encoders.items() if not encoders)
 
     def _without_encoder(self, name: str, seed: int) -> Cell:
         modality = next(item for item in self.modalities if item.name == name)
@@ -415,6 +419,41 @@ def make_plan(config: RunConfig, registry: Registry, *, runtime: Mapping[str, An
     if not plan._fusions and not config.baselines:
         raise EmptySelection("the selection leaves no fusion; see `mmbench list fusions`")
     return plan
+
+
+def diagonal(axes: Sequence[Sequence[Any]]) -> Iterator[tuple[Any, ...]]:
+    """Yield every combination once, so ordered that every beginning uses all values of each axis equally often, +-1.
+
+    A step moves along every axis at once; where the walk would close before all combinations were met, the later axis
+    is shifted by one.
+
+    >>> list(diagonal(["ab", "xyz"]))
+    [('a', 'x'), ('b', 'y'), ('a', 'z'), ('b', 'x'), ('a', 'y'), ('b', 'z')]
+    >>> list(diagonal(["ab", "xy"]))
+    [('a', 'x'), ('b', 'y'), ('a', 'y'), ('b', 'x')]
+    """
+    before = [math.prod(len(axis) for axis in axes[:place]) for place in range(len(axes))]
+    closes = [math.lcm(num_before, len(axis)) or 1 for num_before, axis in zip(before, axes)]
+    for step in range(math.prod(len(axis) for axis in axes)):
+        places, at = [], step
+        for place in reversed(range(len(axes))):
+            places.append((at + at // closes[place]) % len(axes[place]))
+            at %= before[place]
+        yield tuple(axis[at] for axis, at in zip(axes, reversed(places)))
+
+
+def _in_turn(lanes: Iterable[Iterator[Cell]]) -> Iterator[Cell]:
+    """Yield from each lane up to its next cell that can run, then from the next lane, until all are empty."""
+    waiting = list(lanes)
+    while waiting:
+        left = []
+        for lane in waiting:
+            for cell in lane:
+                yield cell
+                if cell.status == "run":
+                    left.append(lane)
+                    break
+        waiting = left
 
 
 def _datasets(config: RunConfig, registry: Registry, notes: list[str]) -> list[DatasetPart]:
