@@ -152,10 +152,8 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Show every cell of a selection with its status and reasons, and run nothing."""
-    from mmbench import views
-
     made = _plan(flags_of(locals()), config)
-    _emit(as_json, lambda: views.plan_json(made), lambda: views.print_plan(made, rows))
+    _show_plan(made, rows, as_json=as_json)
 
 
 @app.command()
@@ -303,12 +301,10 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Run every cell of a selection; the same command again runs only what is missing."""
-    from mmbench import views
-
     flags = flags_of(locals())
     made = _plan(flags, config, strict_plugins=strict_plugins)
     if dry_run:
-        _emit(as_json, lambda: views.plan_json(made), lambda: views.print_plan(made, 40))
+        _show_plan(made, 40, as_json=as_json)
         return
     from mmbench.session import run_plan
 
@@ -620,6 +616,15 @@ def _plan(flags: dict[str, Any], config_file: Path | None, *, strict_plugins: bo
     for note in made.notes:
         sys.stderr.write(f"mmbench: {note}\n")
     return made
+
+
+def _show_plan(made: Any, rows: int, *, as_json: bool) -> None:
+    from mmbench import views
+
+    if as_json:
+        views.write_plan_json(made, sys.stdout)
+    else:
+        views.print_plan(made, rows)
 
 
 def _store(run: str, results: str | None) -> Any:

@@ -134,12 +134,16 @@ class Plan:
     runtime: Mapping[str, Any] = field(repr=False)
 
     def cells(self) -> Iterator[Cell]:
-        """Yield every cell; nothing is kept."""
+        """Yield every cell; nothing is kept but the ids of the baselines, the only cells that can be named twice."""
         cells = itertools.chain.from_iterable(
             self._cells_of_seed(seed, first=position == 0) for position, seed in enumerate(self.config.seeds)
         )
         seen: set[str] = set()
-        kept = (cell for cell in cells if not (cell.cell_id in seen or seen.add(cell.cell_id)))  # type: ignore[func-returns-value]
+        kept = (
+            cell
+            for cell in cells
+            if cell.role == "cell" or not (cell.cell_id in seen or seen.add(cell.cell_id))  # type: ignore[func-returns-value]
+        )
         return itertools.islice(kept, self.config.max_cells)
 
     @property
@@ -149,21 +153,33 @@ class Plan:
 
     def estimate_s(self) -> float | None:
         """Return the wall time that the cells to run will take, or None when no dataset says what a cell takes."""
-        known = {part.digest: part.spec.cell_time_s for part in self.datasets}
-        times = [known[cell.dataset.digest] for cell in self.cells() if cell.status == "run" and cell.fusion]
-        told = [time for time in times if time is not None]
-        return sum(told) / len(told) * len(times) / self.jobs if told else None
+        return self._survey[1]
 
     def count(self) -> dict[str, int]:
         """Return how many cells there are to run, as baselines, incompatible and unavailable."""
+        return dict(self._survey[0])
+
+    @cached_property
+    def _survey(self) -> tuple[dict[str, int], float | None]:
+        """What one walk through all cells tells of them: the counts and the estimate."""
         counts = {"cells": 0, "run": 0, "baselines": 0, "incompatible": 0, "unavailable": 0}
+        times = {part.digest: part.spec.cell_time_s for part in self.datasets}
+        num_trained = num_told = 0
+        told_s = 0.0
         for cell in self.cells():
             counts["cells"] += 1
-            if cell.status == "run":
-                counts["baselines" if cell.role == "baseline" else "run"] += 1
-            else:
+            if cell.status != "run":
                 counts[cell.status] += 1
-        return counts
+                continue
+            counts["baselines" if cell.role == "baseline" else "run"] += 1
+            if cell.fusion is None:
+                continue
+            num_trained += 1
+            time_s = times[cell.dataset.digest]
+            if time_s is not None:
+                num_told += 1
+                told_s += time_s
+        return counts, told_s / num_told * num_trained / self.jobs if num_told else None
 
     def shared(self) -> list[dict[str, Any]]:
         """Return what is computed once for several cells: the features that each frozen encoder gives of a dataset."""

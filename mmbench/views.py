@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich import box
 from rich.console import Console
@@ -163,16 +164,21 @@ def print_plugins(registry: Registry) -> None:
             out.print(Text(f"\n{plugin.name}\n{plugin.traceback}", style="dim"))
 
 
-def plan_json(plan: Plan) -> dict[str, Any]:
-    """Return counts, estimate and every cell."""
-    return {
+def write_plan_json(plan: Plan, out: TextIO) -> None:
+    """Write counts, estimate and every cell as JSON, a cell a line: a plan of a million is never held whole."""
+    head = {
         "counts": plan.count(),
         "estimate_s": plan.estimate_s(),
         "notes": list(plan.notes),
         "datasets": plan.datasets_json(),
         "shared": plan.shared(),
-        "cells": [cell.row() for cell in plan.cells()],
     }
+    out.write(json.dumps(head, indent=2, ensure_ascii=False, default=str).removesuffix("\n}") + ',\n  "cells": [')
+    out.writelines(
+        (",\n    " if number else "\n    ") + json.dumps(cell.row(), ensure_ascii=False)
+        for number, cell in enumerate(plan.cells())
+    )
+    out.write("\n  ]\n}\n")
 
 
 def plan_headline(plan: Plan) -> str:

@@ -91,6 +91,23 @@ def test_every_combo_comes_once_before_second_seeds_and_the_floor_only_once():
     assert seeds == ["0"] * 8 + ["1"] * 7
 
 
+@given(
+    datasets=st.lists(st.sampled_from(["pairs", "alone"]), min_size=1, max_size=2),
+    encoders=st.lists(st.sampled_from(["cnn", "cnn[width=8]", "cnn[width=16]", "image=cnn", "*"]), max_size=4),
+    fusions=st.lists(st.sampled_from(["single", "concat", "concat[missing=mask]", "cross", "*"]), max_size=4),
+    objectives=st.lists(st.sampled_from(["supervised", "other", "*"]), max_size=3),
+    seeds=st.integers(1, 3),
+)
+def test_no_cell_stands_twice_however_often_its_parts_are_named(datasets, encoders, fusions, objectives, seeds):
+    parts = (*PARTS, dataset("alone", ("image",)), ObjectiveSpec(name="other", factory="a:b", version="1"))
+    made = plan(parts, dataset=datasets, encoder=encoders, fusion=fusions, objective=objectives, seeds=seeds)
+
+    ids = [cell.cell_id for cell in made.cells()]
+
+    assert len(ids) == len(set(ids)) > 0
+    assert made.count()["cells"] == len(ids)
+
+
 def test_a_vector_never_poses_as_a_sequence_and_the_reason_says_so():
     reasons = {cell.reason for cell in plan(dataset=["pairs"]).cells() if cell.status == "incompatible"}
 
