@@ -6,8 +6,7 @@ import dataclasses
 import json
 import platform
 import time
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,38 +15,28 @@ import torch
 from safetensors.numpy import save_file
 from torch import nn
 
-from mmbench.augment import make_augments
-from mmbench.batches import SplitData, complete, limited
+from mmbench.batches import SplitData
 from mmbench.build import (
-    build_encoder,
-    build_model,
-    build_objective,
-    call_factory,
-    derive_seed,
     guarded_globals,
-    read_inputs,
 )
-from mmbench.cache import ArrayCache
-from mmbench.config import TrainConfig, part_root
-from mmbench.data import SPLITS, Column, DatasetSource, Split, Transform, repeated_inputs, transform_key
+from mmbench.cell_subject import CellSubject, dataset_info, make_subject, open_dataset, sample_ids, settle, split_data
+from mmbench.config import TrainConfig
+from mmbench.data import SPLITS, DatasetSource, Split, Transform, transform_key
 from mmbench.diagnostics import DisturbedInputs, Findings, Subject, diagnose
 from mmbench.diagnostics.attribution import FILE_NAME as ATTRIBUTION_FILE
 from mmbench.diagnostics.attribution import attribute
-from mmbench.errors import ContractError, Unavailable
+from mmbench.epochs import Trained
 from mmbench.evaluate import metrics
 from mmbench.frozen import FrozenEncoder
-from mmbench.loading import load_plugin_file
 from mmbench.model import MultimodalModel
 from mmbench.parts import perf_key
 from mmbench.profiling import PROTOCOLS, profile
 from mmbench.profiling.apart import add_encoders
 from mmbench.profiling.device import Neighbours, driver_version, hardware_name
 from mmbench.profiling.findings import mark_contended
-from mmbench.record import HISTORY_FILE, PREDICTIONS_FILE, TIMINGS_FILE, Metric
-from mmbench.spec import DatasetInfo, Modality, TaskSpec
+from mmbench.record import PREDICTIONS_FILE, TIMINGS_FILE, Metric
 from mmbench.tasks import TargetScaler, majority_predictions, predictions
-from mmbench.train import Epoch, Trained, Trainer, evaluation_batch_size, predict
-from mmbench.tuning import read_tuning
+from mmbench.train import Trainer, evaluation_batch_size, predict
 from mmbench.variant import Variant
 
 
@@ -62,75 +51,51 @@ def run_cell(payload: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         ``{"metrics": [...], "info": {...}}``, plain JSON.
     """
     began = time.perf_counter()
-    torch.set_num_threads(payload["threads"])
-    for file in payload["plugin_files"]:
-        load_plugin_file(Path(file))
-    info = dataset_info(payload["dataset"]["info"])
-    source = open_dataset(payload, info)
-    train = TrainConfig.model_validate(payload["train"])
+    settle(payload)
+    source = open_dataset(payload, dataset_info(payload["dataset"]["info"]))
     if payload["fusion"] is None:
-        return _run_majority(source, train, payload, folder, began)
-
-    device = pick_device(payload["device"])
-    warnings: list[str] = []
-    frozen = {
-        name: FrozenEncoder(source, name, payload, device, warnings)
-        for name, part in payload["encoders"].items()
-        if part["tuning"] == "frozen"
-    }
-    encoders, columns = _encoders(source, frozen, payload, warnings)
-    warnings += filter(None, [repeated_inputs(columns, info)])
-    drop = payload["fusion"]["missing_policy"] == "drop"
-    data = {
-        split: split_data(
-            source,
-            split,
-            {name: column[split] for name, column in columns.items()},
-            device,
-            train,
-            complete_only=drop and split == "train",
-        )
-        for split in SPLITS
-    }
-    with guarded_globals(warnings):
-        for name, encoder in encoders.items():
-            encoder.to(device)
-            if name not in frozen:
-                data["train"].fit_encoder(name, encoder)
-    objective = build_objective(payload, encoders, info.tasks, warnings)
-    model = build_model(payload, encoders, objective, info.tasks, train.dropout, warnings)
-    model.to(device)
-    objective.to(device)
-
+        return _run_majority(source, TrainConfig.model_validate(payload["train"]), payload, folder, began)
+    made = make_subject(source, payload, folder)
     ready = time.perf_counter()
-    append_epoch = partial(_append_epoch, folder / HISTORY_FILE)
-    trainer = make_trainer(payload, model, objective, data, info, train, on_epoch=append_epoch)
-    tell_samples = getattr(objective, "before_training", None)
-    if tell_samples is not None:
-        tell_samples(sample_ids(source, "train", data["train"]))
-    scalers = trainer.scalers
+    with guarded_globals(made.warnings):
+        trained = made.trainer.run()
+    metrics = _training_metrics(trained)
+    return judge(made, trained, metrics, folder, prepare_s=ready - began, train_s=time.perf_counter() - ready)
+
+
+def judge(
+    made: CellSubject,
+    trained: Trained,
+    training_metrics: Sequence[Metric],
+    folder: Path,
+    *,
+    prepare_s: float,
+    train_s: float,
+) -> dict[str, Any]:
+    """Evaluate, profile and diagnose a trained cell, and write its files; return what `run_cell` returns."""
+    payload, source, data, frozen, warnings = made.payload, made.source, made.data, made.frozen, made.warnings
+    trainer, tasks = made.trainer, made.source.info.tasks
+    model, train, scalers, device = trainer.model, trainer.config, trainer.scalers, trainer.device
 
     def predict_split(split: Split) -> dict[str, np.ndarray]:
         logits = predict(model, data[split], train)
-        return {
-            task.name: predictions(task, logits[task.name], scalers[task.name]).cpu().numpy() for task in info.tasks
-        }
+        return {task.name: predictions(task, logits[task.name], scalers[task.name]).cpu().numpy() for task in tasks}
 
+    began = time.perf_counter()
     with guarded_globals(warnings):
-        trained = trainer.run()
         found, kept = _evaluate(source, data, predict_split)
         if payload.get("keep_train"):
             kept.update(_kept(source, "train", data["train"], predict_split("train")))
         evaluated = time.perf_counter()
         profiled, raw = _profile(model, trainer, data["train"], frozen, payload)
         profiled_at = time.perf_counter()
-        diagnosed = _diagnose(model, data, kept, scalers, train, payload, (source, encoders, frozen), warnings)
+        diagnosed = _diagnose(model, data, kept, scalers, train, payload, (source, made.encoders, frozen), warnings)
     save_file({name: np.ascontiguousarray(value) for name, value in kept.items()}, folder / PREDICTIONS_FILE)
     if raw:
         (folder / TIMINGS_FILE).write_text(json.dumps(raw))
     if diagnosed.attribution is not None:
         (folder / ATTRIBUTION_FILE).write_text(json.dumps(diagnosed.attribution), encoding="utf-8")
-    found += [*_training_metrics(trained), *profiled, *diagnosed.metrics]
+    found += [*training_metrics, *profiled, *diagnosed.metrics]
     return {
         "metrics": [metric.to_json() for metric in found],
         "info": {
@@ -147,140 +112,13 @@ def run_cell(payload: Mapping[str, Any], folder: Path) -> dict[str, Any]:
             **({"diagnostics": diagnosed.info} if diagnosed.info else {}),
             "warnings": list(dict.fromkeys(warnings)),
             "times_s": {
-                "prepare": round(ready - began, 4),
-                "train_and_evaluate": round(evaluated - ready, 4),
+                "prepare": round(prepare_s, 4),
+                "train_and_evaluate": round(train_s + evaluated - began, 4),
                 "profile": round(profiled_at - evaluated, 4),
                 "diagnose": round(time.perf_counter() - profiled_at, 4),
             },
         },
     }
-
-
-def _append_epoch(path: Path, epoch: Epoch) -> None:
-    """Add a line to the learning curve, for those who look on while the cell trains."""
-    with path.open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(dataclasses.asdict(epoch)) + "\n")
-
-
-def dataset_info(data: Mapping[str, Any]) -> DatasetInfo:
-    """Rebuild a `DatasetInfo` from JSON."""
-    return DatasetInfo(
-        modalities=tuple(Modality(**item) for item in data["modalities"]),
-        tasks=tuple(TaskSpec(**item) for item in data["tasks"]),
-        missing=tuple(data["missing"]),
-        fingerprint=data["fingerprint"],
-    )
-
-
-def open_dataset(payload: Mapping[str, Any], info: DatasetInfo) -> DatasetSource:
-    """Return the payload's dataset; its plugin is called only when the cache lacks something."""
-    part = payload["dataset"]
-
-    def open_splits() -> Mapping[str, Any]:
-        root = part_root(Path(payload["data_dir"]), part["ref"])
-        root.mkdir(parents=True, exist_ok=True)
-        opened = call_factory(part, [], root)
-        if not isinstance(opened, Mapping):
-            raise ContractError(f"dataset {part['ref']} must return a mapping of splits, got {type(opened).__name__}")
-        return opened
-
-    return DatasetSource(info, part["key"], open_splits, ArrayCache(Path(payload["cache_dir"])))
-
-
-def pick_device(name: str) -> torch.device:
-    """Return the device that "auto", "cpu", "cuda" or "cuda:1" means here.
-
-    Raises:
-        Unavailable: a GPU was asked for and none can be used.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise Unavailable(f"--device {name} was asked for, but torch {torch.__version__} sees no CUDA device here")
-    return torch.device(name)
-
-
-def _encoders(
-    source: DatasetSource, frozen: Mapping[str, FrozenEncoder], payload: Mapping[str, Any], warnings: list[str]
-) -> tuple[dict[str, nn.Module], dict[str, Mapping[Split, Column]]]:
-    """Return every modality's encoder, or what stands in for it, and what it reads."""
-    encoders: dict[str, nn.Module] = {}
-    columns: dict[str, Mapping[Split, Column]] = {}
-    for name, part in payload["encoders"].items():
-        if name in frozen:
-            given = frozen[name]
-            encoders[name], columns[name] = given.features() if given.stored else given.running()
-            continue
-        seed = derive_seed("encoder", payload["cell_id"], name)
-        encoder = encoders[name] = build_encoder(source.modality(name), part, seed, warnings)
-        columns[name] = read_inputs(source, name, encoder, part, warnings)
-    return encoders, columns
-
-
-def split_data(
-    source: DatasetSource,
-    split: Split,
-    columns: Mapping[str, Column],
-    device: torch.device,
-    config: TrainConfig,
-    *,
-    complete_only: bool = False,
-) -> SplitData:
-    """Return one split of a cell's data, as far as its settings want it.
-
-    Args:
-        source: The dataset.
-        split: Which.
-        columns: Of that split, by modality.
-        device: Where batches are wanted.
-        config: Its `limit` counts.
-        complete_only: Whether to leave out samples that lack a modality.
-
-    Raises:
-        DataError: every sample lacks one.
-    """
-    subset = limited(len(source.index.sample_ids[split]), config.limit)
-    if complete_only:
-        subset = complete(columns, subset)
-    return SplitData(columns, source.index.targets[split], device, subset=subset)
-
-
-def make_trainer(
-    payload: Mapping[str, Any],
-    model: MultimodalModel,
-    objective: nn.Module,
-    data: Mapping[Split, SplitData],
-    info: DatasetInfo,
-    config: TrainConfig,
-    *,
-    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
-) -> Trainer:
-    """Return what trains a cell: all that is random in it follows from the payload's seeds.
-
-    Args:
-        payload: Of the cell.
-        model, objective: On the device.
-        data: Train and val are seen.
-        info: Of the dataset.
-        config: Settings.
-        on_epoch: As in `Trainer`.
-    """
-    train = data["train"]
-    return Trainer(
-        model,
-        objective,
-        train,
-        data["val"],
-        info.tasks,
-        {task.name: TargetScaler.fit(task, train.targets[task.name]) for task in info.tasks},
-        config,
-        # The same repeat visits samples in the same order in every cell, so that cells can be compared in pairs.
-        order_seed=derive_seed("order", payload["master_seed"], payload["seed"]),
-        noise_seed=derive_seed("noise", payload["cell_id"]),
-        tunings={name: read_tuning(part) for name, part in payload["encoders"].items()},
-        augments=make_augments(payload, {item.name: item.kind for item in info.modalities}, train),
-        on_epoch=on_epoch,
-    )
 
 
 def _evaluate(
@@ -387,12 +225,6 @@ def perf_facts(
 
 def _variant(train: TrainConfig) -> Variant:
     return Variant(precision=train.precision)
-
-
-def sample_ids(source: DatasetSource, split: Split, data: SplitData) -> tuple[str, ...]:
-    """Return the ids of a split's samples, in its order."""
-    ids = source.index.sample_ids[split]
-    return ids if data.subset is None else tuple(ids[position] for position in data.subset)
 
 
 def _diagnose(

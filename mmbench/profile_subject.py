@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mmbench.batches import SplitData
 from mmbench.build import build_encoder, build_model, build_objective, derive_seed, guarded_globals, read_inputs
-from mmbench.cell import dataset_info, make_trainer, open_dataset, pick_device, split_data
+from mmbench.cell_subject import dataset_info, make_trainer, open_dataset, pick_device, split_data
 from mmbench.config import TrainConfig
 from mmbench.data import Column, DatasetSource
 from mmbench.loading import load_plugin_file

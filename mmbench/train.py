@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import math
 import time
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from mmbench.augment import Augment, augment_batch
 from mmbench.batches import SplitData, split_order
 from mmbench.config import TrainConfig
+from mmbench.epochs import Epoch, EpochChoice, Trained
 from mmbench.errors import Diverged
 from mmbench.evaluate import primary_value
 from mmbench.model import Batch, MultimodalModel, Output
@@ -73,50 +73,6 @@ class EpochStart:
     seen: Callable[[], Iterable[Batch]] = field(repr=False)
     held_out: Callable[[], Iterable[Batch]] = field(repr=False)
     task_loss: Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Tensor] = field(repr=False)
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One line of a learning curve.
-
-    Attributes:
-        train_loss: Mean objective over the epoch's steps.
-        val_loss: The task loss on val.
-        val_score: What chose the epoch, more being better: the primary metric on val, minus it where less is better,
-            or minus the loss where that chooses. NaN where the metric is not defined on these predictions.
-        lr: The rate of the optimiser's first group as the epoch finds it: that of the step before.
-        time_s: Wall time of training, without validation.
-        grad_norms: By modality, of several: the norm of its encoder's gradient in the epoch's last step, before
-            clipping. Their ratio says which modality is learning (Wang et al. 2020, arXiv:1905.12681).
-    """
-
-    train_loss: float
-    val_loss: float
-    val_score: float
-    lr: float
-    time_s: float
-    grad_norms: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A finished training; the model holds the weights of the chosen epoch.
-
-    Attributes:
-        history: One entry per epoch.
-        best_epoch: The chosen one, from 0.
-        selected_by: The metric on val that chose it.
-        num_steps: Optimiser steps taken.
-        train_time_s: Wall time of all epochs without validation.
-        samples_per_s: Training throughput over all epochs but the first, which holds warm-up.
-    """
-
-    history: tuple[Epoch, ...]
-    best_epoch: int
-    selected_by: str
-    num_steps: int
-    train_time_s: float
-    samples_per_s: float
 
 
 class Trainer:
@@ -185,9 +141,7 @@ class Trainer:
             Diverged: the loss is not finite.
         """
         torch.manual_seed(self.noise_seed)
-        history: list[Epoch] = []
-        best: tuple[float, float] = (-math.inf, -math.inf)
-        best_epoch, last_gain, best_state = 0, 0, None
+        choice = EpochChoice(self.model, self.config.patience)
         for epoch in range(self.config.epochs):
             lr = self.optimiser.param_groups[0]["lr"]
             began = time.perf_counter()
@@ -198,31 +152,37 @@ class Trainer:
             train_loss = self.epoch(epoch, grad_norms)
             self.observe()
             taken = time.perf_counter() - began
-            _check_finite(train_loss, "train", epoch)
-            val_loss, score = self.validate()
-            _check_finite(val_loss, "val", epoch)
-            history.append(Epoch(train_loss, val_loss, score, lr, taken, grad_norms))
-            self.on_epoch(history[-1])
-            # A score that is not defined loses against any other; where none is, the loss chooses.
-            rank = (-math.inf if math.isnan(score) else score, -val_loss)
-            if rank[0] > best[0]:
-                last_gain = epoch
-            if rank > best:
-                best, best_epoch = rank, epoch
-                best_state = copy.deepcopy(self.model.state_dict())
-            # A lower loss at the same score moves the choice, but does not buy more epochs.
-            if self.config.patience and epoch - last_gain >= self.config.patience:
+            if self.end_epoch(choice, train_loss, lr=lr, time_s=taken, grad_norms=grad_norms):
                 break
-        if best_state is not None:
-            self.model.load_state_dict(best_state)
-        train_time = sum(item.time_s for item in history)
+        return self.finish(choice)
+
+    def end_epoch(
+        self, choice: EpochChoice, train_loss: float, *, lr: float, time_s: float, grad_norms: Mapping[str, float]
+    ) -> bool:
+        """Look at val after an epoch; return whether training ends here.
+
+        Raises:
+            Diverged: the loss is not finite.
+        """
+        epoch = len(choice.history)
+        _check_finite(train_loss, "train", epoch)
+        val_loss, score = self.validate()
+        _check_finite(val_loss, "val", epoch)
+        ends = choice.add(Epoch(train_loss, val_loss, score, lr, time_s, grad_norms))
+        self.on_epoch(choice.history[-1])
+        return ends
+
+    def finish(self, choice: EpochChoice) -> Trained:
+        """Leave the weights of the chosen epoch in the model."""
+        choice.restore()
+        history = choice.history
         later = history[1:] or history
         return Trained(
             history=tuple(history),
-            best_epoch=best_epoch,
+            best_epoch=choice.best_epoch,
             selected_by=self.selected_by,
             num_steps=self.step_number,
-            train_time_s=train_time,
+            train_time_s=sum(item.time_s for item in history),
             samples_per_s=len(self.stepped_on) * len(later) / max(sum(item.time_s for item in later), 1e-9),
         )
 
@@ -249,7 +209,7 @@ class Trainer:
         self._open_layers(epoch)
         self.model.train()
         self.objective.train()
-        order = self.stepped_on[torch.randperm(len(self.stepped_on), generator=self.order)]
+        order = self.next_order()
         total = torch.zeros((), device=self.device)
         count = 0
         norms: dict[str, Tensor] = {}
@@ -263,6 +223,10 @@ class Trainer:
         if grad_norms is not None:
             grad_norms.update({name: float(norm) for name, norm in norms.items()})
         return float(total) / max(count, 1)
+
+    def next_order(self) -> Tensor:
+        """Return the positions of the samples of an epoch in the order in which it steps on them."""
+        return self.stepped_on[torch.randperm(len(self.stepped_on), generator=self.order)]
 
     def before_epoch(self, epoch: int) -> None:
         """Show the objective how training stands, where it wants to know."""
@@ -296,22 +260,11 @@ class Trainer:
     def step(self, batch: Batch, epoch: int = 0, grad_norms: dict[str, Tensor] | None = None) -> Tensor:
         """One optimiser step; return the detached loss. `grad_norms` is filled with each encoder's, on the device."""
         config = self.config
-        self._set_lr()
+        self.set_lr()
         if self.augments:
             batch = augment_batch(batch, self.augments)
         with _autocast(self.device, config):
-            output = self.model(batch)
-            step = Step(
-                model=self.model,
-                batch=batch,
-                output=output,
-                epoch=epoch,
-                progress=self.progress,
-                generator=self.generator,
-                task_loss=lambda logits: self.loss(logits, batch.targets),
-            )
-            losses = {**self.objective(step), **output.losses}
-            loss = functools.reduce(torch.add, [value.float() for value in losses.values()])
+            step, loss = self.look(self.model, self.objective, batch, epoch)
         if config.l1:
             loss = loss + config.l1 * functools.reduce(torch.add, [item.abs().sum() for item in self.parameters])
         loss.backward()
@@ -326,6 +279,21 @@ class Trainer:
         self.step_number += 1
         return loss.detach()
 
+    def look(self, model: MultimodalModel, objective: nn.Module, batch: Batch, epoch: int) -> tuple[Step, Tensor]:
+        """Run a model and its objective over a batch; return what the objective saw and the loss, a scalar."""
+        output = model(batch)
+        step = Step(
+            model=model,
+            batch=batch,
+            output=output,
+            epoch=epoch,
+            progress=self.progress,
+            generator=self.generator,
+            task_loss=lambda logits: self.loss(logits, batch.targets),
+        )
+        losses = {**objective(step), **output.losses}
+        return step, functools.reduce(torch.add, [value.float() for value in losses.values()])
+
     def loss(self, logits: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Tensor:
         """Weighted sum over the tasks in `logits` of their losses, with regression targets standardised."""
         terms = []
@@ -338,6 +306,13 @@ class Trainer:
             terms.append(task.weight * value)
         return functools.reduce(torch.add, terms)
 
+    def set_lr(self) -> list[dict[str, Any]]:
+        """Give the optimiser the rates of the next step, and return its groups."""
+        factor = lr_factor(self.progress, self.config)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.config.lr * factor * group["lr_factor"]
+        return self.optimiser.param_groups
+
     def validate(self) -> tuple[float, float]:
         """Return the task loss on val and the score that chooses the epoch, more being better."""
         logits = predict(self.model, self.val_data, self.config)
@@ -348,11 +323,6 @@ class Trainer:
         predicted = predictions(task, logits[task.name].float(), self.scalers[task.name])
         value = primary_value(task, predicted, self.val_data.targets[task.name])
         return loss, -value if metric_specs(task)[primary_metric(task)].direction == "min" else value
-
-    def _set_lr(self) -> None:
-        factor = lr_factor(self.progress, self.config)
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.config.lr * factor * group["lr_factor"]
 
     def _open_layers(self, epoch: int) -> None:
         """Let gradients reach the layers that each encoder's tuning trains in this epoch."""

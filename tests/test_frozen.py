@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from mmbench.cache import ArrayCache
-from mmbench.cell import dataset_info, open_dataset, run_cell
+from mmbench.cell import run_cell
+from mmbench.cell_subject import dataset_info, open_dataset
 from mmbench.config import load_config
 from mmbench.errors import DataError, UsageError
 from mmbench.frozen import FrozenEncoder, moments
