@@ -87,12 +87,13 @@ class SplitData:
         Args:
             index: (B,) int64 on the CPU, positions within this split.
         """
+        # Nothing in here waits for the device: what is copied to it leaves the host without looking back.
         rows = index.numpy() if self.subset is None else self.subset[index.numpy()]
         on_device = index.to(self.device, non_blocking=True)
-        source = on_device if self.subset is None else torch.from_numpy(rows).to(self.device)
+        source = on_device if self.subset is None else self._sent(torch.from_numpy(rows))
         inputs = {name: self._gather(held, rows, source) for name, held in self._held.items()}
         targets = {name: values.index_select(0, on_device) for name, values in self.targets.items()}
-        return Batch(size=len(index), inputs=inputs, targets=targets, rows=index)
+        return Batch(size=len(index), inputs=inputs, targets=targets, rows=on_device)
 
     def batches(self, order: Tensor, batch_size: int, *, min_size: int = 1) -> Iterator[Batch]:
         """Yield batches of the samples at these positions, (N,), cut by `split_order`; streamed ones are read ahead."""
@@ -131,29 +132,32 @@ class SplitData:
             rows = rows[held.present[rows]]
         if len(rows) > max_samples:
             rows = rows[np.linspace(0, len(rows) - 1, max_samples).astype(np.int64)]
-        given = self._gather(held, rows, torch.from_numpy(rows).to(self.device))
+        given = self._gather(held, rows, self._sent(torch.from_numpy(rows)))
         return given.values, given.mask
+
+    def _sent(self, values: Tensor) -> Tensor:
+        return values.to(self.device, non_blocking=True)
 
     def _gather(self, held: _Held, rows: NDArray[np.int64], on_device: Tensor) -> Input:
         positions = None
         if held.present is not None and not held.present[rows].all():
             here = np.flatnonzero(held.present[rows])
             rows = rows[here]
-            positions = torch.from_numpy(here).to(self.device)
-            on_device = torch.from_numpy(rows).to(self.device)
+            positions = self._sent(torch.from_numpy(here))
+            on_device = self._sent(torch.from_numpy(rows))
         if held.lengths is None:
             if isinstance(held.values, Tensor):
                 return Input(held.values.index_select(0, on_device), None, positions)
-            return Input(torch.from_numpy(held.values[rows]).to(self.device), None, positions)
+            return Input(self._sent(torch.from_numpy(held.values[rows])), None, positions)
         lengths = held.lengths[rows]
         longest = max(int(lengths.max(initial=0)), 1)
         if isinstance(held.values, Tensor):
             values = held.values.narrow(1, 0, longest).index_select(0, on_device)
         else:
             assert held.offsets is not None
-            values = _padded(held.values, held.offsets, rows, longest).to(self.device)
+            values = self._sent(_padded(held.values, held.offsets, rows, longest))
         mask = torch.arange(longest)[None, :] < torch.from_numpy(lengths)[:, None]
-        return Input(values, mask.to(self.device, non_blocking=True), positions)
+        return Input(values, self._sent(mask), positions)
 
 
 def split_order(order: Tensor, batch_size: int, *, min_size: int = 1) -> list[Tensor]:

@@ -100,7 +100,15 @@ def judge(
         "metrics": [metric.to_json() for metric in found],
         "info": {
             **_facts(source, data, payload, train, device),
-            **perf_facts(payload, train, _variant(train), min(train.batch_size, len(data["train"])), device),
+            **perf_facts(
+                payload,
+                train,
+                _variant(train),
+                min(train.batch_size, len(data["train"])),
+                device,
+                captured=trainer.captured.num_replayed > 0,
+            ),
+            **({"cuda_graphs": trainer.captured.facts()} if device.type == "cuda" else {}),
             "layouts": dict(model.layouts),
             "pooled": [
                 name for name, layout in model.layouts.items() if layout == "sequence" and model.accepts == "vector"
@@ -207,9 +215,15 @@ def _device_name(device: torch.device) -> str:
 
 
 def perf_facts(
-    payload: Mapping[str, Any], train: TrainConfig, variant: Variant, batch_size: int, device: torch.device
+    payload: Mapping[str, Any],
+    train: TrainConfig,
+    variant: Variant,
+    batch_size: int,
+    device: torch.device,
+    *,
+    captured: bool = False,
 ) -> dict[str, Any]:
-    """Return what decides a cost beside the combo, and the key of both."""
+    """Return what decides a cost beside the combo, and the key of both; `captured` tells that of training only."""
     setup = {
         "device": hardware_name(device),
         "driver": driver_version(device),
@@ -219,6 +233,7 @@ def perf_facts(
         "optimiser": train.optimiser,
         "protocol": payload["protocol"],
         **variant.to_json(),
+        **({"cuda_graphs": True} if captured else {}),
     }
     return {"perf_key": perf_key(payload["identity"], setup), "perf_setup": setup}
 

@@ -260,6 +260,7 @@ def make_trainer(
         tunings={name: read_tuning(part) for name, part in payload["encoders"].items()},
         augments=make_augments(payload, {item.name: item.kind for item in info.modalities}, train),
         on_epoch=on_epoch,
+        cuda_graphs=payload.get("cuda_graphs", "never"),
     )
 
 

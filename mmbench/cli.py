@@ -16,6 +16,7 @@ from mmbench.cli_options import (
     BatchSize,
     Cache,
     Config,
+    CudaGraphs,
     Dataset,
     Device,
     Encoder,
@@ -248,6 +249,7 @@ def run(
     jobs: Jobs = None,
     threads: Annotated[int | None, running("--threads", help="CPU threads of each cell.")] = None,
     device: Device = None,
+    cuda_graphs: CudaGraphs = None,
     isolate: Annotated[
         str | None,
         running("--isolate", metavar="process|none", help="none runs cells in this process, for debuggers."),

@@ -69,6 +69,10 @@ Precision = Annotated[str | None, training("--precision", metavar="fp32|bf16")]
 Limit = Annotated[int | None, training("--limit", help="Use at most N samples of each split.")]
 Jobs = Annotated[int | None, running("-j", "--jobs", help="Cells at a time; 0 is one per core.")]
 Device = Annotated[str | None, running("--device", metavar="auto|cpu|cuda")]
+CudaGraphs = Annotated[
+    str | None,
+    running("--cuda-graphs", metavar="auto|never", help="Whether a GPU may repeat a training step that was captured."),
+]
 Cache = Annotated[
     str | None,
     running("--cache", metavar="DIR", help="Where transformed data are kept."),

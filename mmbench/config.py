@@ -141,6 +141,7 @@ class RunConfig(BaseModel):
     jobs: Annotated[int, Field(ge=0)] = 0
     threads: Count = 1
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    cuda_graphs: Literal["auto", "never"] = "auto"
     protocol: Literal["none", "quick", "standard", "rigorous"] = "quick"
     diagnostics: Literal["none", "quick", "full"] = "quick"
     feature_cache: bool = True

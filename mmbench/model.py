@@ -37,7 +37,7 @@ class Batch:
         size: B, how many samples.
         inputs: By modality.
         targets: By task: int64 (B,) for multiclass, float32 (B, K) for multilabel and regression.
-        rows: (B,) int64 on the CPU: where the samples stand in their split; None for samples of no split.
+        rows: (B,) int64: where the samples stand in their split; None for samples of no split.
     """
 
     size: int

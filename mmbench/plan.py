@@ -528,6 +528,7 @@ def local_runtime(config: RunConfig, *, cache: Path, data: Path, jobs: int) -> d
     """Return what payloads carry about this machine: device, threads, protocol, diagnostics and folders."""
     return {
         "device": config.device,
+        "cuda_graphs": config.cuda_graphs,
         "threads": config.threads,
         "protocol": config.protocol,
         "feature_cache": config.feature_cache,

@@ -14,10 +14,12 @@ from torch import Tensor, nn
 
 from mmbench.augment import Augment, augment_batch
 from mmbench.batches import SplitData, split_order
+from mmbench.capture import CapturedSteps, CaptureMode, rate_of, set_rate
 from mmbench.config import TrainConfig
 from mmbench.epochs import Epoch, EpochChoice, Trained
 from mmbench.errors import Diverged
 from mmbench.evaluate import primary_value
+from mmbench.hostwork import watched
 from mmbench.model import Batch, MultimodalModel, Output
 from mmbench.spec import TaskSpec
 from mmbench.tasks import TargetScaler, class_weights, metric_specs, predictions, primary_metric, task_loss
@@ -91,6 +93,7 @@ class Trainer:
         tunings: How encoders are trained, by modality; those not named are trained from scratch.
         augments: Random changes to what each step reads, by modality.
         on_epoch: Told of every epoch when it is done; its time does not count as training.
+        cuda_graphs: Whether steps may be captured.
     """
 
     def __init__(
@@ -108,6 +111,7 @@ class Trainer:
         tunings: Mapping[str, EncoderTuning] | None = None,
         augments: Mapping[str, Augment] | None = None,
         on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+        cuda_graphs: CaptureMode = "never",
     ) -> None:
         self.on_epoch = on_epoch
         self.model, self.objective = model, objective
@@ -133,6 +137,9 @@ class Trainer:
         self.step_number = 0
         self._after_backward = getattr(objective, "after_backward", None)
         self._before_epoch = getattr(objective, "before_epoch", None)
+        self.captured = CapturedSteps(
+            self, cuda_graphs, resident=train.resident, num_steps=self.total_steps, precision=config.precision
+        )
 
     def run(self) -> Trained:
         """Train, choose the epoch on val, and leave its weights in the model.
@@ -143,7 +150,7 @@ class Trainer:
         torch.manual_seed(self.noise_seed)
         choice = EpochChoice(self.model, self.config.patience)
         for epoch in range(self.config.epochs):
-            lr = self.optimiser.param_groups[0]["lr"]
+            lr = rate_of(self.optimiser.param_groups[0])
             began = time.perf_counter()
             grad_norms: dict[str, float] = {}
             if epoch == 0:
@@ -174,6 +181,7 @@ class Trainer:
 
     def finish(self, choice: EpochChoice) -> Trained:
         """Leave the weights of the chosen epoch in the model."""
+        self.captured.close()
         choice.restore()
         history = choice.history
         later = history[1:] or history
@@ -213,13 +221,15 @@ class Trainer:
         total = torch.zeros((), device=self.device)
         count = 0
         norms: dict[str, Tensor] = {}
-        watched = grad_norms is not None and len(self.model.modalities) > 1
+        measured = grad_norms is not None and len(self.model.modalities) > 1
         # A last batch of one, after larger ones, would give BatchNorm nothing to normalise over.
         size, least = self.config.batch_size, min(2, self.config.batch_size)
         num_batches = len(split_order(order, size, min_size=least))
-        for batch in self.train_data.batches(order, size, min_size=least):
-            count += 1
-            total += self.step(batch, epoch, norms if watched and count == num_batches else None)
+        with self.captured.epoch():
+            for batch in self.train_data.batches(order, size, min_size=least):
+                count += 1
+                total += self.captured.step(batch, epoch, norms if measured and count == num_batches else None)
+                self.step_number += 1
         if grad_norms is not None:
             grad_norms.update({name: float(norm) for name, norm in norms.items()})
         return float(total) / max(count, 1)
@@ -259,12 +269,22 @@ class Trainer:
 
     def step(self, batch: Batch, epoch: int = 0, grad_norms: dict[str, Tensor] | None = None) -> Tensor:
         """One optimiser step; return the detached loss. `grad_norms` is filled with each encoder's, on the device."""
-        config = self.config
+        loss = self.work(self.prepare(batch), epoch, grad_norms)
+        self.step_number += 1
+        return loss
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Set the learning rate of the step to come, and change its samples at random where that is asked for."""
         self.set_lr()
-        if self.augments:
-            batch = augment_batch(batch, self.augments)
+        return augment_batch(batch, self.augments) if self.augments else batch
+
+    def work(
+        self, batch: Batch, epoch: int, grad_norms: dict[str, Tensor] | None = None, read: set[str] | None = None
+    ) -> Tensor:
+        """Do what a step asks of the device; `read` is filled with what the objective reads of the host's values."""
+        config = self.config
         with _autocast(self.device, config):
-            step, loss = self.look(self.model, self.objective, batch, epoch)
+            step, loss = self.look(self.model, self.objective, batch, epoch, read)
         if config.l1:
             loss = loss + config.l1 * functools.reduce(torch.add, [item.abs().sum() for item in self.parameters])
         loss.backward()
@@ -276,10 +296,11 @@ class Trainer:
             nn.utils.clip_grad_norm_(self.parameters, config.clip_norm)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
-        self.step_number += 1
         return loss.detach()
 
-    def look(self, model: MultimodalModel, objective: nn.Module, batch: Batch, epoch: int) -> tuple[Step, Tensor]:
+    def look(
+        self, model: MultimodalModel, objective: nn.Module, batch: Batch, epoch: int, read: set[str] | None = None
+    ) -> tuple[Step, Tensor]:
         """Run a model and its objective over a batch; return what the objective saw and the loss, a scalar."""
         output = model(batch)
         step = Step(
@@ -291,6 +312,7 @@ class Trainer:
             generator=self.generator,
             task_loss=lambda logits: self.loss(logits, batch.targets),
         )
+        step = step if read is None else watched(step, read)
         losses = {**objective(step), **output.losses}
         return step, functools.reduce(torch.add, [value.float() for value in losses.values()])
 
@@ -310,7 +332,7 @@ class Trainer:
         """Give the optimiser the rates of the next step, and return its groups."""
         factor = lr_factor(self.progress, self.config)
         for group in self.optimiser.param_groups:
-            group["lr"] = self.config.lr * factor * group["lr_factor"]
+            set_rate(group, self.config.lr * factor * group["lr_factor"])
         return self.optimiser.param_groups
 
     def validate(self) -> tuple[float, float]:

@@ -73,7 +73,7 @@ class Adversarial(nn.Module):
         if self.num_steps > 1:
             pushes = {
                 name: tuple(
-                    bound * (2.0 * torch.rand(one.shape, generator=step.generator).to(one) - 1.0)
+                    bound * (2.0 * torch.rand(one.shape, generator=step.generator).to(one, non_blocking=True) - 1.0)
                     for bound, one in zip(bounds[name], given)
                 )
                 for name, given in pushes.items()

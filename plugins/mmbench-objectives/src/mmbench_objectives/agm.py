@@ -38,6 +38,8 @@ class Agm(nn.Module):
         alpha: How strongly gradients are modulated.
     """
 
+    #: Every change that `after_backward` makes is made on the device, in place.
+    capturable = True
     average: Tensor
     count: Tensor
 

@@ -44,6 +44,8 @@ class GradientBlending(nn.Module):
     """
 
     needs_unimodal_heads = True
+    #: Estimates move the weights in place, where a captured step reads them.
+    capturable = True
     weights: Tensor
     before: Tensor
 

@@ -97,7 +97,7 @@ class Independent(nn.Module):
         assert self._task_loss is not None
         total = len(next(iter(present.values())))
         drawn = torch.randint(total, (step.batch.size,), generator=step.generator)
-        rows = drawn.to(next(iter(present.values())).device)
+        rows = drawn.to(next(iter(present.values())).device, non_blocking=True)
         votes = {task: {name: given[rows] for name, given in by_name.items()} for task, by_name in held.items()}
         logits = _joined(fusion, votes, {name: given[rows] for name, given in present.items()})
         return self._task_loss(logits, {task: given[rows] for task, given in targets.items()})

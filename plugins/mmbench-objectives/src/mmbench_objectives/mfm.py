@@ -76,7 +76,7 @@ class Mfm(nn.Module):
         }
 
     def _gap(self, step: Step, factor: Tensor, there: Tensor) -> Tensor:
-        drawn = torch.randn(factor.shape, generator=step.generator).to(factor)
+        drawn = torch.randn(factor.shape, generator=step.generator).to(factor, non_blocking=True)
         return discrepancy(factor, drawn, there)
 
 

@@ -39,7 +39,7 @@ class Mixup(nn.Module):
         fused = step.output.fused
         assert fused is not None  # the descriptor asks for feature-level fusions
         share, other = self.draw(step)
-        other = other.to(fused.device)
+        other = other.to(fused.device, non_blocking=True)
         mixed = step.model.dropout(share * fused + (1.0 - share) * fused[other])
         logits = {task.name: head(mixed) for task, head in zip(step.model.tasks, step.model.heads)}
         # The step's loss knows the targets in their own order: bring each mixture to where its other sample stands.

@@ -41,7 +41,7 @@ class ModalityDropout(nn.Module):
         names = sorted(features)
         present = torch.stack([features[name].present for name in names], dim=1)  # (B, M)
         draw = torch.rand(present.shape, generator=step.generator) >= self.probability
-        kept = present & draw.to(present.device)
+        kept = present & draw.to(present.device, non_blocking=True)
         kept = torch.where(kept.any(dim=1, keepdim=True), kept, present)
         left = {name: keep(features[name], kept[:, m]) for m, name in enumerate(names)}
         return {"task": step.task_loss(step.model.fuse(left).logits)}

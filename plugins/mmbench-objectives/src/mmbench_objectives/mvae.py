@@ -78,7 +78,7 @@ class Mvae(nn.Module):
     ) -> Tensor:
         """ELBO of the modalities that are asked, per sample: (B,)."""
         mean, log_variance = product_of_experts(means, log_variances, asked)
-        noise = torch.randn(mean.shape, generator=step.generator).to(mean)
+        noise = torch.randn(mean.shape, generator=step.generator).to(mean, non_blocking=True)
         latent = mean + (0.5 * log_variance).exp() * noise
         bound = -self.kl_weight * kl_from_prior(mean, log_variance)
         for m, (decode, given) in enumerate(zip(self.decoders, features)):

@@ -64,7 +64,7 @@ class OgmGe(nn.Module):
                     continue
                 parameter.grad.mul_(factors[name])
                 if self.enhance and parameter.dim() >= 2:
-                    noise = torch.randn(parameter.shape, generator=step.generator).to(parameter.grad)
+                    noise = torch.randn(parameter.shape, generator=step.generator).to(parameter.grad, non_blocking=True)
                     parameter.grad.add_(noise * parameter.grad.std(correction=0))
 
     @torch.no_grad()

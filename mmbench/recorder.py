@@ -1,0 +1,91 @@
+"""Records what a device is asked to do as a CUDA graph, and leaves the device usable where that fails."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Protocol, TypeAlias
+
+import torch
+from torch import Tensor
+
+Replay: TypeAlias = Callable[[], Tensor]
+
+
+class Recorder(Protocol):
+    """What capturing needs of a device."""
+
+    def stream(self) -> Any:
+        """Return a context in which all steps of an epoch run."""
+
+    def synchronise(self) -> None:
+        """Wait until the device has done everything."""
+
+    def record(self, work: Callable[[], Tensor]) -> Replay:
+        """Capture some work without doing it; return what does it, and gives its result, each time it is called."""
+
+    def random_state(self) -> Tensor:
+        """Return the state of the device's generator."""
+
+    def set_random_state(self, state: Tensor) -> None:
+        """Put it back."""
+
+
+class CudaRecorder:
+    """Captures on a stream of its own, on which the steps before and between run too."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
+        self.side = torch.cuda.Stream(self.device)
+
+    @contextmanager
+    def stream(self) -> Iterator[None]:
+        outside = torch.cuda.current_stream(self.device)
+        self.side.wait_stream(outside)
+        try:
+            with torch.cuda.stream(self.side):
+                yield
+        finally:
+            outside.wait_stream(self.side)
+
+    def synchronise(self) -> None:
+        torch.cuda.synchronize(self.device)
+
+    def record(self, work: Callable[[], Tensor]) -> Replay:
+        graph = torch.cuda.CUDAGraph()
+        self.synchronise()
+        gc.collect()
+        torch.cuda.empty_cache()
+        state = self.random_state()
+        graph.capture_begin(capture_error_mode="thread_local")
+        try:
+            result = work()
+        except BaseException:
+            with suppress(RuntimeError):  # of the capture that is broken already
+                graph.capture_end()
+            self._mend_generator(state)
+            raise
+        try:
+            graph.capture_end()
+        except RuntimeError:
+            self._mend_generator(state)
+            raise
+
+        def replay() -> Tensor:
+            graph.replay()
+            return result.clone()
+
+        return replay
+
+    def random_state(self) -> Tensor:
+        return torch.cuda.get_rng_state(self.device)
+
+    def set_random_state(self, state: Tensor) -> None:
+        torch.cuda.set_rng_state(state, self.device)
+
+    def _mend_generator(self, state: Tensor) -> None:
+        """Give the default generator a state of its own: the old one still waits for the broken capture to end."""
+        fresh = torch.Generator(self.device)
+        fresh.set_state(state)
+        torch.cuda.default_generators[self.device.index].graphsafe_set_state(fresh)
