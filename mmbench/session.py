@@ -207,11 +207,11 @@ def make_executor(plan: Plan, run_folder: Path) -> Executor:
     return made
 
 
-def memory_limit(plan: Plan) -> int:
-    """Return the host memory that one cell may hold."""
+def memory_limit(plan: Plan) -> int | None:
+    """Return the host memory that one cell may hold; None leaves it to an executor that reaches other hosts."""
     if plan.config.memory is not None:
         return int(plan.config.memory * 2**30)
-    return default_memory_bytes(plan.jobs)
+    return default_memory_bytes(plan.jobs) if plan.config.executor in ("inline", "local") else None
 
 
 def nothing_to_run(plan: Plan) -> str:

@@ -4,7 +4,28 @@ from __future__ import annotations
 
 from mmbench import ExecutorSpec, hookimpl
 
-EXECUTORS: tuple[ExecutorSpec, ...] = ()
+EXECUTORS: tuple[ExecutorSpec, ...] = (
+    ExecutorSpec(
+        name="slurm",
+        factory="mmbench_executors.slurm:SlurmExecutor",
+        version="1",
+        defaults={
+            "partition": "",
+            "account": "",
+            "qos": "",
+            "time": "",
+            "memory": "",
+            "gpus": 0,
+            "cells_per_job": 0,
+            "poll": 10.0,
+            "sbatch": (),
+            "setup": (),
+        },
+        requires=("submitit",),
+        licence="Apache-2.0",
+        summary="Cells as array jobs of a SLURM cluster, packed by walltime; the login node may die meanwhile",
+    ),
+)
 
 
 @hookimpl

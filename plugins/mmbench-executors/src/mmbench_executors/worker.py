@@ -138,7 +138,11 @@ class Worker:
 
 
 def run_to_file(
-    worker: Worker, request: Mapping[str, Any], result: Path | None = None, **options: Any
+    worker: Worker,
+    request: Mapping[str, Any],
+    result: Path | None = None,
+    *,
+    before_writing: Callable[[Mapping[str, Any]], None] = lambda outcome: None,
 ) -> dict[str, Any]:
     """Run a request and write how it went into a file, which is there whole or not at all; return the same.
 
@@ -148,7 +152,7 @@ def run_to_file(
         worker: Runs it.
         request: Of `make_request`.
         result: The file; ``result.json`` in the cell's folder by default.
-        **options: For `Worker.run`.
+        before_writing: Told the outcome; what it raises leaves the file unwritten.
 
     Raises:
         OSError: the place cannot be taken, or what was written there is gone.
@@ -156,9 +160,14 @@ def run_to_file(
     result = result or Path(request["folder"]) / RESULT_FILE
     beside = result.with_name(f".{result.name}.{socket.gethostname()}.{os.getpid()}.writing")
     reserve(beside)
-    outcome = worker.run(request, **options)
-    fill(beside, {**outcome, "folder": request["folder"]})
-    beside.replace(result)
+    try:
+        outcome = worker.run(request)
+        before_writing(outcome)
+        fill(beside, {**outcome, "folder": request["folder"]})
+        beside.replace(result)
+    finally:
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
     return outcome
 
 
