@@ -39,6 +39,9 @@ from mmbench.tasks import TargetScaler, majority_predictions, predictions
 from mmbench.train import Trainer, evaluation_batch_size, predict
 from mmbench.variant import Variant
 
+#: Splits that a cell is scored on, by whether it only helps to choose others.
+SCORED: Mapping[bool, tuple[Split, ...]] = {False: ("val", "test"), True: ("val",)}
+
 
 def run_cell(payload: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Train and evaluate one cell.
@@ -83,7 +86,7 @@ def judge(
 
     began = time.perf_counter()
     with guarded_globals(warnings):
-        found, kept = _evaluate(source, data, predict_split)
+        found, kept = _evaluate(source, data, predict_split, SCORED[payload["identity"].get("val_only", False)])
         if payload.get("keep_train"):
             kept.update(_kept(source, "train", data["train"], predict_split("train")))
         evaluated = time.perf_counter()
@@ -130,12 +133,14 @@ def judge(
 
 
 def _evaluate(
-    source: DatasetSource, data: Mapping[Split, SplitData], predict_split: Callable[[Split], Mapping[str, np.ndarray]]
+    source: DatasetSource,
+    data: Mapping[Split, SplitData],
+    predict_split: Callable[[Split], Mapping[str, np.ndarray]],
+    splits: Sequence[Split] = ("val", "test"),
 ) -> tuple[list[Metric], dict[str, np.ndarray]]:
     """Return every metric of val and test, and what is kept of them: predictions, targets, sample ids."""
     found: list[Metric] = []
     kept: dict[str, np.ndarray] = {}
-    splits: tuple[Split, ...] = ("val", "test")
     for split in splits:
         predicted = predict_split(split)
         for task in source.info.tasks:
@@ -199,6 +204,7 @@ def _facts(
 ) -> dict[str, Any]:
     return {
         "identity": payload["identity"],
+        **({"tuned": payload["tuned"]} if "tuned" in payload else {}),
         "split_hash": source.index.split_hash,
         "num_samples": {split: len(data[split]) for split in SPLITS},
         "resident": all(item.resident for item in data.values()),
@@ -253,6 +259,8 @@ def _diagnose(
     warnings: list[str],
 ) -> Findings:
     """What the model says about its modalities; a diagnosis that fails never costs the cell its result."""
+    if payload["identity"].get("val_only", False):
+        return Findings()
     subject = Subject(
         model=model,
         data=data,

@@ -21,7 +21,9 @@ Plugin = Annotated[
 ]
 Grid = Annotated[
     str | None,
-    selection("--grid", metavar="all|smoke|NAME", help="Everything installed, a quick look, or a named grid."),
+    selection(
+        "--grid", metavar="all|smoke|race|NAME", help="Everything, a quick look, a race on val scores, or a named grid."
+    ),
 ]
 Dataset = Annotated[
     list[str] | None,
@@ -62,6 +64,10 @@ Set = Annotated[
     list[str] | None,
     training("--set", metavar="KEY=VALUE", help="Any training setting, such as class_weights=balanced."),
 ]
+Race = Annotated[
+    list[str] | None,
+    selection("--race", metavar="KEY=VALUE", help="Race the combos: eta=3, min_epochs=1, finalists=3. Repeatable."),
+]
 Epochs = Annotated[int | None, training("--epochs")]
 BatchSize = Annotated[int | None, training("--batch-size")]
 Lr = Annotated[float | None, training("--lr", help="Peak learning rate.")]
@@ -84,7 +90,7 @@ Run = Annotated[
 Results = Annotated[str | None, running("--results", metavar="DIR", help="Folder of all runs.")]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="Name of a run, or its folder.")]
 
-_NOT_CONFIG = ("config", "set_", "dry_run", "as_json", "rows", "strict_plugins", "isolate", "no_baselines")
+_NOT_CONFIG = ("config", "set_", "dry_run", "as_json", "rows", "strict_plugins", "isolate", "no_baselines", "race")
 _TRAIN_FLAGS = ("epochs", "batch_size", "lr", "precision", "limit")
 
 
@@ -98,9 +104,11 @@ def flags_of(given: dict[str, Any]) -> dict[str, Any]:
     if "plugin" in flags:
         flags["plugin"] = [str(path) for path in flags["plugin"]]
     train = {name: given[name] for name in _TRAIN_FLAGS if given.get(name) is not None}
-    train.update(_settings(given.get("set_") or []))
+    train.update(_settings("set", given.get("set_") or []))
     if train:
         flags["train"] = train
+    if given.get("race"):
+        flags["race"] = _settings("race", given["race"])
     if given.get("no_baselines"):
         flags["baselines"] = False
     if given.get("no_feature_cache"):
@@ -121,12 +129,13 @@ def _config_keys() -> tuple[str, ...]:
     return tuple(RunConfig.model_fields)
 
 
-def _settings(items: list[str]) -> dict[str, Any]:
+def _settings(flag: str, items: list[str]) -> dict[str, Any]:
     from mmbench.reference import parse_reference
 
     settings: dict[str, Any] = {}
     for item in items:
         if "=" not in item:
-            raise UsageError(f"--set {item}: write KEY=VALUE, such as --set class_weights=balanced")
-        settings.update(parse_reference(f"set[{item}]")[1])
+            example = {"set": "class_weights=balanced", "race": "eta=4"}[flag]
+            raise UsageError(f"--{flag} {item}: write KEY=VALUE, such as --{flag} {example}")
+        settings.update(parse_reference(f"{flag}[{item}]")[1])
     return settings

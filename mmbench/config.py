@@ -14,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from mmbench.errors import UsageError, did_you_mean
 
-BUILTIN_GRIDS = ("all", "smoke")
+BUILTIN_GRIDS = ("all", "smoke", "race")
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -112,6 +112,8 @@ class TrainConfig(BaseModel):
     limit: Annotated[int, Field(ge=0)] = 0
 
 
+#: Tables of a run file whose keys are merged, each with an example.
+_TABLES: Mapping[str, str] = {"train": "epochs = 5", "race": "eta = 3", "sweep": 'method = "random"'}
 #: What the grid `smoke` asks for: every part touched once, in seconds.
 SMOKE_TRAIN: Mapping[str, Any] = {"epochs": 1, "limit": 64}
 
@@ -134,6 +136,8 @@ class RunConfig(BaseModel):
     max_cells: Count | None = None
     plugin: Listed = ()
     train: Mapping[str, Any] = {}
+    race: Mapping[str, Any] = {}
+    sweep: Mapping[str, Any] = {}
 
     run: str = ""
     results: str = "results"
@@ -157,7 +161,7 @@ class RunConfig(BaseModel):
 
 
 def load_config(flags: Mapping[str, Any], *, config_file: Path | None = None, folder: Path | None = None) -> RunConfig:
-    """Join defaults, a named grid, a run file and flags; later ones win, and `train` tables are merged by key.
+    """Join defaults, a named grid, a run file and flags; later ones win, and tables such as `train` are merged by key.
 
     Args:
         flags: Given flags only; None counts as not given.
@@ -176,15 +180,16 @@ def load_config(flags: Mapping[str, Any], *, config_file: Path | None = None, fo
     name = str(given.get("grid", from_file.get("grid", "")))
     layers = [_grid(name, grids), from_file, given]
     merged: dict[str, Any] = {}
-    train: dict[str, Any] = {}
+    tables: dict[str, dict[str, Any]] = {key: {} for key in _TABLES}
     for layer in layers:
-        table = layer.get("train", {})
-        if not isinstance(table, Mapping):
-            raise UsageError(f"train must be a table such as [train] with epochs = 5, got {table!r}")
-        train.update(table)
+        for key, example in _TABLES.items():
+            table = layer.get(key, {})
+            if not isinstance(table, Mapping):
+                raise UsageError(f"{key} must be a table such as [{key}] with {example}, got {table!r}")
+            tables[key].update(table)
         merged.update(layer)
-    merged.update(train=train, grid=name)
-    config = _validated(RunConfig, merged, str(config_file) if config_file else "the command line")
+    merged.update(tables, grid=name)
+    config = validated(RunConfig, merged, str(config_file) if config_file else "the command line")
     resolve_train(config)
     return config
 
@@ -196,7 +201,7 @@ def resolve_train(config: RunConfig, recommended: Mapping[str, Any] | None = Non
         UsageError: a setting is unknown or out of range.
     """
     smoke = SMOKE_TRAIN if config.grid == "smoke" else {}
-    return _validated(TrainConfig, {**(recommended or {}), **smoke, **config.train}, "train")
+    return validated(TrainConfig, {**(recommended or {}), **smoke, **config.train}, "train")
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -253,7 +258,12 @@ def _grid(name: str, grids: Mapping[str, Any]) -> dict[str, Any]:
     )
 
 
-def _validated(model: type[Model], values: Mapping[str, Any], where: str) -> Model:
+def validated(model: type[Model], values: Mapping[str, Any], where: str) -> Model:
+    """Return the values as a model.
+
+    Raises:
+        UsageError: a key is unknown or a value cannot be used; the message begins with `where`.
+    """
     known = list(model.model_fields)
     for key in values:
         if key not in known:

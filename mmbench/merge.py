@@ -137,6 +137,9 @@ def merge_runs(folders: Sequence[Path], into: Path, *, argv: Sequence[str] = (),
             }
         )
         store.write_plan(rows.values(), _datasets(sources))
+        decisions = _decisions(sources)
+        if decisions:
+            store.write_decisions(decisions)
         for at, source in enumerate(sources):
             _copy(source, store, {cell_id for cell_id, chosen in choice.items() if chosen == at})
     taken = Counter(sources[at].name for at in choice.values())
@@ -334,6 +337,17 @@ def _datasets(sources: Sequence[_Source]) -> dict[str, Any]:
     for source in sources:
         for label, about in source.datasets.items():
             found.setdefault(source.labels[label], about)
+    return found
+
+
+def _decisions(sources: Sequence[_Source]) -> list[dict[str, Any]]:
+    """Return what races and sweeps decided, each decision once."""
+    found: list[dict[str, Any]] = []
+    for source in sources:
+        for decision in source.store.decisions():
+            named = {**decision, "dataset": source.labels.get(str(decision.get("dataset")), decision.get("dataset"))}
+            if named not in found:
+                found.append(named)
     return found
 
 

@@ -228,15 +228,26 @@ def quality_key(identity: Mapping[str, Any]) -> str:
         digest(identity["train"]),
         identity["master_seed"],
         identity["seed"],
+        val_only=identity.get("val_only", False),
     )
 
 
 def combine_key(
-    dataset: str, encoders: Mapping[str, str], fusion: str, objective: str, train: str, master_seed: int, seed: int
+    dataset: str,
+    encoders: Mapping[str, str],
+    fusion: str,
+    objective: str,
+    train: str,
+    master_seed: int,
+    seed: int,
+    *,
+    val_only: bool = False,
 ) -> str:
     """Join the digests of a cell's parts into its quality key."""
     joined = ",".join(f"{name}={encoders[name]}" for name in sorted(encoders))
     text = f"quality/{KEY_VERSION}|{dataset}|{joined}|{fusion}|{objective}|{train}|{master_seed}|{seed}"
+    if val_only:
+        text += "|val only"
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from mmbench.compatibility import choose_layout, frozen_reason, incompatibilities, layout_reason
-from mmbench.config import RunConfig
+from mmbench.config import RunConfig, TrainConfig
 from mmbench.errors import EmptySelection, MmbenchError, UsageError, did_you_mean
 from mmbench.parts import DatasetPart, Part, combine_key, digest, make_dataset_part, make_part
 from mmbench.registry import Registry
@@ -19,7 +19,10 @@ from mmbench.selection import dataset_references, encoder_references, is_exclude
 from mmbench.spec import DatasetInfo, EncoderSpec, Layout, Modality, to_json
 
 MAJORITY = "majority"
-PlanStatus = Literal["run", "incompatible", "unavailable"]
+PlanStatus = Literal["run", "incompatible", "unavailable", "pending", "stopped"]
+CellRole = Literal["cell", "baseline", "rung", "trial"]
+#: Roles of cells that only help to choose others: they are scored on val alone and stand in no leaderboard.
+CHOOSING: tuple[CellRole, ...] = ("rung", "trial")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +37,10 @@ class Cell:
         fusion: None for the majority floor.
         objective: None for the majority floor.
         seed: Which repeat.
-        role: "baseline" for unimodal cells and the floor, else "cell".
-        status: "run", or why not.
+        role: "baseline" for unimodal cells and the floor, "rung" and "trial" for those of `CHOOSING`, else "cell".
+        status: "run", or why not: "pending" and "stopped" are said of combos in a race.
         reason: All reasons, joined by "; ".
+        about: What else its line of plan.json says: the rung, the values of a trial, what was tuned.
     """
 
     cell_id: str
@@ -47,10 +51,23 @@ class Cell:
     fusion: Part | None
     objective: Part | None
     seed: int
-    role: Literal["cell", "baseline"]
+    role: CellRole
     status: PlanStatus
     reason: str
     runtime: Mapping[str, Any] = field(repr=False)
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def val_only(self) -> bool:
+        """Whether it is scored on val and never on test."""
+        return self.role in CHOOSING
+
+    @property
+    def combo(self) -> str:
+        """What it shares with its other seeds, and with its rungs: the digests of its parts."""
+        parts = [f"{name}={part.digest}" for name, part in sorted(self.encoders.items())]
+        parts += [part.digest if part else "" for part in (self.fusion, self.objective)]
+        return "|".join([self.dataset.digest, *parts])
 
     def row(self) -> dict[str, Any]:
         """Return the cell as a line of plan.json."""
@@ -64,6 +81,7 @@ class Cell:
             "role": self.role,
             "status": self.status,
             "reason": self.reason,
+            **self.about,
         }
 
     def identity(self) -> dict[str, Any]:
@@ -76,6 +94,7 @@ class Cell:
             "train": self.dataset.train.model_dump(),
             "master_seed": self.runtime["master_seed"],
             "seed": self.seed,
+            **({"val_only": True} if self.val_only else {}),
         }
 
     def payload(self) -> dict[str, Any]:
@@ -114,6 +133,9 @@ class Cell:
             "train": self.dataset.train.model_dump(),
             "seed": self.seed,
             **self.runtime,
+            # What only helps to choose is not described beyond the score that it is chosen by.
+            **({"protocol": "none", "diagnostics": "none"} if self.val_only else {}),
+            **({"tuned": self.about["tuned"]} if "tuned" in self.about else {}),
         }
 
 
@@ -145,6 +167,45 @@ class Plan:
             if cell.role == "cell" or not (cell.cell_id in seen or seen.add(cell.cell_id))  # type: ignore[func-returns-value]
         )
         return itertools.islice(kept, self.config.max_cells)
+
+    def variant(
+        self,
+        cell: Cell,
+        *,
+        role: CellRole,
+        seed: int | None = None,
+        train: Mapping[str, Any] | None = None,
+        encoders: Mapping[str, Part] | None = None,
+        fusion: Part | None = None,
+        objective: Part | None = None,
+        about: Mapping[str, Any] | None = None,
+    ) -> Cell:
+        """Return a cell's combo otherwise trained, with its own key, looked at anew for whether it can run.
+
+        Args:
+            cell: Of this plan.
+            role: Of the new cell.
+            seed: Its own by default.
+            train: Training settings that differ.
+            encoders, fusion, objective: Parts that take the places of the cell's.
+            about: As in `Cell`.
+
+        Raises:
+            ValueError: a training setting cannot be.
+        """
+        settings = TrainConfig.model_validate({**cell.dataset.train.model_dump(), **(train or {})})
+        key = (cell.dataset.digest, digest(settings.model_dump()))
+        if key not in self._variants:
+            dataset = replace(cell.dataset, train=settings, train_digest=key[1])
+            self._variants[key] = _DatasetGrid(self, dataset)
+        made = self._variants[key]._cell(
+            {**cell.encoders, **(encoders or {})},
+            fusion or cell.fusion,
+            objective or cell.objective,
+            cell.seed if seed is None else seed,
+            role,
+        )
+        return replace(made, about=about or {})
 
     @property
     def jobs(self) -> int:
@@ -229,6 +290,11 @@ class Plan:
         return tuple(_DatasetGrid(self, dataset) for dataset in self.datasets)
 
     @cached_property
+    def _variants(self) -> dict[tuple[str, str], _DatasetGrid]:
+        """Grids of datasets by their digest and that of other training settings."""
+        return {}
+
+    @cached_property
     def _fusions(self) -> tuple[Part, ...]:
         return tuple(self._parts("fusion", self.config.fusion))
 
@@ -266,9 +332,13 @@ class _DatasetGrid:
         self.modalities = tuple(
             sorted(_chosen_modalities(dataset.info, plan.config.modality), key=lambda modality: modality.name)
         )
-        self.encoders = {modality.name: _encoders_of(plan, dataset, modality) for modality in self.modalities}
         self._layouts: dict[tuple[str, str], Layout | None] = {}
         self._fusion_reasons: dict[tuple[str, ...], list[str]] = {}
+
+    @cached_property
+    def encoders(self) -> dict[str, tuple[Part, ...]]:
+        """Those that the selection means, by modality."""
+        return {modality.name: _encoders_of(self.plan, self.dataset, modality) for modality in self.modalities}
 
     def baselines(self, seed: int, *, floor: bool) -> Iterator[Cell]:
         if floor:
@@ -314,7 +384,7 @@ class _DatasetGrid:
         fusion: Part | None,
         objective: Part | None,
         seed: int,
-        role: Literal["cell", "baseline"],
+        role: CellRole,
     ) -> Cell:
         reasons: list[str] = []
         layouts: dict[str, Layout] = {}
@@ -338,6 +408,7 @@ class _DatasetGrid:
             self.dataset.train_digest,
             self.plan.config.master_seed,
             seed,
+            val_only=role in CHOOSING,
         )
         label = "+".join(f"{name}:{part.label}" for name, part in encoders.items())
         status: PlanStatus = "run"
@@ -356,7 +427,7 @@ class _DatasetGrid:
         fusion: Part | None,
         objective: Part | None,
         seed: int,
-        role: Literal["cell", "baseline"],
+        role: CellRole,
         status: PlanStatus,
         reasons: Sequence[str],
     ) -> Cell:

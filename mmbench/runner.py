@@ -111,6 +111,7 @@ def run(
     memory_bytes: int | None = None,
     max_failures: int | float | None = None,
     budget_s: float | None = None,
+    spent_s: float = 0.0,
     on_event: Callable[[Event], None] = lambda event: None,
 ) -> Summary:
     """Run every cell whose result is missing.
@@ -131,6 +132,7 @@ def run(
         max_failures: Launch no more after so many failures, as a number or as a share (a float below 1) of the cells
             that ended, judged from the tenth on.
         budget_s: Launch no more after so many seconds.
+        spent_s: What earlier stages took of that.
         on_event: Told what happens, in this thread.
 
     Returns:
@@ -145,6 +147,7 @@ def run(
         memory_bytes=memory_bytes,
         max_failures=max_failures,
         budget_s=budget_s,
+        spent_s=spent_s,
         on_event=on_event,
     ).through(cells)
 
@@ -172,6 +175,7 @@ class _Run:
     memory_bytes: int | None
     max_failures: int | float | None
     budget_s: float | None
+    spent_s: float
     on_event: Callable[[Event], None]
     counts: Counter[str] = field(default_factory=Counter)
     launched: dict[str, tuple[PlannedCell, int]] = field(default_factory=dict)
@@ -282,7 +286,7 @@ class _Run:
     def _stop(self) -> tuple[StopCause, str]:
         if self.signum is not None:
             return "signal", f"{signal.Signals(self.signum).name} was received"
-        if self.budget_s is not None and time.monotonic() - self.began >= self.budget_s:
+        if self.budget_s is not None and self.spent_s + time.monotonic() - self.began >= self.budget_s:
             return "budget", f"the budget of {self.budget_s:g} s is spent"
         limit = self.max_failures
         if limit is None or not self.num_failed:

@@ -7,10 +7,10 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.live import Live
@@ -19,10 +19,13 @@ from rich.text import Text
 
 from mmbench.errors import EmptySelection, UsageError
 from mmbench.plan import Plan
-from mmbench.record import DONE
+from mmbench.planners import planner_of
 from mmbench.registry import Reference, check_packages, load_attribute
+from mmbench.report.decisions import decision_words
 from mmbench.report.text import counted, duration
 from mmbench.runner import Event, PlannedCell, Summary, default_memory_bytes, run
+from mmbench.stage import Stage
+from mmbench.staged import run_stages
 from mmbench.store import RunStore, check_run_name
 from mmbench.trackers import Trackers, open_tracker
 from mmbench.views import console, plan_headline, size_text, table
@@ -41,6 +44,7 @@ def run_plan(plan: Plan, *, argv: Sequence[str], as_json: bool = False) -> int:
         EmptySelection: no cell of the plan can run; the message gives the reasons.
         UsageError: the run exists and was made with other training settings, or another process writes it.
     """
+    planner = planner_of(plan)
     counts = plan.count()
     if not counts["run"] + counts["baselines"]:
         raise EmptySelection(nothing_to_run(plan))
@@ -53,22 +57,32 @@ def run_plan(plan: Plan, *, argv: Sequence[str], as_json: bool = False) -> int:
     with RunStore.create(folder) as store, make_executor(plan, folder) as executor:
         _settle(store, plan, argv)
         trackers = Trackers(store.folder, [open_tracker(store.folder, reference) for reference in wanted])
-        out.print(f"run {store.name}: {plan_headline(plan)}")
+        out.print(f"run {store.name}: {plan_headline(plan, planner)}")
         began = time.monotonic()
-        num_missing = _num_missing(store, plan)
-        trackers.start(store.read_run(), num_missing)
-        with Progress(out, num_missing, trackers) as progress:
-            summary = run(
-                plan.cells(),
-                store,
-                executor,
-                retry=frozenset(config.retry),
-                timeout_s=config.timeout,
-                memory_bytes=memory_limit(plan),
-                max_failures=config.max_failures,
-                budget_s=config.budget,
-                on_event=progress.on_event,
-            )
+        trackers.start(store.read_run(), sum(1 for cell in plan.cells() if cell.status == "run"))
+
+        def launch(stage: Stage, num_missing: int, *, spent_s: float, max_failures: float | None) -> Summary:
+            if stage.title and num_missing:
+                out.print(f"{stage.title}: {counted(num_missing, 'cell')} to run")
+            with Progress(out, num_missing, trackers) as progress:
+                return run(
+                    stage.cells(),
+                    store,
+                    executor,
+                    retry=frozenset(config.retry),
+                    timeout_s=config.timeout,
+                    memory_bytes=memory_limit(plan),
+                    max_failures=max_failures,
+                    budget_s=config.budget,
+                    spent_s=spent_s,
+                    on_event=progress.on_event,
+                )
+
+        def say(decisions: Sequence[Mapping[str, Any]]) -> None:
+            for decision in decisions:
+                out.print(Text(decision_words(decision)))
+
+        summary = run_stages(planner, store, launch, max_failures=config.max_failures, on_decisions=say)
         if summary.num_launched or not (store.folder / "report").is_dir():
             _report(store, out)
             out.print(f"{counted(summary.num_launched, 'cell')} in {duration(time.monotonic() - began)}")
@@ -138,7 +152,7 @@ def _report(store: RunStore, out: Console) -> None:
 
 
 def _settle(store: RunStore, plan: Plan, argv: Sequence[str]) -> None:
-    """Write run.json and plan.json, keeping planned cells of earlier commands that added to the same run."""
+    """Write run.json, once it is sure that the run can take the plan's cells."""
     from mmbench.environment import environment
 
     trains = {part.label: part.train.model_dump() for part in plan.datasets}
@@ -152,10 +166,6 @@ def _settle(store: RunStore, plan: Plan, argv: Sequence[str]) -> None:
                 f"the run {store.name!r} trained {label} with other settings ({differing}); such numbers do not belong "
                 "in one table. Choose another name with --run"
             )
-    rows = [cell.row() for cell in plan.cells()]
-    planned = {row["cell_id"] for row in rows}
-    kept = [row for row in store.planned() if row["cell_id"] not in planned]
-    store.write_plan([*kept, *rows], {**earlier, **plan.datasets_json()})
     merged = store.read_run().get("merged")
     store.write_run(
         {
@@ -300,12 +310,6 @@ class Progress:
 
 def _style(status: str) -> str:
     return "yellow" if status in ("unavailable", "interrupted") else "red"
-
-
-def _num_missing(store: RunStore, plan: Plan) -> int:
-    """Count the cells that have no result yet; some of them may be final failures."""
-    done = {cell_id for cell_id, state in store.states().items() if state.status in DONE}
-    return sum(cell.status == "run" and cell.cell_id not in done for cell in plan.cells())
 
 
 def _describe(cell: PlannedCell) -> str:

@@ -2,6 +2,7 @@
 
     results/RUN/run.json         command, configuration, versions, hardware, git
                /plan.json        every planned cell, one a line
+               /decisions.json   what a race or a sweep decided, each decision with the scores that made it
                /journal.jsonl    one line for each finished attempt, on disk before the next step
                /cells/ID/        files of the decisive attempt, with its record.json
                /cells/.ID.N.X/   an attempt under way; removed at the next start when nothing finished it
@@ -35,6 +36,7 @@ PLAN_SCHEMA = 1
 RUN_FILE = "run.json"
 PLAN_FILE = "plan.json"
 RECORD_FILE = "record.json"
+DECISIONS_FILE = "decisions.json"
 
 _LOCK_FILE = ".lock"
 _WRITER_FILE = ".writer.json"
@@ -133,6 +135,28 @@ class RunStore:
 
         _write_atomically(self.folder / PLAN_FILE, lines())
         return count
+
+    def write_decisions(self, decisions: Iterable[Mapping[str, Any]]) -> None:
+        """Write ``decisions.json``, one a line."""
+        lines = ",\n".join(json.dumps(decision, allow_nan=False) for decision in decisions)
+        _write_atomically(self.folder / DECISIONS_FILE, ["[\n", lines, "\n]\n"])
+
+    def decisions(self) -> list[dict[str, Any]]:
+        """Return what a race or a sweep decided so far; nothing for an ordinary run.
+
+        Raises:
+            UsageError: ``decisions.json`` is damaged.
+        """
+        path = self.folder / DECISIONS_FILE
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            return [dict(decision) for decision in found]
+        except FileNotFoundError:
+            return []
+        except (ValueError, TypeError) as error:
+            raise UsageError(
+                f"{path} is damaged ({error}); remove it and type the run's command again: the records decide as before"
+            ) from None
 
     def planned(self) -> Iterator[dict[str, Any]]:
         """Yield the row of every planned cell; nothing when there is no plan yet.

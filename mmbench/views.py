@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,8 +15,10 @@ from rich.table import Table
 from rich.text import Text
 
 from mmbench.errors import UsageError, did_you_mean
+from mmbench.planners import planner_of
 from mmbench.record import FAILURES
-from mmbench.report.outcomes import PENDING, status_of
+from mmbench.report.decisions import decision_words
+from mmbench.report.outcomes import PENDING, STOPPED, status_of
 from mmbench.report.text import counted, duration
 from mmbench.spec import (
     DatasetSpec,
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     from mmbench.merge import Merged
     from mmbench.plan import Plan
     from mmbench.registry import Entry, Registry
+    from mmbench.stage import Planner
     from mmbench.store import RunStore
 
 #: Warnings of a merge that are printed; the rest is in --json.
@@ -48,7 +52,14 @@ _ROLE_OF_LIST: Mapping[str, Role] = {
     "trackers": "tracker",
     "executors": "executor",
 }
-_STYLE = {"ok": "green", "run": "green", "incompatible": "dim", "unavailable": "yellow", PENDING: "cyan"}
+_STYLE = {
+    "ok": "green",
+    "run": "green",
+    "incompatible": "dim",
+    "unavailable": "yellow",
+    PENDING: "cyan",
+    STOPPED: "dim",
+}
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -172,6 +183,7 @@ def write_plan_json(plan: Plan, out: TextIO) -> None:
         "notes": list(plan.notes),
         "datasets": plan.datasets_json(),
         "shared": plan.shared(),
+        "stages": [to_json(item) for item in planner_of(plan).outlook()],
     }
     out.write(json.dumps(head, indent=2, ensure_ascii=False, default=str).removesuffix("\n}") + ',\n  "cells": [')
     out.writelines(
@@ -181,9 +193,16 @@ def write_plan_json(plan: Plan, out: TextIO) -> None:
     out.write("\n  ]\n}\n")
 
 
-def plan_headline(plan: Plan) -> str:
+def plan_headline(plan: Plan, planner: Planner | None = None) -> str:
     """Return the one line that leads a plan."""
     counts = plan.count()
+    stages = (planner or planner_of(plan)).outlook()
+    if stages:
+        most = sum(stage.num_cells for stage in stages)
+        parts = [f"{counts[status]} {status}" for status in ("incompatible", "unavailable") if counts[status]]
+        return f"at most {counted(most, 'cell')} in {counted(len(stages), 'stage')}" + "".join(
+            f", {part}" for part in parts
+        )
     parts = [f"{counts['run']} to run", counted(counts["baselines"], "baseline")]
     parts += [f"{counts[status]} {status}" for status in ("incompatible", "unavailable") if counts[status]]
     estimate = plan.estimate_s()
@@ -195,18 +214,26 @@ def plan_headline(plan: Plan) -> str:
 def print_plan(plan: Plan, rows: int) -> None:
     """Print the headline and the first rows."""
     out = console()
-    out.print(plan_headline(plan))
+    planner = planner_of(plan)
+    out.print(plan_headline(plan, planner))
+    stages = planner.outlook()
+    for stage in stages:
+        out.print(Text(f"  {stage.title}: {'' if stage.exact else 'at most '}{counted(stage.num_cells, 'cell')}"))
+    cells = plan.cells()
+    if stages:
+        # What else there will be hangs on results: the first stage, and what cannot run at all.
+        cells = itertools.chain(next(planner.stages()).cells(), (cell for cell in cells if cell.status != "run"))
     made = table("status", "dataset", "encoders", "fusion", "objective", "seed")
     reasons: Counter[tuple[str, str]] = Counter()
     hidden = 0
-    for number, cell in enumerate(plan.cells()):
+    for number, cell in enumerate(cells):
         row = cell.row()
         if row["reason"]:
             reasons[row["status"], row["reason"]] += 1
         if rows and number >= rows:
             hidden += 1
             continue
-        status = "baseline" if row["role"] == "baseline" and row["status"] == "run" else row["status"]
+        status = row["role"] if row["role"] != "cell" and row["status"] == "run" else row["status"]
         made.add_row(
             Text(status, _STYLE.get(row["status"], "")),
             row["dataset"], row["encoders"].replace("+", " + "), row["fusion"], row["objective"], str(row["seed"]),
@@ -222,9 +249,15 @@ def print_plan(plan: Plan, rows: int) -> None:
 
 
 def status_json(store: RunStore) -> dict[str, Any]:
-    """Return counts by status and every failure."""
+    """Return counts by status, every failure, and what a race decided."""
     counts, failures = _progress(store)
-    return {"run": store.name, "folder": str(store.folder), "counts": dict(counts), "failures": failures}
+    return {
+        "run": store.name,
+        "folder": str(store.folder),
+        "counts": dict(counts),
+        "failures": failures,
+        "decisions": store.decisions(),
+    }
 
 
 def print_status(store: RunStore) -> None:
@@ -238,6 +271,8 @@ def print_status(store: RunStore) -> None:
     for status, count in counts.most_common():
         made.add_row(Text(status, _STYLE.get(status, "red")), str(count))
     out.print(made)
+    for decision in store.decisions():
+        out.print(Text(decision_words(decision)))
     grouped = Counter((failure["status"], failure["reason"]) for failure in failures)
     for (status, reason), count in grouped.most_common(20):
         out.print(Text(f"{status} ({counted(count, 'cell')}): {reason}", style="red"))

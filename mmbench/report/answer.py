@@ -6,9 +6,10 @@ import math
 from collections.abc import Sequence
 
 from mmbench.record import DONE
+from mmbench.report.decisions import race_words
 from mmbench.report.intervals import Undefined
 from mmbench.report.methods import across_datasets
-from mmbench.report.outcomes import PENDING, split_encoders
+from mmbench.report.outcomes import PENDING, STOPPED, split_encoders
 from mmbench.report.tables import Board, Report, Row, Score
 from mmbench.report.text import clean, counted, named, number, seconds, signed
 
@@ -30,13 +31,17 @@ MIN_ROWS_FOR_LUCK = 5
 
 
 def answer(report: Report) -> str:
-    """Return the answer: a paragraph on each dataset's first task; over more than two datasets what they share."""
+    """Return the answer: a paragraph on each dataset's first task; over more than two datasets what they share.
+
+    A race or a sweep that came before is told here.
+    """
     boards = [board for board in report.boards if board.first]
     if not boards:
         return "Nothing was planned, so there is nothing to report."
+    chosen = list(filter(None, [race_words(report.decisions)]))
     if len(boards) <= MAX_IN_FULL:
-        return " ".join(board_answer(board) for board in boards)
-    return " ".join([_where_fusion_helps(boards), *_over_datasets(report)])
+        return " ".join([*(board_answer(board) for board in boards), *chosen])
+    return " ".join([_where_fusion_helps(boards), *_over_datasets(report), *chosen])
 
 
 def _where_fusion_helps(boards: Sequence[Board]) -> str:
@@ -361,7 +366,9 @@ def _coverage(board: Board) -> str:
         f"{board.num_done} of {counted(board.num_planned, 'cell')} {'has' if board.num_done == 1 else 'have'} a result"
     )
     rest = {
-        status: count for status, count in board.statuses.items() if status not in (*DONE, "incompatible") and count
+        status: count
+        for status, count in board.statuses.items()
+        if status not in (*DONE, "incompatible", STOPPED) and count
     }
     words = [f"{count} {'not run yet' if status == PENDING else status}" for status, count in rest.items()]
     return f"{text} ({', '.join(words)})" if words else text

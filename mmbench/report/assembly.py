@@ -11,14 +11,15 @@ from typing import Any
 
 from mmbench.plan import MAJORITY
 from mmbench.record import DONE, FAILURES, Direction, Metric, Record
-from mmbench.report.outcomes import PENDING, Outcome, outcomes, split_encoders
-from mmbench.report.tables import Board, Gain, Problem, Report, Row, Score
+from mmbench.report.outcomes import PENDING, STOPPED, Outcome, outcomes, split_encoders
+from mmbench.report.tables import Board, Gain, Problem, Report, Row, Score, num_to_run
 from mmbench.store import RunStore
 
 #: The usual primary metric and its direction, by kind of task; `mmbench.tasks.METRICS` says the same (a test).
 USUAL_METRIC: Mapping[str, str] = {
     "multiclass": "accuracy", "multilabel": "map", "regression": "mae", "retrieval": "recall_at_1",
 }  # fmt: skip
+_NO_FAILURES = (*DONE, "incompatible", PENDING, STOPPED)
 _KEPT_INFO = ("split_hash", "device", "versions", "precision", "warnings")
 _LESS_IS_BETTER = frozenset({"log_loss", "calibration_error", "mae", "rmse", "median_rank"})
 
@@ -30,12 +31,25 @@ def build_report(folder: Path) -> Report:
         UsageError: there is no run, or its plan is damaged.
     """
     store = RunStore.open(folder)
-    found = outcomes(store.planned(), store.records(_slim))
-    return assemble(store.name, found, store.datasets(), store.read_run())
+    records = store.records(_slim)
+    return assemble(
+        store.name,
+        outcomes(store.planned(), records),
+        store.datasets(),
+        store.read_run(),
+        choosing=outcomes(store.planned(), records, choosing=True),
+        decisions=store.decisions(),
+    )
 
 
 def assemble(
-    run: str, found: Iterable[Outcome], datasets: Mapping[str, Any], provenance: Mapping[str, Any] | None = None
+    run: str,
+    found: Iterable[Outcome],
+    datasets: Mapping[str, Any],
+    provenance: Mapping[str, Any] | None = None,
+    *,
+    choosing: Iterable[Outcome] = (),
+    decisions: Sequence[Mapping[str, Any]] = (),
 ) -> Report:
     """Build a report from outcomes.
 
@@ -44,6 +58,8 @@ def assemble(
         found: Every planned cell.
         datasets: `Plan.datasets_json()`.
         provenance: ``run.json``.
+        choosing: Every cell that only helped to choose others; of these, failures alone are shown.
+        decisions: ``decisions.json``.
     """
     by_dataset: dict[str, list[Outcome]] = defaultdict(list)
     for outcome in found:
@@ -58,9 +74,10 @@ def assemble(
         run=run,
         boards=tuple(boards),
         statuses=_counted(everything),
-        failures=_problems(item for item in everything if item.status not in (*DONE, "incompatible", PENDING)),
+        failures=_problems(item for item in [*everything, *choosing] if item.status not in _NO_FAILURES),
         impossible=_problems(item for item in everything if item.status == "incompatible"),
         provenance=dict(provenance or {}),
+        decisions=tuple(decisions),
     )
 
 
@@ -110,7 +127,7 @@ def _board(
         floor=_score(floor_cells, name, metric),
         ceilings=dict(about.get("ceilings", {})) if first else {},
         num_done=sum(statuses.get(status, 0) for status in DONE),
-        num_planned=len(cells) - statuses.get("incompatible", 0),
+        num_planned=num_to_run(statuses),
         statuses=statuses,
         other_metrics=frozenset(key for key in ways if key != metric),
         less_is_better=frozenset(key for key, way in ways.items() if way == "min"),

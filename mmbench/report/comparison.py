@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmbench.errors import UsageError
+from mmbench.plan import CHOOSING
 from mmbench.profile_plan import setup_of
 from mmbench.record import DONE, Metric, Record
 from mmbench.report.evidence import paired
@@ -155,7 +156,7 @@ def _cells(store: RunStore) -> dict[tuple[str, ...], dict[int, _Cell]]:
     found: dict[tuple[str, ...], dict[int, _Cell]] = {}
     for row in store.planned():
         record = records.get(row["cell_id"])
-        if record is not None and record.status in DONE:
+        if record is not None and record.status in DONE and row.get("role") not in CHOOSING:
             found.setdefault(setup_of(row), {})[int(row["seed"])] = _Cell(row, record)
     return found
 

@@ -165,7 +165,9 @@ def _cells(row: Row) -> list[str]:
 
 
 def spread_cell(row: Row) -> str:
-    """Mean and spread; a row without a score says its status instead."""
+    """Mean and spread; a row without a score says its status instead, one that lost a race the rung it reached."""
+    if row.stopped:
+        return row.reason.partition(" (")[0]
     if row.score is None:
         return ", ".join(f"{count} {status}" for status, count in row.statuses.items())
     return number(row.score.mean) if row.score.std is None else spread(row.score)
@@ -187,7 +189,9 @@ def gain_cell(gain: Gain | None) -> str:
 
 
 def seeds_cell(row: Row) -> str:
-    """How many of the board's seeds the row has."""
+    """How many of the board's seeds the row has; nothing for one that was not to run."""
+    if row.stopped:
+        return ""
     return f"{len(row.score.by_seed) if row.score else 0}/{len(row.seeds)}{'' if row.complete else ' incomplete'}"
 
 

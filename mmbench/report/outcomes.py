@@ -6,10 +6,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mmbench.plan import CHOOSING
 from mmbench.record import DONE, Metric, Record
 
 #: Status of a planned cell that nobody has run yet.
 PENDING = "pending"
+#: Status of a planned cell whose combo a race stopped: it is not to be run.
+STOPPED = "stopped"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,7 +21,7 @@ class Outcome:
 
     Attributes:
         cell_id, dataset, encoders, fusion, objective, seed, role: As in the plan.
-        status: One of `mmbench.record.STATUSES`, or "pending".
+        status: One of `mmbench.record.STATUSES`, or "pending", or "stopped".
         reason: Why there is no result, or "".
         record: What the journal holds of it, or None.
     """
@@ -48,21 +51,28 @@ class Outcome:
 def status_of(row: Mapping[str, Any], record: Record | None) -> tuple[str, str]:
     """Return the one status of a planned cell, and the reason why it has no result or "".
 
-    What the journal says wins over the plan: a cell that ran before its data went away still has its result.
+    What the journal says wins over the plan: a cell that ran before its data went away still has its result. A race
+    wins over both: what it stopped is not ranked, whoever trained it before.
     """
-    if record is not None:
+    if record is not None and row["status"] not in (PENDING, STOPPED):
         return record.status, record.reason
     return (PENDING, "not run yet") if row["status"] == "run" else (row["status"], row["reason"])
 
 
-def outcomes(planned: Iterable[Mapping[str, Any]], records: Mapping[str, Record]) -> Iterator[Outcome]:
+def outcomes(
+    planned: Iterable[Mapping[str, Any]], records: Mapping[str, Record], *, choosing: bool = False
+) -> Iterator[Outcome]:
     """Yield one outcome for every planned cell, in plan order.
 
     Args:
         planned: `Cell.row()` of every cell.
         records: By cell_id.
+        choosing: Yield those that only helped to choose others instead, the rungs of a race and the trials of a sweep:
+            they are scored on val alone and stand in no table of results.
     """
     for row in planned:
+        if (row["role"] in CHOOSING) != choosing:
+            continue
         record = records.get(row["cell_id"])
         status, reason = status_of(row, record)
         yield Outcome(

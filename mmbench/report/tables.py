@@ -7,7 +7,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mmbench.record import DONE, Direction
+from mmbench.report.outcomes import STOPPED
 from mmbench.report.portrait import Modalities
+
+
+def num_to_run(statuses: Mapping[str, int]) -> int:
+    """Return how many cells were to run: neither impossible nor stopped by a race.
+
+    >>> num_to_run({"ok": 3, "incompatible": 2, "stopped": 4, "failed": 1})
+    4
+    """
+    return sum(count for status, count in statuses.items() if status not in ("incompatible", STOPPED))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +107,11 @@ class Row:
     def complete(self) -> bool:
         """Whether every seed that the board compares has a score."""
         return self.score is not None and set(self.seeds) <= set(self.score.by_seed)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a race stopped it before its full training."""
+        return set(self.statuses) == {STOPPED}
 
     @property
     def unimodal(self) -> bool:
@@ -213,6 +228,7 @@ class Report:
         failures: Cells that should have a result and have none.
         impossible: Cells that no command could run.
         provenance: ``run.json``: command, configuration, versions, hardware, git.
+        decisions: ``decisions.json``: what a race or a sweep decided on val before the boards' rows were trained.
     """
 
     run: str
@@ -221,11 +237,12 @@ class Report:
     failures: tuple[Problem, ...]
     impossible: tuple[Problem, ...]
     provenance: Mapping[str, Any]
+    decisions: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def num_planned(self) -> int:
-        """Cells that could run."""
-        return sum(self.statuses.values()) - self.statuses.get("incompatible", 0)
+        """Cells that were to run."""
+        return num_to_run(self.statuses)
 
     @property
     def num_done(self) -> int:

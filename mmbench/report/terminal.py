@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mmbench.report.answer import answer, board_answer, cautions, metric_words
+from mmbench.report.decisions import race_words
 from mmbench.report.markdown import gain_cell, interval, seeds_cell, spread_cell
 from mmbench.report.markdown_modalities import modality_line
 from mmbench.report.tables import Board, Report, Row
@@ -52,6 +53,9 @@ def print_tables(report: Report, out: Console, file: Path | None = None) -> None
             out.print(Text(line))
         for caution in cautions(board):
             out.print(Text(f"careful: {caution}", style="yellow"))
+    if len(report.boards) <= MANY_BOARDS and (words := race_words(report.decisions)):
+        out.print()
+        out.print(Text(words))
     if report.failures:
         out.print()
         out.print(Text("without a result", style="bold"))
