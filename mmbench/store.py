@@ -12,6 +12,7 @@ There is one writer at a time, and any number of readers.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -38,6 +39,8 @@ PLAN_FILE = "plan.json"
 RECORD_FILE = "record.json"
 DECISIONS_FILE = "decisions.json"
 
+#: What a file system says, some only when a file is synced, where there is no room or the disk fails.
+_NOT_KEPT = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 _LOCK_FILE = ".lock"
 _WRITER_FILE = ".writer.json"
 _RUN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
@@ -248,8 +251,11 @@ class RunStore:
         """
         place = self.cell_folder(record.cell_id)
         _make_ordinary(folder)
-        _write_atomically(folder / RECORD_FILE, [json.dumps(record.to_json(), indent=1, allow_nan=False), "\n"])
-        _sync_tree(folder)
+        _remove(folder / RECORD_FILE)
+        # "x" follows no link that somebody may have put there. The folder is not in its place yet: nobody reads it.
+        with (folder / RECORD_FILE).open("x", encoding="utf-8") as stream:
+            stream.write(json.dumps(record.to_json(), indent=1, allow_nan=False) + "\n")
+        _sync_tree(folder)  # once for each file: half of what an empty cell takes is waiting for the disk
         if place.exists():
             aside = place.parent / f".{record.cell_id}.old.{secrets.token_hex(4)}"
             place.rename(aside)
@@ -400,10 +406,16 @@ def sync(path: Path) -> None:
     """Put a file, or the names in a folder, on the disk.
 
     Not every file system can sync a folder, and a file may not be readable; that is no reason to stop.
+
+    Raises:
+        OSError: the disk is full or failing: what was written is not kept.
     """
-    with suppress(OSError):
+    try:
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+    except OSError as error:
+        if error.errno in _NOT_KEPT:
+            raise
