@@ -394,11 +394,22 @@ def profile(
 
 
 @app.command()
-def status(run: RunName, results: Results = None, as_json: Json = False) -> None:
+def status(
+    run: RunName,
+    results: Results = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Look on until the run ends, from any machine that sees its files.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Show how far a run is: cells by status, failures with their reasons."""
+    store = _store(run, results)
+    if watch:
+        from mmbench.status_session import watch as look_on
+
+        raise typer.Exit(look_on(store, as_json=as_json))
     from mmbench import views
 
-    store = _store(run, results)
     _emit(as_json, lambda: views.status_json(store), lambda: views.print_status(store))
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -18,7 +20,7 @@ CELL_ID = re.compile(r"[0-9a-f]{16}")
 _UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
 
 
-@dataclass
+@dataclass(slots=True)
 class CellState:
     """What the journal says of one cell, in short.
 
@@ -26,11 +28,20 @@ class CellState:
         status: Of its decisive attempt: "ok" if any is, else the latest's.
         num_attempts: How often it was tried.
         num_killed: How many of those attempts ended as "killed".
+        duration_s: Of its decisive attempt.
     """
 
     status: Status
     num_attempts: int = 0
     num_killed: int = 0
+    duration_s: float = 0.0
+
+    def take(self, status: Status, duration_s: float) -> None:
+        """Take note of one more attempt."""
+        self.num_attempts += 1
+        self.num_killed += status == "killed"
+        if status == "ok" or self.status != "ok":
+            self.status, self.duration_s = status, duration_s
 
 
 class Journal:
@@ -57,13 +68,27 @@ class Journal:
             self._stream = self.path.open("ab", buffering=0)
             self._whole = self._ends_with_newline()
         if not self._whole:
-            # What a crash or a full disk left unfinished stays a line of its own.
+            # What a crash left unfinished stays a line of its own.
             line = b"\n" + line
-        self._whole = False
-        written = self._stream.write(line)
-        if written != len(line):
-            raise OSError(f"only {written} of {len(line)} bytes could be written to {self.path}; is the disk full?")
-        os.fsync(self._stream.fileno())
+        before = os.fstat(self._stream.fileno())
+        if before.st_nlink == 0:
+            raise FileNotFoundError(errno.ENOENT, "it was removed while it was written", str(self.path))
+        try:
+            written = self._stream.write(line)
+            if written != len(line):
+                raise OSError(
+                    errno.ENOSPC,
+                    f"only {written} of {len(line)} bytes could be written; is the disk full?",
+                    str(self.path),
+                )
+            os.fsync(self._stream.fileno())
+        except OSError:
+            # A part of a line is taken back, which needs no room.
+            self._whole = False
+            with suppress(OSError):
+                os.ftruncate(self._stream.fileno(), before.st_size)
+                self._whole = self._ends_with_newline()
+            raise
         self._whole = True
 
     def __iter__(self) -> Iterator[Record]:
@@ -80,15 +105,10 @@ class Journal:
         """Return what is decided about each cell; takes little memory however much the records hold."""
         states: dict[str, CellState] = {}
         for data in self.lines():
-            status = data.get("status")
-            if status not in STATUSES:
+            if data.get("status") not in STATUSES:
                 self.num_damaged += 1
                 continue
-            state = states.setdefault(data["cell_id"], CellState(status))
-            state.num_attempts += 1
-            state.num_killed += status == "killed"
-            if status == "ok" or state.status != "ok":
-                state.status = status
+            note(states, data)
         return states
 
     def close(self) -> None:
@@ -103,26 +123,27 @@ class Journal:
         for line in self._raw_lines():
             if not line.strip():
                 continue
-            try:
-                data = json.loads(line.decode())
-                usable = isinstance(data, dict) and CELL_ID.fullmatch(data["cell_id"]) is not None
-            except _UNREADABLE:
-                usable = False
-            if usable:
+            data = _read(line)
+            if data is not None:
                 yield data
             elif line.endswith(b"\n"):
                 self.num_damaged += 1
 
-    def _raw_lines(self) -> Iterator[bytes]:
-        if self.packed.exists():
-            import gzip
-            import zlib
+    def packed_lines(self) -> Iterator[bytes]:
+        """Yield the lines of the packed journal as they are; none where there is no such file."""
+        if not self.packed.exists():
+            return
+        import gzip
+        import zlib
 
-            try:
-                with gzip.open(self.packed) as stream:
-                    yield from stream
-            except (EOFError, gzip.BadGzipFile, zlib.error):
-                self.num_damaged += 1  # what came before the damage counts
+        try:
+            with gzip.open(self.packed) as stream:
+                yield from stream
+        except (EOFError, gzip.BadGzipFile, zlib.error):
+            self.num_damaged += 1  # what came before the damage counts
+
+    def _raw_lines(self) -> Iterator[bytes]:
+        yield from self.packed_lines()
         if self.path.exists():
             with self.path.open("rb") as stream:
                 yield from stream
@@ -133,3 +154,60 @@ class Journal:
                 return True
             stream.seek(-1, os.SEEK_END)
             return stream.read(1) == b"\n"
+
+
+class Follower:
+    """Reads a journal that grows, each line once, from any machine: it takes no lock and keeps no file open.
+
+    A file that is opened anew shows what another machine has written, on a network file system too.
+
+    Args:
+        path: Of the journal.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._journal = Journal(path)
+        self._offset = 0
+        self._inode = 0
+        self._packed_is_read = False
+
+    def was_replaced(self) -> bool:
+        """Return whether the journal is another one than was read: begin anew."""
+        try:
+            about = self._journal.path.stat()
+        except OSError:
+            return self._inode != 0
+        return self._inode not in (0, about.st_ino) or about.st_size < self._offset
+
+    def new_lines(self) -> Iterator[dict[str, Any]]:
+        """Yield the JSON of every line about a cell that was appended since the last call; a line counts when whole."""
+        if not self._packed_is_read:
+            self._packed_is_read = True
+            yield from filter(None, map(_read, self._journal.packed_lines()))
+        with suppress(FileNotFoundError), self._journal.path.open("rb") as stream:
+            self._inode = os.fstat(stream.fileno()).st_ino
+            stream.seek(self._offset)
+            for line in stream:
+                if not line.endswith(b"\n"):
+                    return
+                self._offset += len(line)
+                data = _read(line)
+                if data is not None:
+                    yield data
+
+
+def note(states: dict[str, CellState], data: Mapping[str, Any]) -> CellState:
+    """Take note of a line of the journal, whose status must be one of `STATUSES`; return the state of its cell."""
+    status, duration_s = data["status"], data.get("duration_s")
+    state = states.setdefault(data["cell_id"], CellState(status))
+    state.take(status, float(duration_s) if isinstance(duration_s, int | float) else 0.0)
+    return state
+
+
+def _read(line: bytes) -> dict[str, Any] | None:
+    """Return the JSON of a line that is about a cell, or None."""
+    try:
+        data = json.loads(line.decode())
+        return data if isinstance(data, dict) and CELL_ID.fullmatch(data["cell_id"]) is not None else None
+    except _UNREADABLE:
+        return None

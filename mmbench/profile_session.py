@@ -8,19 +8,21 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from rich.text import Text
 
 from mmbench.device_lock import alone_on
 from mmbench.environment import environment
 from mmbench.errors import EmptySelection, UsageError
+from mmbench.heartbeat import Heartbeat
 from mmbench.plan import Plan
 from mmbench.profile_plan import ProfileCell, ProfileOptions, profile_cells
+from mmbench.progress import Progress
 from mmbench.report.costs import costs_json, costs_of, print_costs, write_costs
 from mmbench.report.text import counted, duration
 from mmbench.runner import run
-from mmbench.session import Progress, default_name, exit_code, make_executor, memory_limit, nothing_to_run
+from mmbench.session import default_name, exit_code, make_executor, memory_limit, nothing_to_run
+from mmbench.standing import Standing
 from mmbench.store import RunStore, check_run_name
 from mmbench.views import console
 
@@ -45,14 +47,20 @@ def profile_plan(plan: Plan, options: ProfileOptions, *, argv: Sequence[str], as
     with RunStore.create(folder) as store, make_executor(plan, folder) as executor:
         _settle(store, plan, cells, argv)
         states = store.states()
-        missing = [cell for cell in cells if cell.status == "run" and _is_missing(cell, states)]
-        out.print(f"run {store.name}: {counted(len(cells), 'profile')}, {len(missing)} to measure, one at a time")
+        standing = Standing(retry=frozenset(config.retry))
+        for cell in cells:
+            standing.expect(cell.row(), states.get(cell.cell_id))
+        out.print(f"run {store.name}: {counted(len(cells), 'profile')}, {standing.num_left} to measure, one at a time")
         began = time.monotonic()
 
         def on_wait(holder: str) -> None:
             out.print(Text(f"waiting: {holder}", style="yellow"))
 
-        with alone_on(devices_of(config.device), on_wait=on_wait), Progress(out, len(missing)) as progress:
+        with (
+            Heartbeat(store, standing, measured=False) as heart,  # what is measured is not to be disturbed
+            alone_on(devices_of(config.device), on_wait=on_wait),
+            Progress(out, standing, heart) as progress,
+        ):
             summary = run(
                 cells,
                 store,
@@ -96,11 +104,6 @@ def show_costs(store: RunStore, *, as_json: bool = False) -> None:
     else:
         print_costs(costs, out)
     out.print(f"report: {' '.join(str(file) for file in files)}")
-
-
-def _is_missing(cell: ProfileCell, states: Any) -> bool:
-    state = states.get(cell.cell_id)
-    return state is None or state.status != "ok"
 
 
 def _settle(store: RunStore, plan: Plan, cells: Sequence[ProfileCell], argv: Sequence[str]) -> None:

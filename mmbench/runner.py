@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -152,6 +152,17 @@ def run(
     ).through(cells)
 
 
+def is_final(state: CellState, retry: Collection[str] = ()) -> bool:
+    """Return whether a cell needs to run no more: it has a result, or a failure that the machine did not do."""
+    if state.status in DONE:
+        return True
+    if state.status in retry:
+        return False
+    if state.status == "killed":
+        return state.num_killed >= MAX_KILLED
+    return state.status not in TRANSIENT
+
+
 def default_memory_bytes(capacity: int) -> int:
     """Return the host memory for one of `capacity` cells that run at once, by what is free now (and in our cgroup)."""
     import psutil
@@ -213,7 +224,7 @@ class _Run:
         if cell.cell_id in self.launched:
             return
         state = self.states.get(cell.cell_id)
-        if state is not None and self._is_final(state):
+        if state is not None and is_final(state, self.retry):
             self.counts[state.status] += 1
             return
         while not self._should_stop() and len(self.launched) >= self.executor.capacity:
@@ -237,15 +248,6 @@ class _Run:
             )
         )
         self._tell("started", cell=cell, folder=folder)
-
-    def _is_final(self, state: CellState) -> bool:
-        if state.status in DONE:
-            return True
-        if state.status in self.retry:
-            return False
-        if state.status == "killed":
-            return state.num_killed >= MAX_KILLED
-        return state.status not in TRANSIENT
 
     def _collect(self) -> None:
         """Write down what ended; wait a moment for it."""

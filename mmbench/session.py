@@ -13,28 +13,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from mmbench.errors import EmptySelection, UsageError
+from mmbench.heartbeat import Heartbeat
 from mmbench.plan import Plan
 from mmbench.planners import planner_of
+from mmbench.progress import Progress
 from mmbench.registry import Reference, check_packages, load_attribute
 from mmbench.report.decisions import decision_words
 from mmbench.report.text import counted, duration
-from mmbench.runner import Event, PlannedCell, Summary, default_memory_bytes, run
+from mmbench.runner import Summary, default_memory_bytes, run
 from mmbench.stage import Stage
 from mmbench.staged import run_stages
+from mmbench.standing import Standing
 from mmbench.store import RunStore, check_run_name
 from mmbench.trackers import Trackers, open_tracker
-from mmbench.views import console, plan_headline, size_text, table
+from mmbench.views import console, plan_headline, size_text
 
 if TYPE_CHECKING:
     from mmbench.executors import Executor
-
-#: How often a run that is not on a terminal says how far it is.
-_LINE_EVERY_S = 10.0
 
 
 def run_plan(plan: Plan, *, argv: Sequence[str], as_json: bool = False) -> int:
@@ -55,44 +53,52 @@ def run_plan(plan: Plan, *, argv: Sequence[str], as_json: bool = False) -> int:
     wanted = tracker_references(plan)
     out = console(stderr=as_json)
     with RunStore.create(folder) as store, make_executor(plan, folder) as executor:
-        _settle(store, plan, argv)
-        trackers = Trackers(store.folder, [open_tracker(store.folder, reference) for reference in wanted])
-        out.print(f"run {store.name}: {plan_headline(plan, planner)}")
-        began = time.monotonic()
-        trackers.start(store.read_run(), sum(1 for cell in plan.cells() if cell.status == "run"))
+        standing = Standing(
+            at_once=executor.capacity,
+            retry=frozenset(config.retry),
+            epochs={part.label: part.train.epochs for part in plan.datasets},
+        )
+        with Heartbeat(store, standing, measured=config.executor in ("inline", "local")) as heart:
+            _settle(store, plan, argv)
+            trackers = Trackers(store.folder, [open_tracker(store.folder, reference) for reference in wanted])
+            out.print(f"run {store.name}: {plan_headline(plan, planner)}")
+            began = time.monotonic()
+            trackers.start(store.read_run(), counts["run"] + counts["baselines"])
 
-        def launch(stage: Stage, num_missing: int, *, spent_s: float, max_failures: float | None) -> Summary:
-            if stage.title and num_missing:
-                out.print(f"{stage.title}: {counted(num_missing, 'cell')} to run")
-            with Progress(out, num_missing, trackers) as progress:
-                return run(
-                    stage.cells(),
-                    store,
-                    executor,
-                    retry=frozenset(config.retry),
-                    timeout_s=config.timeout,
-                    memory_bytes=memory_limit(plan),
-                    max_failures=max_failures,
-                    budget_s=config.budget,
-                    spent_s=spent_s,
-                    on_event=progress.on_event,
-                )
+            def launch(stage: Stage, num_missing: int, *, spent_s: float, max_failures: float | None) -> Summary:
+                if stage.title and num_missing:
+                    out.print(f"{stage.title}: {counted(num_missing, 'cell')} to run")
+                standing.take_plan(planner.rows(), store.states())
+                with Progress(out, standing, heart, trackers) as progress:
+                    return run(
+                        stage.cells(),
+                        store,
+                        executor,
+                        retry=frozenset(config.retry),
+                        timeout_s=config.timeout,
+                        memory_bytes=memory_limit(plan),
+                        max_failures=max_failures,
+                        budget_s=config.budget,
+                        spent_s=spent_s,
+                        on_event=progress.on_event,
+                    )
 
-        def say(decisions: Sequence[Mapping[str, Any]]) -> None:
-            for decision in decisions:
-                out.print(Text(decision_words(decision)))
+            def say(decisions: Sequence[Mapping[str, Any]]) -> None:
+                for decision in decisions:
+                    out.print(Text(decision_words(decision)))
 
-        summary = run_stages(planner, store, launch, max_failures=config.max_failures, on_decisions=say)
-        if summary.num_launched or not (store.folder / "report").is_dir():
-            _report(store, out)
-            out.print(f"{counted(summary.num_launched, 'cell')} in {duration(time.monotonic() - began)}")
-            _bound_cache(plan, out)
-        else:
-            out.print("nothing left to do")
-            out.print(f"report: {store.folder / 'report'}")
-        trackers.end(summary)
-        for warning in trackers.warnings():
-            out.print(Text(warning, style="yellow"))
+            summary = run_stages(planner, store, launch, max_failures=config.max_failures, on_decisions=say)
+            heart.phase = "reporting"
+            if summary.num_launched or not (store.folder / "report").is_dir():
+                _report(store, out)
+                out.print(f"{counted(summary.num_launched, 'cell')} in {duration(time.monotonic() - began)}")
+                _bound_cache(plan, out)
+            else:
+                out.print("nothing left to do")
+                out.print(f"report: {store.folder / 'report'}")
+            trackers.end(summary)
+            for warning in trackers.warnings():
+                out.print(Text(warning, style="yellow"))
     if as_json:
         sys.stdout.write(json.dumps({"run": str(store.folder), "counts": dict(summary.counts)}, indent=2) + "\n")
     return exit_code(summary)
@@ -231,87 +237,3 @@ def nothing_to_run(plan: Plan) -> str:
         return "the selection matches no cell; see `mmbench plan` with the same selection"
     lines = [f"  {counted(count, 'cell')}: {reason}" for reason, count in reasons.most_common(5)]
     return "no cell of the selection can run:\n" + "\n".join(lines)
-
-
-class Progress:
-    """A live table on a terminal, a plain line now and then elsewhere."""
-
-    def __init__(self, out: Console, total: int, trackers: Trackers | None = None) -> None:
-        self.out = out
-        self.trackers = trackers
-        self.total = total
-        self.counts: Counter[str] = Counter()
-        self.running: dict[str, tuple[str, float]] = {}
-        self.began = time.monotonic()
-        self.last_line = self.began
-        self.live: Live | None = None
-
-    def __enter__(self) -> Progress:
-        if self.out.is_terminal:
-            self.live = Live(get_renderable=self.render, console=self.out, refresh_per_second=4, transient=True)
-            self.live.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self.live is not None:
-            self.live.stop()
-
-    def on_event(self, event: Event) -> None:
-        """Take note of what the runner says, and pass it on to trackers."""
-        if self.trackers is not None:
-            self.trackers.on_event(event)
-            for warning in self.trackers.warnings():
-                self._say(Text(warning, style="yellow"))
-        if event.kind == "stopped":
-            self._say(Text(event.reason, style="yellow"))
-        if event.cell is None:
-            return
-        label = _describe(event.cell)
-        if event.kind == "started":
-            self.running[event.cell.cell_id] = (label, time.monotonic())
-        elif event.record is not None:
-            self.running.pop(event.cell.cell_id, None)
-            self.counts[event.record.status] += 1
-            if event.record.status != "ok":
-                self._say(Text(f"{event.record.status}: {label}: {event.record.reason}", _style(event.record.status)))
-        now = time.monotonic()
-        if self.live is None and now - self.last_line > _LINE_EVERY_S and event.kind == "finished":
-            self.last_line = now
-            self.out.print(self.line())
-
-    def line(self) -> str:
-        """Return progress in one line."""
-        done = sum(self.counts.values())
-        parts = [f"{done}/{self.total} cells"]
-        parts += [f"{count} {status}" for status, count in self.counts.items() if status != "ok"]
-        left = self.remaining_s()
-        if left is not None:
-            parts.append(f"about {duration(left)} left")
-        return ", ".join(parts)
-
-    def remaining_s(self) -> float | None:
-        """Return the estimated time left, from the pace so far."""
-        done = sum(self.counts.values())
-        if done < 3:
-            return None
-        return (time.monotonic() - self.began) / done * max(self.total - done, 0)
-
-    def render(self) -> Table:
-        """Return the live table."""
-        made = table("", "", title=self.line())
-        now = time.monotonic()
-        for label, started in list(self.running.values()):
-            made.add_row(Text(f"{now - started:6.1f} s", style="cyan"), label)
-        return made
-
-    def _say(self, text: Text) -> None:
-        (self.live.console if self.live is not None else self.out).print(text)
-
-
-def _style(status: str) -> str:
-    return "yellow" if status in ("unavailable", "interrupted") else "red"
-
-
-def _describe(cell: PlannedCell) -> str:
-    row = cell.row()
-    return f"{row['dataset']}  {row['encoders'].replace('+', ' + ')}  {row['fusion']}  seed {row['seed']}"

@@ -75,15 +75,26 @@ def run_stages(
 def write_plan(store: RunStore, planner: Planner) -> None:
     """Write plan.json and decisions.json, keeping what earlier commands added to the same run."""
     plan = planner.plan
-    planned = {row["cell_id"] for row in planner.rows()}
+    kept_ids = _kept_ids(store, planner)
     # What earlier commands planned stays first; it is read while its successor is written beside it.
-    kept_rows = (row for row in store.planned() if row["cell_id"] not in planned)
+    kept_rows = (row for row in store.planned() if row["cell_id"] in kept_ids) if kept_ids else ()
     store.write_plan(itertools.chain(kept_rows, planner.rows()), {**store.datasets(), **plan.datasets_json()})
     decisions = planner.decisions()
     here = {part.label for part in plan.datasets}
     kept = [decision for decision in store.decisions() if decision["dataset"] not in here]
     if kept or decisions:
         store.write_decisions([*kept, *decisions])
+
+
+def _kept_ids(store: RunStore, planner: Planner) -> set[str]:
+    """Return the cells that earlier commands planned and this one has not; a plan as before costs no memory."""
+    before = (row["cell_id"] for row in store.planned())
+    now = (row["cell_id"] for row in planner.rows())
+    if all(one == other for one, other in itertools.zip_longest(before, now)):
+        return set()
+    ids = {row["cell_id"] for row in store.planned()}
+    ids.difference_update(row["cell_id"] for row in planner.rows())
+    return ids
 
 
 def num_missing(store: RunStore, stage: Stage) -> int:

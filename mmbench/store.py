@@ -58,6 +58,7 @@ class RunStore:
         self.folder = folder
         self.journal = Journal(folder / JOURNAL_FILE)
         self._lock: FileLock | None = None
+        self._writing: dict[str, Any] = {}
 
     @classmethod
     def create(cls, folder: Path) -> RunStore:
@@ -298,19 +299,34 @@ class RunStore:
                 f"{self.folder} cannot be locked: {error.strerror}; choose another place with --results"
             ) from None
         self._lock = lock
-        writer = {
+        self._writing = {
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "since": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        _write_atomically(self.folder / _WRITER_FILE, [json.dumps(writer)])
+        self.tell_readers({})
+
+    def tell_readers(self, news: Mapping[str, Any]) -> None:
+        """Say in the writer's file, beside who writes, what those who watch the run may want to know.
+
+        It is nothing that must be kept: a file that cannot be written costs nothing but the news.
+        """
+        with suppress(OSError):
+            _write_atomically(self.folder / _WRITER_FILE, [json.dumps({**self._writing, **news})], durably=False)
+
+    def writer(self) -> dict[str, Any] | None:
+        """Return what the writer says of itself, or None when nobody writes: ``pid``, ``host``, ``since`` and news."""
+        try:
+            data = json.loads((self.folder / _WRITER_FILE).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return data if isinstance(data, dict) else None
 
     def _writer(self) -> str:
-        try:
-            writer = json.loads((self.folder / _WRITER_FILE).read_text())
-            return f"process {writer['pid']} on {writer['host']} since {writer['since']}"
-        except (OSError, ValueError, KeyError, TypeError):
+        writer = self.writer() or {}
+        if not {"pid", "host", "since"} <= writer.keys():
             return "another process"
+        return f"process {writer['pid']} on {writer['host']} since {writer['since']}"
 
     def _remove_leftovers(self) -> None:
         for entry in os.scandir(self.folder / "cells"):
@@ -361,18 +377,25 @@ def _listed(names: list[str]) -> str:
     return f"{shown} and {len(names) - 10} more" if len(names) > 10 else shown
 
 
-def _write_atomically(path: Path, chunks: Iterable[str]) -> None:
+def _write_atomically(path: Path, chunks: Iterable[str], *, durably: bool = True) -> None:
     beside = path.with_name(f".{path.name}.writing")
     _remove(beside)
-    # "x" follows no link that somebody may have put there.
-    with beside.open("x", encoding="utf-8") as stream:
-        stream.writelines(chunks)
-        stream.flush()
-        os.fsync(stream.fileno())
+    try:
+        # "x" follows no link that somebody may have put there.
+        with beside.open("x", encoding="utf-8") as stream:
+            stream.writelines(chunks)
+            stream.flush()
+            if durably:
+                os.fsync(stream.fileno())
+    except OSError:
+        with suppress(OSError):
+            beside.unlink()
+        raise
     if path.is_dir():
         _remove(path)
     beside.replace(path)
-    sync(path.parent)
+    if durably:
+        sync(path.parent)
 
 
 def _make_ordinary(folder: Path) -> None:

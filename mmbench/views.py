@@ -257,6 +257,7 @@ def status_json(store: RunStore) -> dict[str, Any]:
         "counts": dict(counts),
         "failures": failures,
         "decisions": store.decisions(),
+        "writer": store.writer(),
     }
 
 
@@ -276,6 +277,11 @@ def print_status(store: RunStore) -> None:
     grouped = Counter((failure["status"], failure["reason"]) for failure in failures)
     for (status, reason), count in grouped.most_common(20):
         out.print(Text(f"{status} ({counted(count, 'cell')}): {reason}", style="red"))
+    writer = store.writer()
+    if writer is not None:
+        from mmbench.heartbeat import who, why_gone  # psutil with it, which a list of parts does not need
+
+        out.print(Text(why_gone(store, writer) or f"{who(writer)} is at it; --watch looks on"))
 
 
 def print_merged(made: Merged) -> None:

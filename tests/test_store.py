@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mmbench.errors import UsageError
-from mmbench.journal import CellState, Journal
+from mmbench.journal import CellState, Follower, Journal
 from mmbench.record import Metric, Record
 from mmbench.store import RunStore, check_run_name, list_runs
 
@@ -222,7 +222,7 @@ def test_a_record_of_another_shape_is_counted_when_records_are_read(tmp_path: Pa
     assert journal.num_damaged == 1
 
 
-def test_an_append_that_finds_the_disk_full_says_so_and_the_next_starts_a_line(
+def test_an_append_that_finds_the_disk_full_says_so_and_takes_its_part_of_a_line_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journal = Journal(tmp_path / "journal.jsonl")
@@ -238,13 +238,71 @@ def test_an_append_that_finds_the_disk_full_says_so_and_the_next_starts_a_line(
             return stream.fileno()
 
     monkeypatch.setattr(journal, "_stream", Full())
-    with pytest.raises(OSError, match=r"only 20 of \d+ bytes could be written to .*journal\.jsonl; is the disk full\?"):
+    with pytest.raises(OSError, match=r"only 20 of \d+ bytes could be written; is the disk full\?: .*journal\.jsonl"):
         journal.append(record(B))
+    assert (tmp_path / "journal.jsonl").read_bytes().count(b"\n") == 1
+    assert (tmp_path / "journal.jsonl").read_bytes().endswith(b"\n")
     monkeypatch.setattr(journal, "_stream", stream)
     journal.append(record(B, attempt=2))
     journal.close()
 
     assert list(journal) == [record(A), record(B, attempt=2)]
+
+
+def test_a_journal_that_was_removed_takes_no_more_records(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.append(record(A))
+    (tmp_path / "journal.jsonl").unlink()
+
+    with pytest.raises(OSError, match="it was removed while it was written"):
+        journal.append(record(B))
+
+
+def followed(follower: Follower) -> list[str]:
+    return [line["cell_id"] for line in follower.new_lines()]
+
+
+def test_a_follower_reads_each_line_once_and_only_when_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    follower = Follower(path)
+    assert followed(follower) == []
+
+    whole = write(path, record(A), record(B))
+    cut = len(whole) - 10
+    path.write_bytes(whole[:cut])
+    assert (followed(follower), followed(follower)) == ([A], [])
+    path.write_bytes(whole + b"noise\n")
+    assert followed(follower) == [B]
+    assert not follower.was_replaced()
+
+
+def test_a_follower_reads_what_was_packed_first(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    write(path, record(A))
+    pack(path)
+    follower = Follower(path)
+    assert (followed(follower), followed(follower)) == ([A], [])
+
+    write(path, record(B))
+    assert followed(follower) == [B]
+
+
+@pytest.mark.parametrize("change", ["removed", "cut", "replaced"])
+def test_a_follower_notices_another_journal(tmp_path: Path, change: str) -> None:
+    path = tmp_path / "journal.jsonl"
+    whole = write(path, record(A))
+    follower = Follower(path)
+    assert followed(follower) == [A]
+
+    if change == "removed":
+        path.unlink()
+    elif change == "cut":
+        path.write_bytes(whole[:20])
+    else:
+        (tmp_path / "new").write_bytes(whole + whole)
+        (tmp_path / "new").replace(path)
+
+    assert follower.was_replaced()
 
 
 def test_the_decisive_attempt_is_the_one_that_is_ok_else_the_latest(tmp_path: Path) -> None:

@@ -1,0 +1,160 @@
+"""The progress of a run as people see it: a live table on a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from types import TracebackType
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from mmbench.heartbeat import Heartbeat
+from mmbench.report.text import duration, size_bytes, visible
+from mmbench.runner import Event
+from mmbench.standing import RunningCell, Standing, describe
+from mmbench.trackers import Trackers
+from mmbench.utilisation import Utilisation
+
+#: How often a run that is not on a terminal says how far it is.
+LINE_EVERY_S = 10.0
+#: Running cells that the table shows.
+MAX_ROWS = 16
+_STYLES = {"ok": "green", "cached": "green", "unavailable": "yellow", "interrupted": "yellow", "incompatible": "dim"}
+
+
+class Progress:
+    """Shows a run of this process while it lasts, and passes on to trackers what happens.
+
+    Args:
+        out: Where to.
+        standing: Kept up by what the runner says; it knows the plan already.
+        heart: Measures the machine; None leaves that out.
+        trackers: Told what happens.
+    """
+
+    def __init__(
+        self, out: Console, standing: Standing, heart: Heartbeat | None = None, trackers: Trackers | None = None
+    ) -> None:
+        self.out = out
+        self.standing = standing
+        self._heart = heart
+        self._trackers = trackers
+        self._last_line = time.monotonic()
+        self._live: Live | None = None
+
+    def __enter__(self) -> Progress:
+        if self.out.is_terminal:
+            self._live = Live(get_renderable=self.render, console=self.out, refresh_per_second=4, transient=True)
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def on_event(self, event: Event) -> None:
+        """Take note of what the runner says."""
+        if self._trackers is not None:
+            self._trackers.on_event(event)
+            for warning in self._trackers.warnings():
+                self._say(Text(warning, style="yellow"))
+        if event.kind == "stopped":
+            self._say(Text(event.reason, style="yellow"))
+        if event.cell is None:
+            return
+        row = event.cell.row()
+        if event.kind == "started":
+            self.standing.begin(row, event.folder)
+        elif event.record is not None:
+            record = event.record
+            self.standing.end(record.cell_id, record.status, record.duration_s, self.standing.kind_of(row))
+            if record.status != "ok":
+                self._say(Text(f"{record.status}: {describe(row)}: {record.reason}", style_of(record.status)))
+        now = time.monotonic()
+        if self._live is None and now - self._last_line > LINE_EVERY_S and event.kind == "finished":
+            self._last_line = now
+            self.out.print(line(self.standing))
+
+    def render(self) -> RenderableType:
+        """Return the live table."""
+        return live_table(self.standing, self._heart.utilisation if self._heart is not None else None)
+
+    def _say(self, text: Text) -> None:
+        (self._live.console if self._live is not None else self.out).print(text)
+
+
+def line(standing: Standing) -> str:
+    """Return how far a run is in one line."""
+    parts = [f"{standing.num_settled}/{standing.num_planned} cells"]
+    planned_so = ("ok", "incompatible")
+    parts += [f"{count} {status}" for status, count in standing.counts.most_common() if status not in planned_so]
+    left = standing.remaining_s()
+    if left is not None and standing.num_left:
+        parts.append(f"about {duration(left)} left")
+    return ", ".join(parts)
+
+
+def live_table(
+    standing: Standing, utilisation: Utilisation | None = None, *, num_running: int | None = None
+) -> RenderableType:
+    """Return everything that is known of a run under way.
+
+    Args:
+        standing: How far it is.
+        utilisation: How busy the machine is where its cells run, where that is known.
+        num_running: How many cells run, where `standing` does not know of each.
+    """
+    counts = Text("  ").join(
+        Text(f"{count} {status}", style_of(status)) for status, count in standing.counts.most_common()
+    )
+    lines: list[RenderableType] = [Text(line(standing), style="bold")]
+    if standing.counts:
+        lines.append(counts)
+    if utilisation is not None:
+        lines += [Text(text, style="dim") for text in devices(utilisation)]
+    cells = sorted(standing.running.values(), key=lambda cell: cell.began)
+    if cells:
+        lines.append(_running_table(cells))
+    hidden = (num_running or len(cells)) - min(len(cells), MAX_ROWS)
+    if hidden > 0:
+        lines.append(Text(f"… {hidden} more running", style="dim"))
+    return Group(*lines)
+
+
+def devices(utilisation: Utilisation) -> Iterator[str]:
+    """Yield a line for the processors and the memory, and one for each GPU.
+
+    >>> list(devices(Utilisation(cpu_percent=87.4, num_cpus=2, used_bytes=3 * 2**30, total_bytes=8 * 2**30)))
+    ['CPU 87 % of 2 cores, memory 3.00 GiB of 8.00 GiB']
+    """
+    memory = f"memory {size_bytes(utilisation.used_bytes)} of {size_bytes(utilisation.total_bytes)}"
+    yield f"CPU {utilisation.cpu_percent:.0f} % of {utilisation.num_cpus} cores, {memory}"
+    for gpu in utilisation.gpus:
+        parts = [] if gpu.percent is None else [f"{gpu.percent:.0f} %"]
+        if gpu.used_bytes is not None:
+            parts.append(f"memory {size_bytes(gpu.used_bytes)} of {size_bytes(gpu.total_bytes)}")
+        yield f"{gpu.name} {', '.join(parts)}"
+
+
+def style_of(status: str) -> str:
+    """Return the colour of a status."""
+    return _STYLES.get(status, "red")
+
+
+def _running_table(cells: list[RunningCell]) -> Table:
+    made = Table.grid(padding=(0, 2))
+    made.add_column(justify="right", style="cyan", no_wrap=True)
+    made.add_column(style="cyan", no_wrap=True)
+    made.add_column(overflow="fold")
+    now = time.monotonic()
+    for cell in cells[:MAX_ROWS]:
+        num_epochs = cell.num_epochs()
+        most = f"/{cell.max_epochs}" if cell.max_epochs else ""
+        epochs = f"epoch {num_epochs}{most}" if num_epochs else ""
+        made.add_row(f"{now - cell.began:.1f} s", epochs, Text(visible(cell.label)))
+    return made
