@@ -24,7 +24,7 @@ from mmbench_executors import slurm as slurm_module
 from mmbench_executors.slurm import SlurmExecutor
 
 CELLS = """
-import os, time
+import os, shutil, time
 from pathlib import Path
 
 def note(payload, folder):
@@ -41,6 +41,21 @@ def slow(payload, folder):
     go = Path(payload["go"])
     while not go.exists():
         time.sleep(0.05)
+    return {}
+
+def lose(payload, folder):
+    note(payload, folder)
+    shutil.rmtree(folder)
+    time.sleep(60)
+
+def allocate(payload, folder):
+    note(payload, folder)
+    held = b"x" * 2**30
+    time.sleep(60)
+
+def curve(payload, folder):
+    (folder / "history.jsonl").write_text("{}")
+    slow(payload, folder)
     return {}
 
 def fill_cache(payload, folder):
@@ -244,6 +259,73 @@ def test_a_host_with_a_full_disk_costs_the_cell_that_met_it(bench: Bench) -> Non
     assert outcomes["a"].status == "killed"
     assert f"is full at {disk} (0 MiB free of 1 MiB); the cell ended as failed: OSError: " in outcomes["a"].reason
     assert outcomes["b"].status == "ok"
+
+
+@pytest.mark.slow
+def test_a_host_that_loses_the_file_system_costs_the_cell_that_ran(bench: Bench) -> None:
+    with bench.executor(cells_per_job=2) as executor:
+        outcomes = run(executor, bench.job("a", "lose"), bench.job("b"))
+
+    assert outcomes["a"].status == "killed"
+    assert outcomes["a"].reason.endswith("it was removed, or its file system is lost")
+    assert outcomes["b"].status == "ok"
+
+
+@pytest.mark.slow
+def test_a_host_with_another_version_of_a_plugin_costs_the_cells_that_use_it(bench: Bench) -> None:
+    made = bench.folder / "elsewhere" / "mmbench_fusion-9.9.dist-info"
+    made.mkdir(parents=True)
+    (made / "METADATA").write_text("Metadata-Version: 2.1\nName: mmbench-fusion\nVersion: 9.9\n")
+    (made / "entry_points.txt").write_text("[mmbench]\nfusion = mmbench_fusion\n")
+    setup = [f"export PYTHONPATH={made.parent}:$PYTHONPATH"]
+
+    with bench.executor(cells_per_job=2, setup=setup) as executor:
+        using = bench.job("a", fusion={"ref": "mmbench-fusion/concat"})
+        outcomes = run(executor, using, bench.job("b", fusion={"ref": "mmbench-vision/cnn"}))
+
+    assert outcomes["a"].status == "failed"
+    assert " has mmbench-fusion 9.9 where the run was planned with 0.1.0: install the same there" in (
+        outcomes["a"].reason
+    )
+    assert outcomes["b"].status == "ok"
+
+
+@pytest.mark.slow
+def test_a_cell_is_held_to_the_memory_of_its_job(bench: Bench) -> None:
+    with bench.executor(memory="500M") as executor:
+        outcomes = run(executor, bench.job("a", "allocate"))
+
+    assert outcomes["a"].status == "oom_host"
+    assert outcomes["a"].reason.endswith(" of host memory where 0.4 GiB are allowed for one cell")
+
+
+@pytest.mark.slow
+def test_jobs_are_packed_by_what_finished_cells_took(bench: Bench) -> None:
+    with bench.executor(jobs=1, time="10m") as executor:
+        at_first = executor.capacity
+        run(executor, bench.job("a"))
+        executor.wait(0)
+        later = executor.capacity
+        run(executor, *[bench.job(name) for name in "bcd"])
+
+    assert (at_first, later) == (1, 100)
+    job_of = {name: job_id for name, job_id, _ in bench.noted()}
+    assert job_of["a"] != job_of["b"] == job_of["c"] == job_of["d"]
+
+
+@pytest.mark.slow
+def test_a_running_cell_can_be_watched_from_the_runs_folder(bench: Bench) -> None:
+    outcomes: dict[str, Outcome] = {}
+    job = bench.job("a", "curve")
+    with bench.executor() as executor:
+        executor.submit(job)
+        drive(executor, outcomes, until=(job.folder / "history.jsonl").exists)
+        while_running = (job.folder / "history.jsonl").read_text()
+        (bench.folder / "go").touch()
+        drive(executor, outcomes)
+
+    assert while_running == "{}"
+    assert sorted((path.name, path.is_symlink()) for path in job.folder.iterdir()) == [("history.jsonl", False)]
 
 
 @pytest.mark.slow

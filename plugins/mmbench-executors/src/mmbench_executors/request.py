@@ -20,6 +20,8 @@ from mmbench.executors import Job, Outcome
 from mmbench.record import STATUSES
 
 RESULT_FILE = "result.json"
+#: Outside its own folder, what a cell reads and writes, by the names in its payload.
+_FOLDERS = ("data_dir", "cache_dir")
 
 
 def make_request(
@@ -33,20 +35,20 @@ def make_request(
         folder: Where the cell runs and leaves its files; the job's own folder by default.
         payload: What the cell's function is called with, where that is not the job's own payload.
     """
-    payload = job.payload if payload is None else payload
+    payload = _absolute(job.payload if payload is None else payload)
     return {
         "cell_id": job.cell_id,
         "attempt": job.attempt,
         "function": job.function,
-        "payload": dict(payload),
+        "payload": payload,
         "folder": str((folder or job.folder).absolute()),
         "threads": threads,
         "timeout_s": job.timeout_s,
         "memory_bytes": job.memory_bytes,
         "path": search_path(),
         "packages": expected_packages(payload),
-        "plugin_files": {str(Path(file).absolute()): file_digest(Path(file)) for file in _plugin_files(payload)},
-        "folders": [str(folder) for folder in _folders(payload) if folder.is_dir()],
+        "plugin_files": {file: file_digest(Path(file)) for file in payload.get("plugin_files", ())},
+        "folders": [payload[name] for name in _FOLDERS if payload.get(name) and Path(payload[name]).is_dir()],
     }
 
 
@@ -156,10 +158,9 @@ def _references(value: Any) -> Iterator[str]:
             yield from _references(item)
 
 
-def _plugin_files(payload: Mapping[str, Any]) -> list[str]:
-    return [str(file) for file in payload.get("plugin_files", ())]
-
-
-def _folders(payload: Mapping[str, Any]) -> list[Path]:
-    """Return the folders outside the cell's own that it reads and writes."""
-    return [Path(payload[name]).absolute() for name in ("data_dir", "cache_dir") if payload.get(name)]
+def _absolute(payload: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a payload whose paths mean the same wherever the cell runs."""
+    paths: dict[str, Any] = {name: str(Path(payload[name]).absolute()) for name in _FOLDERS if payload.get(name)}
+    if payload.get("plugin_files"):
+        paths["plugin_files"] = [str(Path(file).absolute()) for file in payload["plugin_files"]]
+    return {**payload, **paths}

@@ -1,16 +1,12 @@
 """Cells as jobs of a SLURM cluster: submitted in arrays, packed by walltime, taken up again when this process died.
 
-A result is a file that a job renames into place; this process only looks. `mmbench_executors.slurm_pack` says which
+A result is a file that a job renames into place; this process only looks. `mmbench_executors.slurm_folder` says which
 files there are and who writes them.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import secrets
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -25,8 +21,8 @@ from mmbench.executors.child import one_line
 from mmbench.record import Status
 from mmbench_executors.ledger import Ledger, Task
 from mmbench_executors.packing import pack_size, share_out
-from mmbench_executors.request import make_request, outcome_from_json, read_result, write_whole
-from mmbench_executors.slurm_pack import CELLS, LOGS, REQUESTS, RESULTS, bring
+from mmbench_executors.request import make_request
+from mmbench_executors.slurm_folder import SharedFolder, bring, key_of
 from mmbench_executors.slurm_queue import ENDED, JobState, Queue, SubmitError, sbatch_parameters, walltime_s
 
 #: Jobs in the queue or running at once, where -j does not say.
@@ -39,6 +35,8 @@ SUBMIT_EVERY_S = 2.0
 LAG_S = 10.0
 #: How long cancelled jobs have to end before they are given up.
 CANCEL_S = 20.0
+#: How many jobs one call of sbatch makes: clusters allow 1000 in an array if they are not told otherwise.
+MAX_ARRAY = 500
 #: A cell whose job ends before its turn is submitted again, so often at most.
 MAX_SUBMITS = 3
 _LOOK_S = 0.2
@@ -113,15 +111,14 @@ class SlurmExecutor:
             "use_srun": False,
             "wckey": None,
         }
-        self._folder = folder.absolute()
-        self._queue = Queue(self._folder, walltime_s=self._walltime_s, parameters=parameters)
-        for name in (REQUESTS, CELLS, RESULTS, LOGS):
-            (self._folder / name).mkdir(parents=True, exist_ok=True)
+        folder = folder.absolute()
+        self._queue = Queue(folder, walltime_s=self._walltime_s, parameters=parameters)
+        self._shared = SharedFolder(folder)
         self._jobs = jobs or JOBS
         self._threads = threads
         self._cells_per_job = cells_per_job
         self._poll_s = poll
-        self._ledger = Ledger(self._folder / "ledger.jsonl")
+        self._ledger = Ledger(folder / "ledger.jsonl")
         self._cells: dict[str, _Cell] = {}  # by key
         self._held: dict[str, None] = {}  # keys that wait for sbatch, in order
         self._finished: list[tuple[_Cell, Outcome]] = []
@@ -142,18 +139,18 @@ class SlurmExecutor:
 
     def submit(self, job: Job) -> None:
         """Take a job up where an earlier process left it, or keep it for the next call of sbatch."""
-        cell = _Cell(job=job, key=_key(job))
+        cell = _Cell(job=job, key=key_of(job))
         self._cells[cell.key] = cell
-        if self._ledger.has(cell.key) or self._result(cell.key).exists():
+        if self._ledger.has(cell.key) or self._shared.has_result(cell.key):
             return
         payload = {**job.payload, "contended": False} if "contended" in job.payload else job.payload
         try:
             # A job's allocation is its own and it runs one cell at a time: whether others compute beside it is
             # for the cell to see.
             request = make_request(job, threads=self._threads, payload=payload)
-            write_whole(self._folder / REQUESTS / f"{cell.key}.json", request)
+            self._shared.ask(cell.key, request)
         except OSError as error:
-            self._end(cell, Outcome(status="killed", reason=f"{self._folder} cannot be written: {error.strerror}"))
+            self._end(cell, Outcome(status="killed", reason=f"{self._shared.path} cannot be written: {error.strerror}"))
             return
         self._hold(cell)
 
@@ -243,7 +240,7 @@ class SlurmExecutor:
         packs = share_out(
             self._held,
             size=self._pack_size(),
-            free=free,
+            free=min(free, MAX_ARRAY),
             fixed=self._cells_per_job > 0,
             first={key for key in self._held if self._cells[key].must_be_first},
         )
@@ -280,25 +277,11 @@ class SlurmExecutor:
 
     def _collect(self) -> None:
         """Take in the results that have come."""
-        try:
-            names = {entry.name for entry in os.scandir(self._folder / RESULTS)}
-        except OSError:
-            return  # a file system that stumbles; the next look will tell
-        for key in [key for key in self._cells if f"{key}.json" in names]:
-            told = read_result(self._result(key))
-            if told is not None:
-                cell = self._cells[key]
-                self._end(cell, self._taken(cell, told))
-
-    def _taken(self, cell: _Cell, told: Mapping[str, Any]) -> Outcome:
-        """Put the files of a cell where the runner wants them and return how it went."""
-        outcome = outcome_from_json(told)
-        try:
-            bring(Path(str(told["folder"])), cell.job.folder)
-        except OSError as error:
-            if outcome.status == "ok":
-                return Outcome(status="killed", reason=one_line(f"the files of the cell cannot be read: {error}"))
-        return outcome
+        for key in self._shared.with_results(self._cells):
+            cell = self._cells[key]
+            outcome = self._shared.take(key, cell.job.folder)
+            if outcome is not None:
+                self._end(cell, outcome)
 
     def _look_at_queue(self) -> None:
         """Find jobs that ended, and say of their cells without a result what became of them."""
@@ -322,7 +305,12 @@ class SlurmExecutor:
             state = states.get(task.job_id)
             if state is not None and state.state not in ENDED:
                 self._gone_since.pop(task.job_id, None)
-                (self._was_pending.add if state.state == "PENDING" else self._was_pending.discard)(task.job_id)
+                if state.state == "PENDING":
+                    self._was_pending.add(task.job_id)
+                else:
+                    self._was_pending.discard(task.job_id)
+                    key = next(filter(self._is_out, task.keys))
+                    self._shared.show(key, task.job_id, self._cells[key].job.folder)
                 continue
             since = self._gone_since.setdefault(task.job_id, now)
             if now - since >= (0 if self._cancelled_at is not None else LAG_S):
@@ -344,10 +332,10 @@ class SlurmExecutor:
         told = self._words(task, ended)
         for key in keys:
             cell = self._cells[key]
-            tries = sorted((self._folder / CELLS / key).glob(f"{task.job_id}.*"))
+            begun = self._shared.begun(key, task.job_id)
             if self._cancelled_at is not None:
                 outcome = Outcome(status="interrupted", reason="interrupted while it was with SLURM")
-            elif not tries and (ended is None or ended.state != "CANCELLED"):
+            elif begun is None and (ended is None or ended.state != "CANCELLED"):
                 self._again(cell, f"{told} before the cell began", counts=ended is None or ended.state != "COMPLETED")
                 continue
             elif ended is not None and ended.state == "TIMEOUT" and key != task.first:
@@ -355,11 +343,11 @@ class SlurmExecutor:
                 self._again(cell, f"{told} while the cell ran")
                 continue
             else:
-                status, when = _status(ended), "while the cell ran" if tries else "before the cell began"
+                status, when = _status(ended), "while the cell ran" if begun else "before the cell began"
                 outcome = Outcome(status=status, reason=one_line(f"{told} {when}"))
-            for folder in tries[-1:]:
+            if begun is not None:
                 with suppress(OSError):
-                    bring(folder, cell.job.folder)
+                    bring(begun, cell.job.folder)
             self._end(cell, outcome)
 
     def _words(self, task: Task, ended: JobState | None) -> str:
@@ -377,6 +365,7 @@ class SlurmExecutor:
 
     def _end(self, cell: _Cell, outcome: Outcome) -> None:
         del self._cells[cell.key]
+        self._shared.unshow(cell.job.folder)
         self._finished.append((cell, outcome))
 
     def _settle_handed(self) -> None:
@@ -390,7 +379,7 @@ class SlurmExecutor:
         done = [outcome.duration_s for _, outcome in handed if outcome.status == "ok"]
         self._ledger.settle([cell.key for cell, _ in handed], done)
         for cell, _ in handed:
-            self._remove(cell.key)
+            self._shared.remove(cell.key)
 
     def _abandon(self) -> None:
         """Cancel what is still out."""
@@ -402,20 +391,6 @@ class SlurmExecutor:
         self._held.clear()
         if not self._ledger.tasks:
             self._queue.tidy(self._keep_logs)
-
-    def _remove(self, key: str) -> None:
-        shutil.rmtree(self._folder / CELLS / key, ignore_errors=True)
-        for path in (self._result(key), self._folder / REQUESTS / f"{key}.json"):
-            with suppress(OSError):
-                path.unlink()
-
-    def _result(self, key: str) -> Path:
-        return self._folder / RESULTS / f"{key}.json"
-
-
-def _key(job: Job) -> str:
-    content = json.dumps([job.function, dict(job.payload)], sort_keys=True)
-    return f"{job.cell_id}.{job.attempt}.{hashlib.sha256(content.encode()).hexdigest()[:12]}"
 
 
 def _is_for_good(said: str) -> bool:

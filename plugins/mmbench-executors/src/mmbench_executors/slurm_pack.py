@@ -1,11 +1,5 @@
 """What runs inside a job of SLURM: several cells one after the other, each result a file of its own.
 
-    FOLDER/requests/KEY.json      what to run, written by the process that submits
-          /cells/KEY/JOB.RESTART/ files of the cell, written by the job
-          /results/KEY.json       how it went, written by the job: whole or not at all
-          /logs/                  submitit's: what it submitted, what the jobs said
-          /ledger.jsonl           written by the process that submits
-
 A job that SLURM puts back into its queue, after a preemption say, begins with its first cell that has no result.
 """
 
@@ -15,25 +9,25 @@ import errno
 import json
 import os
 import secrets
-import shutil
 import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
 from mmbench.executors.local import PRELOAD
+from mmbench_executors.slurm_folder import CELLS, REQUESTS, RESULTS
 from mmbench_executors.worker import HOST_LOST, Worker, run_to_file
 
-REQUESTS, CELLS, RESULTS, LOGS = "requests", "cells", "results", "logs"
 #: What a job exits with that cannot tell otherwise what is wrong with its host.
 EXIT_FULL, EXIT_LOST = errno.ENOSPC, errno.EIO
 EXIT_WORDS = {EXIT_FULL: "the host's disk is full", EXIT_LOST: "the host lost the file system"}
 #: A further cell is begun only if so many times the longest so far is left of the walltime.
 SPARE = 1.2
+#: What a cell may hold of its job's memory.
+MEMORY_SHARE = 0.9
 #: How far apart two processes of a job may see the signal that ends them.
 LULL_S = 1.0
 
@@ -68,6 +62,7 @@ def run_pack(folder: str, keys: Sequence[str], walltime_s: float | None) -> int:
             if num_ended and walltime_s is not None and walltime_s - (cell_began - began) < SPARE * longest:
                 break
             request["folder"] = str(make_folder(place / CELLS / key))
+            request["memory_bytes"] = request["memory_bytes"] or _allocated_bytes()
             outcome = run_to_file(worker, request, result, before_writing=_wait_for_own_end)
             if outcome[HOST_LOST]:
                 sys.exit(EXIT_LOST)
@@ -109,6 +104,15 @@ def job_id() -> str:
     return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
 
 
+def _allocated_bytes() -> int | None:
+    """Return what SLURM gives the job of the host's memory, less what the job itself needs; None where it does not say.
+
+    A cell that is ended for using more than that can be told so; one that SLURM ends takes its job with it.
+    """
+    given = os.environ.get("SLURM_MEM_PER_NODE", "")  # MiB
+    return int(MEMORY_SHARE * int(given) * 2**20) if given.isdigit() and int(given) else None
+
+
 def make_folder(cell: Path) -> Path:
     """Make a new folder for this job's try at a cell."""
     name = f"{job_id()}.{os.environ.get('SLURM_RESTART_COUNT', '0')}"
@@ -131,17 +135,3 @@ def _leave(error: OSError) -> NoReturn:
     code = EXIT_FULL if error.errno in (errno.ENOSPC, errno.EDQUOT) else EXIT_LOST
     print(f"{EXIT_WORDS[code]}: {error}", file=sys.stderr, flush=True)  # noqa: T201  (the job's log)
     sys.exit(code)
-
-
-def bring(source: Path, target: Path) -> None:
-    """Give a folder the files of another one; both keep them, so that a crash in between loses none."""
-    shutil.copytree(source, target, symlinks=True, dirs_exist_ok=True, copy_function=_link)
-
-
-def _link(source: str, target: str) -> None:
-    with suppress(FileNotFoundError):
-        Path(target).unlink()
-    try:
-        os.link(source, target, follow_symlinks=False)
-    except OSError:  # a file system that has no links
-        shutil.copy2(source, target)

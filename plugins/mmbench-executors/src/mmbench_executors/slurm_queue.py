@@ -17,7 +17,8 @@ from typing import Any
 from mmbench.config import parse_seconds
 from mmbench.errors import Unavailable, UsageError
 from mmbench.executors.child import one_line
-from mmbench_executors.slurm_pack import EXIT_WORDS, LOGS, run_pack
+from mmbench_executors.slurm_folder import LOGS
+from mmbench_executors.slurm_pack import EXIT_WORDS, run_pack
 
 PROGRAMS = ("sbatch", "srun", "squeue", "scancel")
 #: Jobs that will not run again. One that is put back into the queue is PENDING.
