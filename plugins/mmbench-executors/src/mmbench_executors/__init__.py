@@ -25,6 +25,14 @@ EXECUTORS: tuple[ExecutorSpec, ...] = (
         licence="Apache-2.0",
         summary="Cells as array jobs of a SLURM cluster, packed by walltime; the login node may die meanwhile",
     ),
+    ExecutorSpec(
+        name="ray",
+        factory="mmbench_executors.ray:RayExecutor",
+        requires=("ray",),
+        defaults={"address": "local", "cpus": None, "gpus": 0.0},
+        version="1",
+        summary="Cells on Ray: a local one or a cluster that runs, with fractions of GPUs; lost nodes are made up for",
+    ),
 )
 
 
