@@ -293,7 +293,7 @@ def run(
     ] = None,
     tracker: Annotated[
         list[str] | None,
-        running("--tracker", metavar="NAME", help="Tell tensorboard, mlflow or wandb how it goes. Repeatable."),
+        running("--tracker", metavar="NAME", help="Tell tensorboard, mlflow, wandb, webhook how it goes. Repeatable."),
     ] = None,
     cache: Cache = None,
     cache_limit: Annotated[

@@ -21,7 +21,7 @@ from mmbench.progress import Progress
 from mmbench.report.costs import costs_json, costs_of, print_costs, write_costs
 from mmbench.report.text import counted, duration
 from mmbench.runner import run
-from mmbench.session import default_name, exit_code, make_executor, memory_limit, nothing_to_run
+from mmbench.session import default_name, make_executor, memory_limit, nothing_to_run
 from mmbench.standing import Standing
 from mmbench.store import RunStore, check_run_name
 from mmbench.views import console
@@ -76,7 +76,7 @@ def profile_plan(plan: Plan, options: ProfileOptions, *, argv: Sequence[str], as
         _keep_peaks(store)
         show_costs(store, as_json=as_json)
         out.print(f"{counted(summary.num_launched, 'profile')} in {duration(time.monotonic() - began)}")
-    return exit_code(summary)
+    return summary.exit_code
 
 
 def devices_of(device: str) -> tuple[str, ...]:

@@ -99,6 +99,13 @@ class Summary:
         """Return how many cells ran and have no result."""
         return sum(self.counts.get(status, 0) for status in FAILURES)
 
+    @property
+    def exit_code(self) -> int:
+        """Return 130 or 143 after a signal, 1 when a cell failed, else 0."""
+        if self.signum is not None:
+            return 128 + self.signum
+        return 1 if self.num_failed else 0
+
 
 def run(
     cells: Iterable[PlannedCell],

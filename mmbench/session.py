@@ -101,14 +101,7 @@ def run_plan(plan: Plan, *, argv: Sequence[str], as_json: bool = False) -> int:
                 out.print(Text(warning, style="yellow"))
     if as_json:
         sys.stdout.write(json.dumps({"run": str(store.folder), "counts": dict(summary.counts)}, indent=2) + "\n")
-    return exit_code(summary)
-
-
-def exit_code(summary: Summary) -> int:
-    """Return 130 or 143 after a signal, 1 when a cell failed, else 0."""
-    if summary.signum is not None:
-        return 128 + summary.signum
-    return 1 if summary.num_failed else 0
+    return summary.exit_code
 
 
 def show_report(store: RunStore, *, as_json: bool = False) -> None:

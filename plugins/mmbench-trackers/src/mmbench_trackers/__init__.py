@@ -1,4 +1,4 @@
-"""Trackers for mmbench: runs and learning curves in TensorBoard, MLflow and Weights & Biases."""
+"""Trackers for mmbench: runs and learning curves in TensorBoard, MLflow and Weights & Biases; a webhook for the end."""
 
 from __future__ import annotations
 
@@ -30,6 +30,13 @@ TRACKERS = (
         requires=("wandb",),
         licence="Apache-2.0",
         summary="A Weights & Biases run for each cell, grouped by run; offline by default",
+    ),
+    TrackerSpec(
+        name="webhook",
+        factory="mmbench_trackers.webhook:WebhookTracker",
+        version="1",
+        defaults={"url": "", "timeout": 5.0},
+        summary="One JSON message to an address (MMBENCH_WEBHOOK_URL by default) when the run ends or is stopped",
     ),
 )
 
