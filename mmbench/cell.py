@@ -19,7 +19,16 @@ from mmbench.batches import SplitData
 from mmbench.build import (
     guarded_globals,
 )
-from mmbench.cell_subject import CellSubject, dataset_info, make_subject, open_dataset, sample_ids, settle, split_data
+from mmbench.cell_subject import (
+    CellSubject,
+    dataset_info,
+    make_subject,
+    open_dataset,
+    sample_ids,
+    settle,
+    split_data,
+    turn_on,
+)
 from mmbench.config import TrainConfig
 from mmbench.data import SPLITS, DatasetSource, Split, Transform, transform_key
 from mmbench.diagnostics import DisturbedInputs, Findings, Subject, diagnose
@@ -36,7 +45,7 @@ from mmbench.profiling.device import Neighbours, driver_version, hardware_name
 from mmbench.profiling.findings import mark_contended
 from mmbench.record import PREDICTIONS_FILE, TIMINGS_FILE, Metric
 from mmbench.tasks import TargetScaler, majority_predictions, predictions
-from mmbench.train import Trainer, evaluation_batch_size, predict
+from mmbench.train import evaluation_batch_size, predict
 from mmbench.variant import Variant
 
 #: Splits that a cell is scored on, by whether it only helps to choose others.
@@ -58,12 +67,13 @@ def run_cell(payload: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     source = open_dataset(payload, dataset_info(payload["dataset"]["info"]))
     if payload["fusion"] is None:
         return _run_majority(source, TrainConfig.model_validate(payload["train"]), payload, folder, began)
-    made = make_subject(source, payload, folder)
-    ready = time.perf_counter()
-    with guarded_globals(made.warnings):
-        trained = made.trainer.run()
-    metrics = _training_metrics(trained)
-    return judge(made, trained, metrics, folder, prepare_s=ready - began, train_s=time.perf_counter() - ready)
+    with turn_on(payload) as turn:
+        made = make_subject(source, payload, folder, turn=turn)
+        ready = time.perf_counter()
+        with guarded_globals(made.warnings):
+            trained = made.trainer.run()
+        metrics = _training_metrics(trained)
+        return judge(made, trained, metrics, folder, prepare_s=ready - began, train_s=time.perf_counter() - ready)
 
 
 def judge(
@@ -90,7 +100,7 @@ def judge(
         if payload.get("keep_train"):
             kept.update(_kept(source, "train", data["train"], predict_split("train")))
         evaluated = time.perf_counter()
-        profiled, raw = _profile(model, trainer, data["train"], frozen, payload)
+        profiled, raw = _profile(made)
         profiled_at = time.perf_counter()
         diagnosed = _diagnose(model, data, kept, scalers, train, payload, (source, made.encoders, frozen), warnings)
     save_file({name: np.ascontiguousarray(value) for name, value in kept.items()}, folder / PREDICTIONS_FILE)
@@ -293,24 +303,26 @@ def _diagnose(
     return found
 
 
-def _profile(
-    model: MultimodalModel,
-    trainer: Trainer,
-    data: SplitData,
-    frozen: Mapping[str, FrozenEncoder],
-    payload: Mapping[str, Any],
-) -> tuple[list[Metric], dict[str, Any]]:
-    if payload["protocol"] == "none":
+def _profile(made: CellSubject) -> tuple[list[Metric], dict[str, Any]]:
+    """Measure a trained cell, alone on its device where that is shared by turns."""
+    if made.payload["protocol"] == "none":
         return [], {}
-    size, protocol = min(trainer.config.batch_size, len(data)), PROTOCOLS[payload["protocol"]]
-    neighbours = Neighbours(data.device)
+    with made.turn.alone() as alone:
+        contended = made.payload["contended"] if alone is None else not alone
+        return _profile_now(made, contended, made.turn.num_others() if alone else 0)
+
+
+def _profile_now(made: CellSubject, contended: bool, num_waiting: int) -> tuple[list[Metric], dict[str, Any]]:
+    trainer, data, frozen = made.trainer, made.data["train"], made.frozen
+    size, protocol = min(trainer.config.batch_size, len(data)), PROTOCOLS[made.payload["protocol"]]
+    neighbours = Neighbours(data.device, num_waiting)
     found, raw = profile(
-        model,
+        trainer.model,
         {"train": data.batch(torch.arange(size)), "single": data.single()},
         trainer.step,
         data.device,
         protocol,
-        contended=payload["contended"],
+        contended=contended,
         autocast=torch.bfloat16 if trainer.config.precision == "bf16" else None,
     )
     found = mark_contended(found, neighbours.reason())

@@ -27,6 +27,7 @@ from mmbench.build import (
 from mmbench.cache import ArrayCache
 from mmbench.config import TrainConfig, part_root
 from mmbench.data import SPLITS, Column, DatasetSource, Split, repeated_inputs, transform_key
+from mmbench.device_turn import DeviceTurn
 from mmbench.epochs import Epoch
 from mmbench.errors import ContractError, Unavailable
 from mmbench.frozen import FrozenEncoder
@@ -51,6 +52,7 @@ class CellSubject:
         encoders: Every modality's encoder, or what stands in for it.
         trainer: Holds model, objective and settings.
         warnings: Filled by what is done with it.
+        turn: Its place on the device.
     """
 
     payload: Mapping[str, Any]
@@ -60,6 +62,7 @@ class CellSubject:
     encoders: Mapping[str, nn.Module]
     trainer: Trainer
     warnings: list[str]
+    turn: DeviceTurn
 
 
 def settle(payload: Mapping[str, Any]) -> None:
@@ -70,7 +73,11 @@ def settle(payload: Mapping[str, Any]) -> None:
 
 
 def make_subject(
-    source: DatasetSource, payload: Mapping[str, Any], folder: Path, like: CellSubject | None = None
+    source: DatasetSource,
+    payload: Mapping[str, Any],
+    folder: Path,
+    like: CellSubject | None = None,
+    turn: DeviceTurn | None = None,
 ) -> CellSubject:
     """Build a cell: its encoders, data, objective and model, each from seeds of its own.
 
@@ -79,6 +86,7 @@ def make_subject(
         payload: `Cell.payload()`.
         folder: Where its learning curve goes.
         like: A cell of the same combo, whose data it is to share.
+        turn: Its place on the device, where that is shared by turns.
 
     Raises:
         ContractError: its encoders read something else than those of `like`.
@@ -119,12 +127,13 @@ def make_subject(
     model = build_model(payload, encoders, objective, info.tasks, train.dropout, warnings)
     model.to(device)
     objective.to(device)
-    append_epoch = partial(_append_epoch, folder / HISTORY_FILE)
-    trainer = make_trainer(payload, model, objective, data, info, train, on_epoch=append_epoch)
+    turn = turn or DeviceTurn(None)
+    on_epoch = partial(_after_epoch, folder / HISTORY_FILE, turn)
+    trainer = make_trainer(payload, model, objective, data, info, train, on_epoch=on_epoch)
     tell_samples = getattr(objective, "before_training", None)
     if tell_samples is not None:
         tell_samples(sample_ids(source, "train", data["train"]))
-    return CellSubject(payload, source, data, frozen, encoders, trainer, warnings)
+    return CellSubject(payload, source, data, frozen, encoders, trainer, warnings, turn)
 
 
 def _check_same_inputs(encoders: Mapping[str, nn.Module], like: CellSubject) -> None:
@@ -136,10 +145,19 @@ def _check_same_inputs(encoders: Mapping[str, nn.Module], like: CellSubject) -> 
             raise ContractError(f"the encoder of {name!r} reads its inputs otherwise for another seed")
 
 
-def _append_epoch(path: Path, epoch: Epoch) -> None:
-    """Add a line to the learning curve, for those who look on while the cell trains."""
+def turn_on(payload: Mapping[str, Any]) -> DeviceTurn:
+    """Return a cell's place on its device: GPUs are shared by turns."""
+    device = pick_device(payload["device"])
+    if device.type != "cuda":
+        return DeviceTurn(None)
+    return DeviceTurn(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
+
+
+def _after_epoch(path: Path, turn: DeviceTurn, epoch: Epoch) -> None:
+    """Add a line to the learning curve, for those who look on while the cell trains; let others measure."""
     with path.open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(dataclasses.asdict(epoch)) + "\n")
+    turn.pause()
 
 
 def dataset_info(data: Mapping[str, Any]) -> DatasetInfo:

@@ -69,10 +69,15 @@ def device_used_bytes(device: torch.device) -> tuple[float | None, str]:
 
 
 class Neighbours:
-    """Watches who else computes on a device from its making on."""
+    """Watches who else computes on a device from its making on.
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    Args:
+        device: Which.
+        num_waiting: Others that hold the GPU without computing, as they wait for their turn.
+    """
+
+    def __init__(self, device: torch.device, num_waiting: int = 0) -> None:
+        self.device, self.num_waiting = device, num_waiting
         self._began = time.perf_counter()
         self._busy = _busy_seconds()
         self._own = _own_seconds()
@@ -101,7 +106,8 @@ class Neighbours:
         except pynvml.NVMLError:
             return ""
         # Numbers of processes mean nothing across containers; that there is more than this one does.
-        return f"contended: {count - 1} other process(es) held the GPU" if count > 1 else ""
+        others = count - 1 - self.num_waiting
+        return f"contended: {others} other process(es) held the GPU" if others > 0 else ""
 
 
 def _busy_seconds() -> float:

@@ -1,0 +1,164 @@
+"""Several cells compute on one device, one at a time measures on it: those who train let those who measure be alone."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+#: How long a measurement waits for the others to come to the end of an epoch before it runs beside them.
+WAIT_S = 30.0
+_POLL_S = 0.01
+
+
+class DeviceTurn:
+    """A cell's place on a device that it shares; used as a context, from its first work there to its last.
+
+    Whoever computes holds the room, shared. Whoever wants to be alone closes the gate first, so that nobody enters any
+    more, and has the room to itself when the others have left it, which they do in `pause`. Both are locks of the
+    operating system on files: they go when a process does, however it ends.
+
+    Args:
+        device: What others call it too, on this machine: a GPU by its UUID. None is a device that is not shared by
+            turns: nothing ever waits, and nobody is known to be alone.
+        folder: Where the locks lie; by default $MMBENCH_LOCKS, or the folder for temporary files.
+    """
+
+    def __init__(self, device: str | None, folder: Path | None = None) -> None:
+        self._name = None if device is None else "mmbench-" + re.sub(r"[^A-Za-z0-9]+", "-", device)
+        self._folder = folder or Path(os.environ.get("MMBENCH_LOCKS") or tempfile.gettempdir())
+        self._gate = self._room = -1
+        self._stack = ExitStack()
+
+    def __enter__(self) -> DeviceTurn:
+        if self._name is None or sys.platform == "win32":
+            return self
+        try:
+            self._gate, self._room = (self._open(f"{self._name}.{part}.lock") for part in ("gate", "room"))
+            self._sign()
+        except OSError:  # the folder cannot be written, or somebody else's files lie there: measure as best we can
+            self._leave()
+            return self
+        self._enter()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._leave()
+
+    def pause(self) -> None:
+        """Let those be alone who wait for it; call it between two epochs, when the device has nothing left to do."""
+        if self._room >= 0:
+            _unlock(self._room)
+            self._enter()
+
+    @contextmanager
+    def alone(self, wait_s: float = WAIT_S) -> Iterator[bool | None]:
+        """Have the device to oneself until the end of the block, among all who take turns.
+
+        Gives True, False where the others did not leave within `wait_s`, and None where turns are not taken here.
+        """
+        if self._room < 0:
+            yield None
+            return
+        # Two who want to be alone would wait for each other's share for ever: ours goes first.
+        _unlock(self._room)
+        until = time.monotonic() + wait_s
+        mine = False
+        try:
+            if _locked_before(self._gate, until):
+                mine = _locked_before(self._room, until)
+                if not mine:
+                    _unlock(self._gate)
+            if not mine:
+                self._enter()
+            yield mine
+        finally:
+            if mine:
+                _unlock(self._room)
+                _unlock(self._gate)
+                self._enter()
+
+    def num_others(self) -> int:
+        """Return how many other processes take turns on the device now."""
+        if self._room < 0:
+            return 0
+        found = 0
+        for path in self._present.iterdir():
+            with suppress(OSError):  # gone meanwhile, or another user's
+                descriptor = os.open(path, os.O_RDWR)
+                try:
+                    if path.name == str(os.getpid()) or _locked(descriptor):
+                        continue
+                    found += 1
+                finally:
+                    os.close(descriptor)
+        return found
+
+    @property
+    def _present(self) -> Path:
+        return self._folder / f"{self._name}.present"
+
+    def _open(self, name: str) -> int:
+        # Follows no link that somebody may have put into a folder that all may write.
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
+        descriptor = os.open(self._folder / name, flags, 0o666)
+        self._stack.callback(os.close, descriptor)
+        return descriptor
+
+    def _sign(self) -> None:
+        self._present.mkdir(exist_ok=True)
+        own = self._present / str(os.getpid())
+        self._stack.callback(own.unlink, missing_ok=True)
+        _lock(self._open(f"{self._present.name}/{own.name}"))
+
+    def _enter(self) -> None:
+        _lock(self._gate)
+        _lock(self._room, shared=True)
+        _unlock(self._gate)
+
+    def _leave(self) -> None:
+        self._stack.close()
+        self._gate = self._room = -1
+
+
+def _lock(descriptor: int, *, shared: bool = False) -> None:
+    fcntl = _fcntl()
+    fcntl.flock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+
+
+def _locked(descriptor: int) -> bool:
+    """Take a lock that nobody else holds; return whether that was so."""
+    fcntl = _fcntl()
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _locked_before(descriptor: int, until: float) -> bool:
+    while not _locked(descriptor):
+        if time.monotonic() >= until:
+            return False
+        time.sleep(_POLL_S)
+    return True
+
+
+def _unlock(descriptor: int) -> None:
+    fcntl = _fcntl()
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
+def _fcntl() -> Any:
+    import fcntl  # not on Windows, where turns are not taken
+
+    return fcntl

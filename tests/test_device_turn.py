@@ -1,0 +1,154 @@
+"""Processes that take turns on a device: many train at once, one measures alone, none waits for the dead."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from mmbench.device_turn import DeviceTurn
+
+#: ``python -c TRAIN FOLDER LOG NUM_EPOCHS EPOCH_S``: each epoch is written down with its beginning and its end.
+TRAIN = """
+import sys, time, json
+from itertools import pairwise
+from pathlib import Path
+from mmbench.device_turn import DeviceTurn
+folder, log, num_epochs, epoch_s = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
+with DeviceTurn("GPU-1", folder) as turn:
+    for _ in range(num_epochs):
+        began = time.monotonic()
+        time.sleep(epoch_s)
+        with log.open("a") as stream:
+            stream.write(json.dumps([began, time.monotonic()]) + "\\n")
+        turn.pause()
+"""
+#: ``python -c MEASURE FOLDER SECONDS``: waits to be alone, says so, and stays for a while.
+MEASURE = """
+import sys, time
+from itertools import pairwise
+from pathlib import Path
+from mmbench.device_turn import DeviceTurn
+with DeviceTurn("GPU-1", Path(sys.argv[1])) as turn:
+    with turn.alone(20.0) as alone:
+        began = time.monotonic()
+        print(alone, flush=True)
+        time.sleep(float(sys.argv[2]))
+        print(began, time.monotonic(), flush=True)
+"""
+
+
+def start(code, *arguments):
+    return subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], stdout=subprocess.PIPE, text=True)
+
+
+def wait_until(condition, timeout_s=20.0):
+    until = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < until, "it never came to it"
+        time.sleep(0.01)
+
+
+def epochs(log: Path):
+    return [tuple(json.loads(line)) for line in log.read_text().splitlines()] if log.exists() else []
+
+
+def test_who_measures_is_alone_and_those_who_train_go_on_afterwards(tmp_path):
+    logs = [tmp_path / "one.log", tmp_path / "two.log"]
+    trainings = [start(TRAIN, tmp_path, log, 40, 0.03) for log in logs]
+    wait_until(lambda: all(epochs(log) for log in logs))
+
+    said, window = start(MEASURE, tmp_path, 0.3).communicate(timeout=30)[0].splitlines()
+    for training in trainings:
+        assert training.wait(timeout=30) == 0
+
+    began, ended = map(float, window.split())
+    assert said == "True"
+    assert ended - began >= 0.3
+    for log in logs:
+        assert len(epochs(log)) == 40
+        assert [span for span in epochs(log) if span[0] < ended and span[1] > began] == []
+        assert any(span[0] >= ended for span in epochs(log))
+
+
+def test_those_who_train_do_so_at_the_same_time(tmp_path):
+    logs = [tmp_path / "one.log", tmp_path / "two.log"]
+    trainings = [start(TRAIN, tmp_path, log, 20, 0.05) for log in logs]
+    for training in trainings:
+        assert training.wait(timeout=30) == 0
+
+    first, second = (epochs(log) for log in logs)
+    assert any(one[0] < other[1] and other[0] < one[1] for one in first for other in second)
+
+
+def test_two_who_want_to_be_alone_are_so_one_after_the_other(tmp_path):
+    measuring = [start(MEASURE, tmp_path, 0.2) for _ in range(3)]
+    said = [process.communicate(timeout=30)[0].splitlines() for process in measuring]
+
+    windows = sorted(tuple(map(float, window.split())) for _, window in said)
+    assert [alone for alone, _ in said] == ["True"] * 3
+    assert all(earlier[1] <= later[0] for earlier, later in pairwise(windows))
+
+
+def test_one_that_is_killed_while_it_measures_holds_nobody_back(tmp_path):
+    measuring = start(MEASURE, tmp_path, 60)
+    assert measuring.stdout.readline() == "True\n"
+    os.kill(measuring.pid, signal.SIGKILL)
+    measuring.wait()
+
+    with DeviceTurn("GPU-1", tmp_path) as turn, turn.alone(5.0) as alone:
+        assert alone is True
+        assert turn.num_others() == 0
+
+
+def test_where_an_epoch_takes_too_long_the_measurement_knows_that_it_was_not_alone(tmp_path):
+    training = start(TRAIN, tmp_path, tmp_path / "log", 1, 2.0)
+    wait_until(lambda: (tmp_path / "mmbench-GPU-1.present" / str(training.pid)).exists())
+    with DeviceTurn("GPU-1", tmp_path) as turn:
+        time.sleep(0.1)
+        began = time.monotonic()
+        with turn.alone(0.2) as alone:
+            waited = time.monotonic() - began
+            assert turn.num_others() == 1
+        turn.pause()  # nobody is locked out by the attempt
+
+    assert alone is False
+    assert 0.2 <= waited < 1.5
+    assert training.wait(timeout=30) == 0
+
+
+def test_others_on_another_device_do_not_matter(tmp_path):
+    with (
+        DeviceTurn("GPU-1", tmp_path) as one,
+        DeviceTurn("GPU-2", tmp_path) as other,
+        one.alone(1.0) as first,
+        other.alone(1.0) as second,
+    ):
+        assert (first, second) == (True, True)
+
+
+def test_a_device_that_is_not_shared_by_turns_never_waits_and_says_nothing(tmp_path):
+    with DeviceTurn(None, tmp_path) as turn, turn.alone() as alone:
+        turn.pause()
+
+    assert alone is None
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_where_locks_cannot_be_written_nobody_claims_to_be_alone(tmp_path):
+    tmp_path.chmod(0o500)
+    with DeviceTurn("GPU-1", tmp_path) as turn, turn.alone() as alone:
+        assert alone is None
+
+
+def test_where_the_folder_of_locks_is_gone_nobody_claims_to_be_alone(tmp_path):
+    with DeviceTurn("GPU-1", tmp_path / "nowhere") as turn, turn.alone() as alone:
+        assert alone is None
