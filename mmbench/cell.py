@@ -43,9 +43,10 @@ from mmbench.profiling import PROTOCOLS, profile
 from mmbench.profiling.apart import add_encoders
 from mmbench.profiling.device import Neighbours, driver_version, hardware_name
 from mmbench.profiling.findings import mark_contended
+from mmbench.profiling.memory import cell_memory, peak_reserved_bytes
 from mmbench.record import PREDICTIONS_FILE, TIMINGS_FILE, Metric
 from mmbench.tasks import TargetScaler, majority_predictions, predictions
-from mmbench.train import evaluation_batch_size, predict
+from mmbench.train import Trainer, evaluation_batch_size, predict
 from mmbench.variant import Variant
 
 #: Splits that a cell is scored on, by whether it only helps to choose others.
@@ -95,6 +96,7 @@ def judge(
         return {task.name: predictions(task, logits[task.name], scalers[task.name]).cpu().numpy() for task in tasks}
 
     began = time.perf_counter()
+    reserved = peak_reserved_bytes(device)
     with guarded_globals(warnings):
         found, kept = _evaluate(source, data, predict_split, SCORED[payload["identity"].get("val_only", False)])
         if payload.get("keep_train"):
@@ -121,7 +123,7 @@ def judge(
                 device,
                 captured=trainer.captured.num_replayed > 0,
             ),
-            **({"cuda_graphs": trainer.captured.facts()} if device.type == "cuda" else {}),
+            **_device_facts(trainer, reserved),
             "layouts": dict(model.layouts),
             "pooled": [
                 name for name, layout in model.layouts.items() if layout == "sequence" and model.accepts == "vector"
@@ -140,6 +142,13 @@ def judge(
             },
         },
     }
+
+
+def _device_facts(trainer: Trainer, reserved: int) -> dict[str, Any]:
+    """Return what a record says of a GPU beside its name: what was captured, and the memory that a cell takes there."""
+    if trainer.device.type != "cuda":
+        return {}
+    return {"cuda_graphs": trainer.captured.facts(), "device_memory": cell_memory(trainer.device, reserved)}
 
 
 def _evaluate(

@@ -5,14 +5,15 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, Protocol, TypeAlias
 
+from mmbench.admission import Admission, kind_of
 from mmbench.executors import Executor, Job, Outcome
 from mmbench.journal import CellState
 from mmbench.record import DONE, FAILURES, TRANSIENT, Record
@@ -119,6 +120,7 @@ def run(
     max_failures: int | float | None = None,
     budget_s: float | None = None,
     spent_s: float = 0.0,
+    admission: Admission | None = None,
     on_event: Callable[[Event], None] = lambda event: None,
 ) -> Summary:
     """Run every cell whose result is missing.
@@ -140,6 +142,8 @@ def run(
             that ended, judged from the tenth on.
         budget_s: Launch no more after so many seconds.
         spent_s: What earlier stages took of that.
+        admission: Which cells may run beside one another; by default as many as the executor takes. A cell that runs
+            out of GPU memory beside others is tried again alone, before it counts.
         on_event: Told what happens, in this thread.
 
     Returns:
@@ -155,6 +159,7 @@ def run(
         max_failures=max_failures,
         budget_s=budget_s,
         spent_s=spent_s,
+        admission=admission,
         on_event=on_event,
     ).through(cells)
 
@@ -194,9 +199,11 @@ class _Run:
     max_failures: int | float | None
     budget_s: float | None
     spent_s: float
+    admission: Admission | None
     on_event: Callable[[Event], None]
     counts: Counter[str] = field(default_factory=Counter)
     launched: dict[str, tuple[PlannedCell, int]] = field(default_factory=dict)
+    again: deque[PlannedCell] = field(default_factory=deque)
     num_launched: int = 0
     num_ended: int = 0
     num_failed: int = 0
@@ -212,8 +219,10 @@ class _Run:
         with self._signals():
             for cell in cells:
                 self._consider(cell)
+                self._repeat()
             while self.launched:
                 self._collect()
+                self._repeat()
         return Summary(
             counts=dict(self.counts),
             num_launched=self.num_launched,
@@ -222,6 +231,11 @@ class _Run:
             signum=self.signum,
             duration_s=time.monotonic() - self.began,
         )
+
+    def _repeat(self) -> None:
+        """Launch again what needs to be alone."""
+        while self.again:
+            self._consider(self.again.popleft())
 
     def _consider(self, cell: PlannedCell) -> None:
         """Launch a cell, or count it as what it is."""
@@ -234,7 +248,7 @@ class _Run:
         if state is not None and is_final(state, self.retry):
             self.counts[state.status] += 1
             return
-        while not self._should_stop() and len(self.launched) >= self.executor.capacity:
+        while not self._should_stop() and not self._has_place(cell):
             self._collect()
         if self._should_stop():
             self.counts[state.status if state else "pending"] += 1
@@ -254,7 +268,24 @@ class _Run:
                 memory_bytes=self.memory_bytes,
             )
         )
+        if self.admission is not None:
+            self.admission.started(cell.cell_id, kind_of(cell.row()))
         self._tell("started", cell=cell, folder=folder)
+
+    def _has_place(self, cell: PlannedCell) -> bool:
+        if len(self.launched) >= self.executor.capacity:
+            return False
+        return self.admission is None or self.admission.admits(cell.cell_id, kind_of(cell.row()))
+
+    def _was_crowded(self, job: Job, outcome: Outcome) -> bool:
+        """Tell the admission how a cell went; return whether it would have had memory enough alone."""
+        if self.admission is None:
+            return False
+        beside = self.admission.ended(job.cell_id, outcome.info.get("device_memory", {}))
+        if not beside or outcome.status != "oom_gpu":
+            return False
+        self.admission.demand_solitude(job.cell_id)
+        return True
 
     def _collect(self) -> None:
         """Write down what ended; wait a moment for it."""
@@ -267,6 +298,12 @@ class _Run:
 
     def _settle(self, job: Job, outcome: Outcome) -> None:
         cell, attempt = self.launched.pop(job.cell_id)
+        crowded = self._was_crowded(job, outcome)
+        if crowded:
+            # Which a later command tries again too, should this one not come to it.
+            outcome = replace(outcome, status="interrupted", reason=f"beside other cells: {outcome.reason}")
+            self.states[job.cell_id] = CellState("interrupted", num_attempts=attempt)
+            self.again.append(cell)
         record = Record(
             cell_id=job.cell_id,
             status=outcome.status,
@@ -278,6 +315,8 @@ class _Run:
             info=outcome.info,
         )
         self.store.finish(record, job.folder)
+        if crowded:
+            return
         self.counts[record.status] += 1
         self.num_ended += 1
         self.num_failed += record.status in FAILURES and record.status != "interrupted"

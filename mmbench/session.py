@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
+from mmbench.admission import Admission
 from mmbench.errors import EmptySelection, UsageError
 from mmbench.heartbeat import Heartbeat
 from mmbench.plan import Plan
@@ -63,6 +64,7 @@ def run_plan(plan: Plan, *, argv: Sequence[str], as_json: bool = False) -> int:
             trackers = Trackers(store.folder, [open_tracker(store.folder, reference) for reference in wanted])
             out.print(f"run {store.name}: {plan_headline(plan, planner)}")
             began = time.monotonic()
+            admission = make_admission(plan)
             trackers.start(store.read_run(), counts["run"] + counts["baselines"])
 
             def launch(stage: Stage, num_missing: int, *, spent_s: float, max_failures: float | None) -> Summary:
@@ -80,6 +82,7 @@ def run_plan(plan: Plan, *, argv: Sequence[str], as_json: bool = False) -> int:
                         max_failures=max_failures,
                         budget_s=config.budget,
                         spent_s=spent_s,
+                        admission=admission,
                         on_event=progress.on_event,
                     )
 
@@ -214,6 +217,18 @@ def make_executor(plan: Plan, run_folder: Path) -> Executor:
     factory = load_attribute(reference.entry.spec.factory)
     made: Executor = factory(folder, jobs=config.jobs, threads=config.threads, **reference.options)
     return made
+
+
+def make_admission(plan: Plan) -> Admission | None:
+    """Return what lets cells of this machine's GPU run beside one another; None where none of them shares one."""
+    from mmbench.environment import hardware
+
+    config = plan.config
+    if config.executor != "local" or config.device == "cpu" or plan.jobs == 1:
+        return None
+    # A driver without its tools is enough for torch.
+    has_gpu = config.device != "auto" or hardware()["gpus"] or Path("/dev/nvidiactl").exists()
+    return Admission() if has_gpu else None
 
 
 def memory_limit(plan: Plan) -> int | None:

@@ -252,16 +252,60 @@ def test_a_seed_depends_on_its_parts_only():
     assert 0 <= derive_seed("x") < 2**63
 
 
+def test_a_cell_that_takes_turns_on_its_device_measures_alone_and_lets_others_in_between_epochs(
+    cells, run, monkeypatch, tmp_path
+):
+    import fcntl
+
+    import mmbench.cell as cell_module
+    from mmbench.device_turn import DeviceTurn
+
+    (tmp_path / "locks").mkdir()
+    pauses, held = [], []
+
+    class Turn(DeviceTurn):
+        def pause(self):
+            pauses.append(len(held))
+            super().pause()
+
+    def profile(*given, contended, **named):
+        with (tmp_path / "locks" / "mmbench-GPU-1.room.lock").open("w") as room:
+            try:
+                fcntl.flock(room, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                held.append(contended)
+        return measure(*given, contended=contended, **named)
+
+    measure = cell_module.profile
+    monkeypatch.setattr(cell_module, "profile", profile)
+    monkeypatch.setattr(cell_module, "turn_on", lambda payload: Turn("GPU-1", tmp_path / "locks"))
+    cell = cells(fusion=["concat"])["concat"]
+    payload = {**cell.payload(), "protocol": "quick", "contended": True}
+
+    result = run_cell(payload, tmp_path)
+
+    assert held == [False]  # nobody else could enter, and so nothing is marked
+    assert pauses == [0, 0]  # after each of two epochs, before the measurement
+    step = next(metric for metric in result["metrics"] if metric["name"] == "step_time_s")
+    assert "others computed on the device" not in step["note"]
+    assert list((tmp_path / "locks" / "mmbench-GPU-1.present").iterdir()) == []
+
+
 @pytest.mark.gpu
 def test_a_cell_runs_on_a_gpu_and_agrees_with_the_cpu(cells, run):
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     cell = cells(fusion=["concat"])["concat"]
     on_cpu, _ = run(cell, "cpu")
-    payload = {**cell.payload(), "device": "cuda"}
+    payload = {**cell.payload(), "device": "cuda", "cuda_graphs": "auto"}
     import tempfile
     from pathlib import Path
 
     on_gpu = run_cell(payload, Path(tempfile.mkdtemp()))
 
     assert values(on_gpu)["label", "accuracy"] == pytest.approx(values(on_cpu)["label", "accuracy"], abs=0.1)
+    facts = on_gpu["info"]["cuda_graphs"]
+    assert facts["captured"] is False
+    assert facts["reason"].endswith("steps do not pay for it, 100 may")
+    memory = on_gpu["info"]["device_memory"]
+    assert 2**30 < memory["peak_bytes"] < memory["available_bytes"]

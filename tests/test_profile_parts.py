@@ -19,7 +19,7 @@ from mmbench.model import Batch, Input, MultimodalModel
 from mmbench.parts import perf_key
 from mmbench.plan import local_runtime, make_plan
 from mmbench.profile_plan import ProfileOptions, profile_cells, read_batch_sizes
-from mmbench.profiling import PROTOCOLS, device, profile
+from mmbench.profiling import PROTOCOLS, device, memory, profile
 from mmbench.profiling.findings import mark_contended
 from mmbench.profiling.footprint import measure_footprint
 from mmbench.profiling.memory import allocated_peak
@@ -391,6 +391,21 @@ def test_a_gpus_state_is_what_nvml_says_and_null_where_it_does_not(nvml):
 
 def test_another_process_on_the_gpu_is_told(nvml):
     assert device.Neighbours(nvml).reason() == "contended: 1 other process(es) held the GPU"
+
+
+def test_a_process_that_only_waits_for_its_turn_on_the_gpu_does_not_contend(nvml):
+    assert device.Neighbours(nvml, num_waiting=1).reason() == ""
+
+
+def test_what_a_cell_takes_of_a_gpu_counts_its_context_and_the_peak_before_others_reset_it(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda _: 3 * 2**30)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 2 * 2**30)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (70 * 2**30, 80 * 2**30))
+    gpu = torch.device("cuda")
+
+    assert memory.cell_memory(gpu, 5 * 2**30) == {"peak_bytes": 6 * 2**30, "available_bytes": 73 * 2**30}
+    assert memory.cell_memory(gpu, 0)["peak_bytes"] == 4 * 2**30
+    assert memory.peak_reserved_bytes(CPU) == 0
 
 
 def test_without_nvml_a_gpus_state_is_null_with_the_reason(monkeypatch):

@@ -14,6 +14,9 @@ import torch
 
 from mmbench.profiling.meter import Meter
 
+#: What a process holds of a GPU before its first tensor: the context, the kernels and the workspaces of libraries.
+CONTEXT_BYTES = 2**30
+
 
 @contextmanager
 def peak_memory(meter: Meter) -> Iterator[dict[str, float] | str]:
@@ -29,6 +32,24 @@ def peak_memory(meter: Meter) -> Iterator[dict[str, float] | str]:
     meter.synchronise()
     peak["allocated"] = float(torch.cuda.max_memory_allocated(meter.device))
     peak["reserved"] = float(torch.cuda.max_memory_reserved(meter.device))
+
+
+def peak_reserved_bytes(device: torch.device) -> int:
+    """Return the most that torch has reserved on a GPU since its peaks were reset; 0 on a CPU."""
+    return int(torch.cuda.max_memory_reserved(device)) if device.type == "cuda" else 0
+
+
+def cell_memory(device: torch.device, earlier_peak: int) -> dict[str, int]:
+    """Return what a cell took of a GPU's memory at most, and what there would be for it if it began now.
+
+    Args:
+        device: The GPU.
+        earlier_peak: What torch had reserved at most before something reset the peaks.
+    """
+    peak = max(earlier_peak, peak_reserved_bytes(device))
+    free, _ = torch.cuda.mem_get_info(device)
+    held = int(torch.cuda.memory_reserved(device))
+    return {"peak_bytes": peak + CONTEXT_BYTES, "available_bytes": int(free) + held + CONTEXT_BYTES}
 
 
 def peak_rss_bytes() -> float:
