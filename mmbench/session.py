@@ -22,7 +22,7 @@ from mmbench.plan import Plan
 from mmbench.planners import planner_of
 from mmbench.progress import Progress
 from mmbench.registry import Reference, check_packages, load_attribute
-from mmbench.report.decisions import decision_words
+from mmbench.report.decisions import decision_lines
 from mmbench.report.text import counted, duration
 from mmbench.runner import Summary, default_memory_bytes, run
 from mmbench.stage import Stage
@@ -87,8 +87,8 @@ def run_plan(plan: Plan, *, argv: Sequence[str], as_json: bool = False) -> int:
                     )
 
             def say(decisions: Sequence[Mapping[str, Any]]) -> None:
-                for decision in decisions:
-                    out.print(Text(decision_words(decision)))
+                for line in decision_lines(decisions):
+                    out.print(Text(line))
 
             summary = run_stages(planner, store, launch, max_failures=config.max_failures, on_decisions=say)
             heart.phase = "reporting"
@@ -168,7 +168,14 @@ def _settle(store: RunStore, plan: Plan, argv: Sequence[str]) -> None:
                 f"the run {store.name!r} trained {label} with other settings ({differing}); such numbers do not belong "
                 "in one table. Choose another name with --run"
             )
-    merged = store.read_run().get("merged")
+    about = store.read_run()
+    before = about.get("config", {}).get("sweep") or {}
+    if about and before != json.loads(plan.config.model_dump_json())["sweep"]:
+        raise UsageError(
+            f"the run {store.name!r} was {'tuned by another' if before else 'not tuned by a'} [sweep]; such numbers "
+            "do not belong in one table. Choose another name with --run"
+        )
+    merged = about.get("merged")
     store.write_run(
         {
             **({"merged": merged} if merged else {}),

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Protocol
 
+from mmbench.plan import CHOOSING
 from mmbench.record import DONE
 from mmbench.runner import MAX_KILLED, Summary
 from mmbench.stage import Planner, Result, Stage, only_val, result_of
@@ -94,7 +95,18 @@ def _kept_ids(store: RunStore, planner: Planner) -> set[str]:
         return set()
     ids = {row["cell_id"] for row in store.planned()}
     ids.difference_update(row["cell_id"] for row in planner.rows())
+    if planner.outlook():
+        # A tuned cell has another id than the one that was pending before its combo was tuned, or was tuned otherwise.
+        combos = {_combo(row) for row in planner.rows()} - {None}
+        ids.difference_update(row["cell_id"] for row in store.planned() if _combo(row) in combos)
     return ids
+
+
+def _combo(row: Mapping[str, Any]) -> tuple[Any, ...] | None:
+    """Return what no two rows of results may share; None for a cell that only helps to choose."""
+    if row["role"] in CHOOSING:
+        return None
+    return tuple(row[name] for name in ("dataset", "encoders", "fusion", "objective", "seed"))
 
 
 def num_missing(store: RunStore, stage: Stage) -> int:

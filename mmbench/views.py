@@ -17,7 +17,7 @@ from rich.text import Text
 from mmbench.errors import UsageError, did_you_mean
 from mmbench.planners import planner_of
 from mmbench.record import FAILURES
-from mmbench.report.decisions import decision_words
+from mmbench.report.decisions import decision_lines, tuned_words
 from mmbench.report.outcomes import PENDING, STOPPED, status_of
 from mmbench.report.text import counted, duration
 from mmbench.spec import (
@@ -198,11 +198,10 @@ def plan_headline(plan: Plan, planner: Planner | None = None) -> str:
     counts = plan.count()
     stages = (planner or planner_of(plan)).outlook()
     if stages:
-        most = sum(stage.num_cells for stage in stages)
-        parts = [f"{counts[status]} {status}" for status in ("incompatible", "unavailable") if counts[status]]
-        return f"at most {counted(most, 'cell')} in {counted(len(stages), 'stage')}" + "".join(
-            f", {part}" for part in parts
-        )
+        most = counted(sum(stage.num_cells for stage in stages), "cell")
+        words = most if all(stage.exact for stage in stages) else f"at most {most}"
+        left = [f"{counts[status]} {status}" for status in ("incompatible", "unavailable") if counts[status]]
+        return ", ".join([f"{words} in {counted(len(stages), 'stage')}", *left])
     parts = [f"{counts['run']} to run", counted(counts["baselines"], "baseline")]
     parts += [f"{counts[status]} {status}" for status in ("incompatible", "unavailable") if counts[status]]
     estimate = plan.estimate_s()
@@ -223,7 +222,7 @@ def print_plan(plan: Plan, rows: int) -> None:
     if stages:
         # What else there will be hangs on results: the first stage, and what cannot run at all.
         cells = itertools.chain(next(planner.stages()).cells(), (cell for cell in cells if cell.status != "run"))
-    made = table("status", "dataset", "encoders", "fusion", "objective", "seed")
+    made = table("status", "dataset", "encoders", "fusion", "objective", "seed", "")
     reasons: Counter[tuple[str, str]] = Counter()
     hidden = 0
     for number, cell in enumerate(cells):
@@ -237,6 +236,7 @@ def print_plan(plan: Plan, rows: int) -> None:
         made.add_row(
             Text(status, _STYLE.get(row["status"], "")),
             row["dataset"], row["encoders"].replace("+", " + "), row["fusion"], row["objective"], str(row["seed"]),
+            tuned_words(row),
         )  # fmt: skip
     out.print(made)
     if hidden:
@@ -272,8 +272,8 @@ def print_status(store: RunStore) -> None:
     for status, count in counts.most_common():
         made.add_row(Text(status, _STYLE.get(status, "red")), str(count))
     out.print(made)
-    for decision in store.decisions():
-        out.print(Text(decision_words(decision)))
+    for line in decision_lines(store.decisions()):
+        out.print(Text(line))
     grouped = Counter((failure["status"], failure["reason"]) for failure in failures)
     for (status, reason), count in grouped.most_common(20):
         out.print(Text(f"{status} ({counted(count, 'cell')}): {reason}", style="red"))

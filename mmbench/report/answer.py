@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from mmbench.record import DONE
-from mmbench.report.decisions import race_words
+from mmbench.report.decisions import choice_words
 from mmbench.report.intervals import Undefined
 from mmbench.report.methods import across_datasets
 from mmbench.report.outcomes import PENDING, STOPPED, split_encoders
@@ -38,7 +38,7 @@ def answer(report: Report) -> str:
     boards = [board for board in report.boards if board.first]
     if not boards:
         return "Nothing was planned, so there is nothing to report."
-    chosen = list(filter(None, [race_words(report.decisions)]))
+    chosen = list(filter(None, [choice_words(report.decisions)]))
     if len(boards) <= MAX_IN_FULL:
         return " ".join([*(board_answer(board) for board in boards), *chosen])
     return " ".join([_where_fusion_helps(boards), *_over_datasets(report), *chosen])

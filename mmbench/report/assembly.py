@@ -174,6 +174,7 @@ def _row(
         conditions=_conditions(done, task, metric),
         diagnostics=_diagnostics(done, task),
         contended=contended,
+        tuned=next((cell.tuned for cell in cells if cell.tuned), {}),
     )
 
 

@@ -22,7 +22,7 @@ from mmbench.journal import JOURNAL_FILE, Journal
 from mmbench.record import PREDICTIONS_FILE
 from mmbench.report import replace_file
 from mmbench.report.assembly import build_report
-from mmbench.report.decisions import race_words
+from mmbench.report.decisions import choice_words
 from mmbench.report.export import spreadsheet_text
 from mmbench.report.markdown import overview_lines
 from mmbench.report.provenance import hardware_words
@@ -150,7 +150,7 @@ def _run(folder: Path, notes: Mapping[str, str]) -> Iterator[str]:
     if report is not None:
         yield from overview_lines(report.boards)
         yield ""
-        if words := race_words(report.decisions):
+        if words := choice_words(report.decisions):
             yield markdown(words, 10_000)
             yield ""
     if caution:

@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Iterator
 
+from mmbench.report.decisions import tuned_words
 from mmbench.report.export import spreadsheet_text
 from mmbench.report.tables import Board, Report, Row
 
@@ -23,6 +24,7 @@ COLUMNS = (
     "run", "dataset", "task", "metric", "direction", "rank", "group", "encoders", "fusion", "objective", "seeds_done",
     "seeds_planned", "mean", "std", "ci_low", "ci_high", "ci_over", "val", "gain", "gain_ci_low", "gain_ci_high",
     "gain_over", "floor", *_COSTS, "contended", "statuses", "reason",
+    "tuned", "num_trials",
 )  # fmt: skip
 
 
@@ -49,6 +51,8 @@ def _values(run: str, board: Board, row: Row) -> Iterator[str | float | int | No
     yield "yes" if row.contended else "no"
     yield " ".join(f"{status}:{count}" for status, count in row.statuses.items())
     yield row.reason
+    yield tuned_words(row.tuned)
+    yield row.tuned.get("num_trials")
 
 
 def _cell(value: str | float | int | None) -> str:

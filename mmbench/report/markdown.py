@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mmbench.report.answer import answer, board_answer, cautions, combo, metric_words, spread
+from mmbench.report.decisions import tuned_words
 from mmbench.report.intervals import Undefined
 from mmbench.report.markdown_modalities import modality_lines
 from mmbench.report.methods import Across, across_datasets
@@ -57,7 +58,11 @@ def _board(board: Board, *, answered_here: bool) -> Iterator[str]:
         "Gain is against the best single modality on the same seeds."
     )
     yield ""
-    yield from table_lines(_heads(board), [_cells(row) for row in board.rows])
+    swept = any(row.tuned for row in board.rows)
+    heads = [*_heads(board), *(["tuned on val"] if swept else [])]
+    yield from table_lines(
+        heads, [[*_cells(row), *([markdown(tuned_words(row.tuned))] if swept else [])] for row in board.rows]
+    )
     yield ""
     if board.floor is not None:
         yield f"- Majority floor: {number(board.floor.mean)} (what one would say without looking at the sample)"

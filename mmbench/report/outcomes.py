@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from mmbench.plan import CHOOSING
@@ -24,6 +24,7 @@ class Outcome:
         status: One of `mmbench.record.STATUSES`, or "pending", or "stopped".
         reason: Why there is no result, or "".
         record: What the journal holds of it, or None.
+        tuned: Values that a sweep chose for it, its number of trials and its score on val; empty without a sweep.
     """
 
     cell_id: str
@@ -36,6 +37,7 @@ class Outcome:
     status: str
     reason: str
     record: Record | None
+    tuned: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def done(self) -> bool:
@@ -86,6 +88,7 @@ def outcomes(
             status=status,
             reason=reason,
             record=record,
+            tuned=row.get("tuned", {}),
         )
 
 

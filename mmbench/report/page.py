@@ -9,6 +9,7 @@ from typing import Any
 
 from mmbench.record import DONE
 from mmbench.report.answer import answer, board_answer, cautions, combo, metric_words, spread
+from mmbench.report.decisions import tuned_words
 from mmbench.report.intervals import Undefined
 from mmbench.report.looked_at import MAX_PAGE_BYTES, looked_at
 from mmbench.report.markdown import critical_words
@@ -29,6 +30,7 @@ MAX_LABEL = 500
 ROW_FIELDS = (
     "rank", "group", "encoders", "fusion", "objective", "mean", "std", "low", "high", "val", "gain", "gainLow",
     "gainHigh", "over", "scores", "cells", "complete", "status", "reason", "command",
+    "tuned",
 )  # fmt: skip
 
 #: What a row may cost, in the order of the axes: name, words, kind of number, direction.
@@ -178,6 +180,7 @@ def _row(
         status,
         clean(row.reason) if row.reason else None,
         row_command(row, board, report),
+        tuned_words(row.tuned) or None,
     ]
     assert len(fields) == len(ROW_FIELDS)
     return [*fields, *(_rounded(row.numbers.get(key)) for key, *_ in columns)]

@@ -80,6 +80,7 @@ class Row:
         conditions: Mean of the board's metric on test by condition other than "clean" ("drop:audio").
         diagnostics: Mean over seeds of what is derived from them ("shapley:audio", "emap_gap"); not of `numbers`.
         contended: Whether a time was taken while others computed on the device.
+        tuned: What a sweep chose for it on val: "values" by name, "num_trials", "val_score", "method".
         rank: 1 is best; equal means share a rank; None for rows that lack seeds.
         group: 1 for the rows that cannot be told apart from the best, 2 for the next, …; None where nobody tested.
     """
@@ -100,6 +101,7 @@ class Row:
     conditions: Mapping[str, float | None] = field(default_factory=dict)
     diagnostics: Mapping[str, float | None] = field(default_factory=dict)
     contended: bool = False
+    tuned: Mapping[str, Any] = field(default_factory=dict)
     rank: int | None = None
     group: int | None = None
 

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mmbench.report.answer import answer, board_answer, cautions, metric_words
-from mmbench.report.decisions import race_words
+from mmbench.report.decisions import choice_words, tuned_words
 from mmbench.report.markdown import gain_cell, interval, seeds_cell, spread_cell
 from mmbench.report.markdown_modalities import modality_line
 from mmbench.report.tables import Board, Report, Row
@@ -53,7 +53,7 @@ def print_tables(report: Report, out: Console, file: Path | None = None) -> None
             out.print(Text(line))
         for caution in cautions(board):
             out.print(Text(f"careful: {caution}", style="yellow"))
-    if len(report.boards) <= MANY_BOARDS and (words := race_words(report.decisions)):
+    if len(report.boards) <= MANY_BOARDS and (words := choice_words(report.decisions)):
         out.print()
         out.print(Text(words))
     if report.failures:
@@ -98,6 +98,9 @@ def _table(board: Board, rows: list[Row]) -> Table:
         made.add_column("objective", overflow="fold")
     for name in (title, "95 % CI", "gain", "seeds", "/s", "latency", "params", "training"):
         made.add_column(name, justify="right", no_wrap=True)
+    swept = any(row.tuned for row in rows)
+    if swept:
+        made.add_column("tuned on val", overflow="fold")
     for row in rows:
         encoders = named(row.encoders, 160).replace("+", " + ")
         cells = [
@@ -114,6 +117,7 @@ def _table(board: Board, rows: list[Row]) -> Table:
             Text(seconds(row.numbers.get("latency_p50_s"))),
             Text(amount(row.numbers.get("num_parameters_trainable"))),
             Text(seconds(row.numbers.get("train_time_s"))),
+            *([Text(tuned_words(row.tuned))] if swept else []),
         ]
         style = "bold" if row.rank == 1 else "dim" if row.rank is None else "cyan" if row.unimodal else ""
         made.add_row(*cells, style=style)

@@ -429,6 +429,7 @@
       for (const [seed, value] of row.scores) facts.push([`seed ${seed}`, number(value)]);
       for (const column of board.columns) if (row.numbers[column.key] !== null) facts.push([column.words, shown(row.numbers[column.key], column.kind)]);
       return [
+        row.tuned && el("p", null, "Tuned on val: ", bdi(row.tuned)),
         row.status && el("p", null, row.status.map(([status, count]) => el("span", { class: `chip ${status}` }, `${count} ${status}`)), " ", bdi(row.reason || "")),
         el("div", { class: "facts" }, facts.map(([name, text]) => el("div", null, el("span", null, bdi(name)), el("span", null, text)))),
         row.command && el("pre", { class: "command" }, el("code", null, row.command)),
