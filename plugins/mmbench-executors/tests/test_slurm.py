@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -22,6 +23,7 @@ pytest.importorskip("submitit", reason="submitit is not installed: pip install '
 
 from mmbench_executors import slurm as slurm_module
 from mmbench_executors.slurm import SlurmExecutor
+from mmbench_executors.worker import Worker, run_to_file
 
 CELLS = """
 import os, shutil, time
@@ -30,6 +32,9 @@ from pathlib import Path
 def note(payload, folder):
     with open(payload["notes"], "a") as stream:
         print(payload["name"], os.environ["SLURM_JOB_ID"], os.getpid(), file=stream)
+
+def idle(payload, folder):
+    return {}
 
 def quick(payload, folder):
     note(payload, folder)
@@ -398,6 +403,65 @@ def test_a_submission_of_which_nobody_heard_is_found_again(bench: Bench, monkeyp
 
     assert outcomes["a"].status == "ok"
     assert len(bench.noted()) == 1
+
+
+@pytest.mark.slow
+def test_a_submission_that_never_arrived_is_made_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    died = bench.executor()
+    died.submit(bench.job("a"))
+    with monkeypatch.context() as patch:
+        patch.setattr(died._queue, "submit", lambda token, packs: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            drive(died, {})
+    monkeypatch.setattr(slurm_module, "ARRIVE_S", 3.0)
+    outcomes: dict[str, Outcome] = {}
+
+    with bench.executor() as executor:
+        executor.submit(bench.job("a"))
+        began = time.monotonic()
+        drive(executor, outcomes, until=lambda: queue() or outcomes)
+        waited_s = time.monotonic() - began
+        drive(executor, outcomes)
+
+    assert outcomes["a"].status == "ok"
+    assert waited_s > 1.5
+    assert len(bench.noted()) == 1
+
+
+def test_options_reach_sbatch(bench: Bench) -> None:
+    outcomes: dict[str, Outcome] = {}
+    options = {"time": "90s", "memory": "300M", "partition": "debug", "sbatch": ["nice=5", "--exclusive"]}
+    with bench.executor(threads=2, setup=["export MARK=1"], **options) as executor:
+        executor.submit(bench.job("a"))
+        drive(executor, outcomes, until=lambda: list((bench.folder / "slurm" / "logs").glob("*_submission.sh")))
+        (file,) = (bench.folder / "slurm" / "logs").glob("*_submission.sh")
+        script = file.read_text().splitlines()
+        drive(executor, outcomes)
+
+    assert outcomes["a"].status == "ok"
+    assert {"export MARK=1", "#SBATCH --exclusive", "#SBATCH --nice=5", "#SBATCH --cpus-per-task=2"} < set(script)
+    assert {"#SBATCH --time=2", "#SBATCH --mem=300M", "#SBATCH --partition=debug"} < set(script)
+
+
+def test_gpus_that_no_node_has_are_refused(bench: Bench) -> None:
+    with bench.executor(gpus=1) as executor, pytest.raises(UsageError, match=r"SLURM does not take the jobs: .*gres"):
+        run(executor, bench.job("a"))
+
+
+def test_a_result_that_comes_before_the_cell_is_submitted_is_taken(bench: Bench) -> None:
+    folder = bench.folder / "slurm"
+    with bench.executor() as executor:
+        executor.submit(bench.job("a"))
+        # As a job does that was given up for lost and was not.
+        (request,) = (folder / "requests").iterdir()
+        (folder / "elsewhere").mkdir()
+        data = {**json.loads(request.read_text()), "folder": str(folder / "elsewhere"), "function": "slurm_cells:idle"}
+        with Worker(preload=()) as worker:
+            run_to_file(worker, data, folder / "results" / request.name)
+        outcomes = run(executor, bench.job("b"))
+
+    assert (outcomes["a"].status, outcomes["b"].status) == ("ok", "ok")
+    assert [name for name, *_ in bench.noted()] == ["b"]
 
 
 def test_options_that_slurm_refuses_are_one_sentence(bench: Bench) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ class Task:
         token: Of the submission that it belongs to.
         position: Within that submission.
         first: The cell that it began with.
+        intended_at: When it was about to be submitted, by the clock.
     """
 
     job_id: str
@@ -31,6 +33,7 @@ class Task:
     token: str
     position: int
     first: str
+    intended_at: float
 
 
 class Ledger:
@@ -55,7 +58,8 @@ class Ledger:
 
     def intend(self, token: str, packs: Sequence[Sequence[str]]) -> None:
         """Note what is about to be submitted; cells that were submitted before belong to the new packs alone."""
-        self._append({"event": "intend", "token": token, "packs": [list(pack) for pack in packs]})
+        packs = [list(pack) for pack in packs]
+        self._append({"event": "intend", "token": token, "packs": packs, "at": round(time.time(), 3)})
 
     def submitted(self, token: str, job_ids: Sequence[str]) -> None:
         """Note what the scheduler calls the jobs of a submission; [] where it took none."""
@@ -101,10 +105,9 @@ class Ledger:
             keys = {key for pack in line["packs"] for key in pack}
             self._leave(keys)
             self._keys |= keys
-            self.tasks += [
-                Task(job_id="", keys=tuple(pack), token=line["token"], position=position, first=pack[0])
-                for position, pack in enumerate(line["packs"])
-            ]
+            for position, pack in enumerate(line["packs"]):
+                about = {"token": line["token"], "position": position, "intended_at": line["at"]}
+                self.tasks.append(Task(job_id="", keys=tuple(pack), first=pack[0], **about))
         elif line["event"] == "submitted":
             for task in self.tasks:
                 if task.token == line["token"] and task.position < len(line["jobs"]):

@@ -33,6 +33,8 @@ GATHER_S = 0.5
 SUBMIT_EVERY_S = 2.0
 #: How long after the end of a job its results may take to be seen here: NFS shows them late.
 LAG_S = 10.0
+#: How long a call of sbatch may take of which nobody waits for the answer any more.
+ARRIVE_S = 20.0
 #: How long cancelled jobs have to end before they are given up.
 CANCEL_S = 20.0
 #: How many jobs one call of sbatch makes: clusters allow 1000 in an array if they are not told otherwise.
@@ -180,9 +182,8 @@ class SlurmExecutor:
 
     def cancel(self) -> None:
         """End all jobs by scancel; their cells end as "interrupted". A second call does not wait for SLURM."""
-        for key in self._held:
+        for key in list(self._held):
             self._end(self._cells[key], Outcome(status="interrupted", reason="interrupted before it began"))
-        self._held.clear()
         again = self._cancelled_at is not None
         self._cancelled_at = float("-inf") if again else time.monotonic()
         if not again:
@@ -207,9 +208,13 @@ class SlurmExecutor:
 
     def _resolve(self) -> None:
         """Ask SLURM for the submissions of which an earlier process did not live to hear."""
-        for token in {task.token for task in self._ledger.tasks if not task.job_id}:
+        unheard = {task.token: task.intended_at for task in self._ledger.tasks if not task.job_id}
+        for token, intended_at in unheard.items():
             with suppress(SubmitError):
-                self._ledger.submitted(token, self._queue.find(token))
+                job_ids = self._queue.find(token)
+                # The sbatch of a process that was killed may still be about to arrive.
+                if job_ids or time.time() - intended_at > ARRIVE_S:
+                    self._ledger.submitted(token, job_ids)
 
     def _hold(self, cell: _Cell) -> None:
         self._held[cell.key] = None
@@ -365,6 +370,7 @@ class SlurmExecutor:
 
     def _end(self, cell: _Cell, outcome: Outcome) -> None:
         del self._cells[cell.key]
+        self._held.pop(cell.key, None)
         self._shared.unshow(cell.job.folder)
         self._finished.append((cell, outcome))
 
