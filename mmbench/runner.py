@@ -29,7 +29,7 @@ MIN_CELLS_FOR_SHARE = 10
 MEMORY_SHARE = 0.8
 _WAIT_S = 0.2
 
-StopCause: TypeAlias = Literal["", "max_failures", "budget", "signal"]
+StopCause: TypeAlias = Literal["", "max_failures", "budget", "signal", "disk"]
 
 
 class PlannedCell(Protocol):
@@ -102,10 +102,10 @@ class Summary:
 
     @property
     def exit_code(self) -> int:
-        """Return 130 or 143 after a signal, 1 when a cell failed, else 0."""
+        """Return 130 or 143 after a signal, 1 when a cell failed or could not be kept, else 0."""
         if self.signum is not None:
             return 128 + self.signum
-        return 1 if self.num_failed else 0
+        return 1 if self.num_failed or self.cause == "disk" else 0
 
 
 def run(
@@ -254,7 +254,12 @@ class _Run:
             self.counts[state.status if state else "pending"] += 1
             return
         attempt = (state.num_attempts if state else 0) + 1
-        folder = self.store.begin(cell.cell_id, attempt)
+        try:
+            folder = self.store.begin(cell.cell_id, attempt)
+        except OSError as error:
+            self._stop_for_disk(error)
+            self.counts[state.status if state else "pending"] += 1
+            return
         self.launched[cell.cell_id] = (cell, attempt)
         self.num_launched += 1
         self.executor.submit(
@@ -314,13 +319,51 @@ class _Run:
             metrics=outcome.metrics,
             info=outcome.info,
         )
-        self.store.finish(record, job.folder)
+        kept = self._keep(record, job.folder)
         if crowded:
             return
+        if kept is None:
+            self.counts["pending"] += 1
+            return
+        record = kept
         self.counts[record.status] += 1
         self.num_ended += 1
         self.num_failed += record.status in FAILURES and record.status != "interrupted"
         self._tell("finished", cell=cell, record=record)
+
+    def _keep(self, record: Record, folder: Path) -> Record | None:
+        """Write a record down and return it; where its files have no room, a failure without them, which makes room.
+
+        None when that cannot be written either: then the run stops, and the cell runs again another time.
+        """
+        try:
+            self.store.finish(record, folder)
+            return record
+        except OSError as error:
+            if record.status not in FAILURES:
+                reason = f"its result could not be kept: {error.strerror or error}"
+                record = replace(record, status="failed", reason=reason)
+            record = replace(record, metrics=(), info={})
+        try:
+            self.store.drop_files(folder)
+            self.store.finish(record, folder)
+        except OSError as error:
+            self._stop_for_disk(error)
+            return None
+        return record
+
+    def _stop_for_disk(self, error: OSError) -> None:
+        """Launch no more and end what runs, since no result of it could be kept."""
+        if self.cause == "disk":
+            return
+        why = error.strerror or str(error)
+        self.cause = "disk"
+        self.reason = (
+            f"{self.store.folder} can no longer be written ({why}): what ended before is kept; "
+            "make room or bring the folder back, then type the command again"
+        )
+        self._tell("stopped", reason=self.reason)
+        self.executor.cancel()
 
     def _should_stop(self) -> bool:
         if self.cause:

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from mmbench.admission import Admission
-from mmbench.errors import EmptySelection, UsageError
+from mmbench.errors import EmptySelection, MmbenchError, UsageError
 from mmbench.heartbeat import Heartbeat
 from mmbench.plan import Plan
 from mmbench.planners import planner_of
@@ -91,9 +91,9 @@ def run_plan(plan: Plan, *, argv: Sequence[str], as_json: bool = False) -> int:
                     out.print(Text(line))
 
             summary = run_stages(planner, store, launch, max_failures=config.max_failures, on_decisions=say)
-            heart.phase = "reporting"
+            heart.phase, reported = "reporting", True
             if summary.num_launched or not (store.folder / "report").is_dir():
-                _report(store, out)
+                reported = _report_or_warn(store, out)
                 out.print(f"{counted(summary.num_launched, 'cell')} in {duration(time.monotonic() - began)}")
                 _bound_cache(plan, out)
             else:
@@ -104,7 +104,7 @@ def run_plan(plan: Plan, *, argv: Sequence[str], as_json: bool = False) -> int:
                 out.print(Text(warning, style="yellow"))
     if as_json:
         sys.stdout.write(json.dumps({"run": str(store.folder), "counts": dict(summary.counts)}, indent=2) + "\n")
-    return summary.exit_code
+    return summary.exit_code or int(not reported)
 
 
 def show_report(store: RunStore, *, as_json: bool = False) -> None:
@@ -142,6 +142,18 @@ def tracker_references(plan: Plan) -> list[Reference]:
     for reference in references:
         check_packages(reference)
     return references
+
+
+def _report_or_warn(store: RunStore, out: Console) -> bool:
+    """Write and show the report; a warning when that cannot be done, for the cells have their results all the same."""
+    try:
+        _report(store, out)
+    except (MmbenchError, OSError) as error:
+        why = str(error) if isinstance(error, MmbenchError) else f"{error.strerror or error}"
+        said = f"the report is not written: {why}; `mmbench report {store.name}` writes it another time"
+        out.print(Text(said, style="yellow"))
+        return False
+    return True
 
 
 def _report(store: RunStore, out: Console) -> None:

@@ -141,7 +141,9 @@ class Standing:
         self.enter(row["cell_id"], cell)
 
     def enter(self, cell_id: str, cell: RunningCell) -> None:
-        """Count a cell that was waited for as running."""
+        """Count a cell that was waited for as running; one that did already starts anew."""
+        if cell_id in self.running:
+            self.leave(cell_id)
         self._waiting[cell.kind] -= 1
         self.running[cell_id] = cell
 

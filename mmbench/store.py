@@ -26,7 +26,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from mmbench.errors import UsageError, did_you_mean
+from mmbench.errors import DiskError, UsageError, did_you_mean
 from mmbench.journal import CELL_ID, JOURNAL_FILE, CellState, Journal
 from mmbench.record import Record
 
@@ -39,6 +39,8 @@ PLAN_FILE = "plan.json"
 RECORD_FILE = "record.json"
 DECISIONS_FILE = "decisions.json"
 
+#: What an executor says of an attempt in words.
+_WORDS = ("log.txt", "traceback.txt")
 #: What a file system says, some only when a file is synced, where there is no room or the disk fails.
 _NOT_KEPT = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 _LOCK_FILE = ".lock"
@@ -109,7 +111,7 @@ class RunStore:
 
     def write_run(self, about: Mapping[str, Any]) -> None:
         """Write ``run.json``: command, configuration, versions, hardware, git."""
-        _write_atomically(self.folder / RUN_FILE, [json.dumps(about, indent=2, default=str), "\n"])
+        _write_or_say(self.folder / RUN_FILE, [json.dumps(about, indent=2, default=str), "\n"])
 
     def read_run(self) -> dict[str, Any]:
         """Return ``run.json``, or {} when it is missing or damaged."""
@@ -137,13 +139,13 @@ class RunStore:
                 count += 1
             yield f'\n],"num_cells":{count}}}\n'
 
-        _write_atomically(self.folder / PLAN_FILE, lines())
+        _write_or_say(self.folder / PLAN_FILE, lines())
         return count
 
     def write_decisions(self, decisions: Iterable[Mapping[str, Any]]) -> None:
         """Write ``decisions.json``, one a line."""
         lines = ",\n".join(json.dumps(decision, allow_nan=False) for decision in decisions)
-        _write_atomically(self.folder / DECISIONS_FILE, ["[\n", lines, "\n]\n"])
+        _write_or_say(self.folder / DECISIONS_FILE, ["[\n", lines, "\n]\n"])
 
     def decisions(self) -> list[dict[str, Any]]:
         """Return what a race or a sweep decided so far; nothing for an ordinary run.
@@ -266,6 +268,12 @@ class RunStore:
             folder.rename(place)
         sync(place.parent)
         self.journal.append(record)
+
+    def drop_files(self, folder: Path) -> None:
+        """Remove what an attempt wrote but for its log and its traceback, to make room."""
+        for entry in folder.iterdir() if folder.is_dir() and not folder.is_symlink() else ():
+            if entry.name not in _WORDS:
+                _remove(entry)
 
     def close(self) -> None:
         """Let others write."""
@@ -396,6 +404,20 @@ def _write_atomically(path: Path, chunks: Iterable[str], *, durably: bool = True
     beside.replace(path)
     if durably:
         sync(path.parent)
+
+
+def _write_or_say(path: Path, chunks: Iterable[str]) -> None:
+    """Write a file that a run cannot do without.
+
+    Raises:
+        DiskError: it cannot be written; the one that was there is as it was.
+    """
+    try:
+        _write_atomically(path, chunks)
+    except OSError as error:
+        raise DiskError(
+            f"{path} cannot be written: {error.strerror or error}; make room, or choose another place with --results"
+        ) from None
 
 
 def _make_ordinary(folder: Path) -> None:

@@ -67,6 +67,21 @@ def says_whether_it_is_offline(payload: dict[str, Any], folder: Path) -> dict[st
     return _result(0, **{name: os.environ.get(name) for name in payload["names"]})
 
 
+def fills_the_disk(payload: dict[str, Any], folder: Path) -> None:
+    """Write until there is no room, into its own folder."""
+    with (folder / "ballast.bin").open("wb", buffering=0) as stream:
+        while True:
+            stream.write(b"x" * 4096)
+
+
+def fills_the_disk_and_returns(payload: dict[str, Any], folder: Path) -> dict[str, Any]:
+    try:
+        fills_the_disk(payload, folder)
+    except OSError:
+        return _result(1)
+    raise AssertionError
+
+
 def raises(payload: dict[str, Any], folder: Path) -> None:
     raise ValueError("5 heads do not divide 96;\n\x1b[31mchoose\x1b[0m \x00another\u202e number")
 

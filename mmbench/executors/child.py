@@ -24,6 +24,8 @@ from mmbench.record import Metric, Status
 OUTCOME_FILE = "outcome.json"
 LOG_FILE = "log.txt"
 TRACEBACK_FILE = "traceback.txt"
+#: How a cell's process ends that could not write its outcome.
+UNWRITTEN_EXIT = 74
 
 #: An outcome larger than this belongs into a file of the cell, not into the journal.
 MAX_OUTCOME_BYTES = 16 * 2**20
@@ -124,6 +126,10 @@ def run_and_leave(job: Mapping[str, Any], *, parent_pid: int) -> None:
         if os.getpid() == pid:
             write_outcome(folder, outcome)
         code = 0
+    except OSError:
+        code = UNWRITTEN_EXIT
+        with suppress(BaseException):  # as below
+            traceback.print_exc()
     except BaseException:  # whatever it is, the process ends below
         with suppress(BaseException):  # a plugin may have closed or replaced the streams
             traceback.print_exc()

@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 
 from mmbench.executors import Job, Outcome, Running
-from mmbench.executors.child import LOG_FILE, MAX_OUTCOME_BYTES, OUTCOME_FILE, one_line
+from mmbench.executors.child import LOG_FILE, MAX_OUTCOME_BYTES, OUTCOME_FILE, UNWRITTEN_EXIT, one_line
 from mmbench.executors.launch import (
     DEFAULT_START_METHOD,
     JOB_FILE,
@@ -49,6 +49,8 @@ PRELOAD = ("torch", "torch._dynamo", "torchmetrics.functional", "mmbench.blocks"
 WATCH_S = 0.1
 #: How long the server may take to say that a dead process is dead before it counts as stuck.
 STUCK_S = 5.0
+#: A disk with less than that is full: an outcome is smaller.
+_FULL_BYTES = MAX_OUTCOME_BYTES
 
 
 @dataclass
@@ -242,6 +244,8 @@ class LocalExecutor:
                 used = f"; it was last seen using {gib(task.rss)}" if task.rss else ""
                 return "oom_host", f"the kernel ended it because the machine ran out of memory{used}", {}
             return "killed", f"{describe_exit(code)} ended the process", {}
+        if code == UNWRITTEN_EXIT:
+            return "failed", why_unwritten(task.job.folder), {}
         last_line = task.log.last_line()
         said = f"; its last line of output: {last_line}" if last_line else ""
         return "failed", one_line(f"the process ended with exit code {code} before the cell was finished{said}"), {}
@@ -286,6 +290,15 @@ class LocalExecutor:
             return self._is_ours(task) and task.process is not None and task.process.status() != psutil.STATUS_ZOMBIE
         except psutil.Error:
             return False
+
+
+def why_unwritten(folder: Path) -> str:
+    """Say why a cell could not write its outcome."""
+    if not folder.is_dir():
+        return "its result could not be written: its folder is gone"
+    free = shutil.disk_usage(folder).free
+    why = "the disk is full" if free < _FULL_BYTES else "its folder takes no more files"
+    return f"its result could not be written: {why}"
 
 
 def _read_outcome(path: Path) -> dict[str, Any] | None:
