@@ -192,9 +192,7 @@ class Race:
         found = []
         # In the plan's order, in which datasets and fusions take turns.
         for cell in self.plan.cells():
-            if cell.seed != first:
-                break
-            if cell.cell_id in order:
+            if cell.seed == first and cell.cell_id in order:
                 epochs = self._heats[cell.dataset.digest].epochs[rung]
                 about = {"rung": rung + 1, "epochs": epochs}
                 found.append(self.plan.variant(cell, role="rung", train={"epochs": epochs}, about=about))

@@ -305,6 +305,39 @@ def test_poisoned_test_scores_change_no_decision(raced, home):
     assert rows_of(home, "poisoned") == rows_of(home, "raced")
 
 
+def test_a_merged_race_still_says_that_it_was_one(raced, home):
+    shutil.copytree(home / "results/raced", home / "results/elsewhere")
+    merged = mmbench(home, "merge", "raced", "elsewhere", "--into", "both")
+    assert merged.returncode == 0, merged.stderr
+    report = json.loads(mmbench(home, "report", "both", "--json").stdout)
+
+    assert decisions_of(home, "both") == decisions_of(home, "raced")
+    assert report["answer"].count("A race chose what was trained in full") == 1
+    assert report["statuses"]["stopped"] == 10
+
+
+@pytest.mark.slow
+def test_every_finalist_reaches_the_ceiling_and_the_best_of_the_whole_grid_is_among_them(home):
+    selection = ("run", "-d", "xor", "--grid", "all", "--epochs", "12", *QUIET)
+    for name, race in (("whole", ()), ("halved", ("--race", "min_epochs=2", "--race", "finalists=3"))):
+        done = mmbench(home, *selection, *race, "--run", name)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def scores(name):
+        [board] = json.loads(mmbench(home, "report", name, "--json").stdout)["boards"]
+        return {
+            row["fusion"]: row["score"]["mean"] for row in board["rows"] if row["score"] and len(row["modalities"]) > 1
+        }
+
+    whole, halved = scores("whole"), scores("halved")
+    assert len(whole) == 8
+    assert min(whole.values()) < 0.8  # there is something to lose by
+    assert len(halved) == 3
+    assert min(halved.values()) >= 0.95
+    assert max(halved.values()) == max(whole.values())
+    assert halved.items() <= whole.items()
+
+
 @pytest.mark.slow
 def test_a_race_that_is_killed_goes_on_to_the_same_finalists(raced, home):
     arguments = ("run", *SELECTION, *QUIET, "--epochs", "12", "--race", "min_epochs=2", "--run", "killed")

@@ -8,6 +8,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 from collections import Counter
 
 import pytest
@@ -360,3 +361,33 @@ def test_the_plan_shows_the_trials_and_a_mistake_is_one_line(home):
     assert wrong.returncode == 2
     assert wrong.stderr.count("\n") == 1
     assert "[sweep.train]: 'learning_rate' cannot be swept" in wrong.stderr
+
+
+@pytest.mark.slow
+def test_an_optuna_sweep_that_is_killed_asks_for_the_same_trials_again(home):
+    pytest.importorskip("optuna")
+    text = RUN_FILE.replace('"grid"', '"optuna"\ntrials = 4').replace(
+        "[1e-6, 3e-3]", "{low = 1e-5, high = 1e-2, log = true}"
+    )
+    (home / "optuna.toml").write_text(text)
+    whole = mmbench(home, "run", "-c", "optuna.toml", "--run", "whole")
+    assert whole.returncode == 0, whole.stdout + whole.stderr
+    assert "trial 4 of 4: 4 cells to run" in whole.stdout
+
+    environment = {**os.environ, "MMBENCH_CACHE": str(home / "cache"), "MMBENCH_DATA": str(home / "data")}
+    command = [sys.executable, "-m", "mmbench.cli", "run", "-c", "optuna.toml", "--run", "killed"]
+    process = subprocess.Popen(command, cwd=home, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    journal = home / "results/killed/journal.jsonl"
+    until = time.monotonic() + 200
+    while not (journal.exists() and journal.read_bytes().count(b"\n") >= 6):
+        assert time.monotonic() < until and process.poll() is None
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    again = mmbench(home, "run", "-c", "optuna.toml", "--run", "killed")
+
+    assert again.returncode == 0, again.stdout + again.stderr
+    for file in ("decisions.json", "plan.json"):
+        assert (home / "results/killed" / file).read_text() == (home / "results/whole" / file).read_text()
+    ids = [record.cell_id for record in Journal(journal) if record.status == "ok"]
+    assert sorted(ids) == sorted(record.cell_id for record in Journal(home / "results/whole/journal.jsonl"))
