@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -27,7 +28,7 @@ from mmbench.build import (
 from mmbench.cache import ArrayCache
 from mmbench.config import TrainConfig, part_root
 from mmbench.data import SPLITS, Column, DatasetSource, Split, repeated_inputs, transform_key
-from mmbench.device_turn import DeviceTurn
+from mmbench.device_turn import DeviceTurn, gpu_name
 from mmbench.epochs import Epoch
 from mmbench.errors import ContractError, Unavailable
 from mmbench.frozen import FrozenEncoder
@@ -150,7 +151,8 @@ def turn_on(payload: Mapping[str, Any]) -> DeviceTurn:
     device = pick_device(payload["device"])
     if device.type != "cuda":
         return DeviceTurn(None)
-    return DeviceTurn(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
+    # Nothing is asked of the GPU before its turn, not even its name: somebody may be measuring on it.
+    return DeviceTurn(gpu_name(device.index or 0, os.environ.get("CUDA_VISIBLE_DEVICES")))
 
 
 def _after_epoch(path: Path, turn: DeviceTurn, epoch: Epoch) -> None:

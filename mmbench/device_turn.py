@@ -26,7 +26,7 @@ class DeviceTurn:
     operating system on files: they go when a process does, however it ends.
 
     Args:
-        device: What others call it too, on this machine: a GPU by its UUID. None is a device that is not shared by
+        device: What others call it too, on this machine, as `gpu_name` does. None is a device that is not shared by
             turns: nothing ever waits, and nobody is known to be alone.
         folder: Where the locks lie; by default $MMBENCH_LOCKS, or the folder for temporary files.
     """
@@ -42,11 +42,11 @@ class DeviceTurn:
             return self
         try:
             self._gate, self._room = (self._open(f"{self._name}.{part}.lock") for part in ("gate", "room"))
+            self._enter()
+            # Only now: who has not entered yet holds nothing of the device.
             self._sign()
         except OSError:  # the folder cannot be written, or somebody else's files lie there: measure as best we can
             self._leave()
-            return self
-        self._enter()
         return self
 
     def __exit__(
@@ -128,6 +128,20 @@ class DeviceTurn:
     def _leave(self) -> None:
         self._stack.close()
         self._gate = self._room = -1
+
+
+def gpu_name(index: int, visible: str | None) -> str:
+    """Return what to call a GPU before anything is asked of it: by its place on the machine, or by its UUID.
+
+    Args:
+        index: Among those that this process sees.
+        visible: $CUDA_VISIBLE_DEVICES, which renumbers them.
+
+    >>> gpu_name(1, None), gpu_name(1, "4,6"), gpu_name(0, "GPU-8932f937")
+    ('gpu-1', 'gpu-6', 'gpu-GPU-8932f937')
+    """
+    places = [place.strip() for place in (visible or "").split(",") if place.strip()]
+    return f"gpu-{places[index] if index < len(places) else index}"
 
 
 def _lock(descriptor: int, *, shared: bool = False) -> None:

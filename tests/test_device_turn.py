@@ -13,17 +13,20 @@ from pathlib import Path
 
 import pytest
 
-from mmbench.device_turn import DeviceTurn
+from mmbench.device_turn import DeviceTurn, gpu_name
 
-#: ``python -c TRAIN FOLDER LOG NUM_EPOCHS EPOCH_S``: each epoch is written down with its beginning and its end.
+#: ``python -c TRAIN FOLDER LOG EPOCH_S``: each epoch is written down with its beginning and its end; the last is the one
+#: that finds a file ``stop``.
 TRAIN = """
 import sys, time, json
-from itertools import pairwise
 from pathlib import Path
 from mmbench.device_turn import DeviceTurn
-folder, log, num_epochs, epoch_s = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
+folder, log, epoch_s = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
+print("here", flush=True)
 with DeviceTurn("GPU-1", folder) as turn:
-    for _ in range(num_epochs):
+    last = False
+    while not last:
+        last = (folder / "stop").exists()
         began = time.monotonic()
         time.sleep(epoch_s)
         with log.open("a") as stream:
@@ -35,7 +38,7 @@ MEASURE = """
 import sys, time
 from itertools import pairwise
 from pathlib import Path
-from mmbench.device_turn import DeviceTurn
+from mmbench.device_turn import DeviceTurn, gpu_name
 with DeviceTurn("GPU-1", Path(sys.argv[1])) as turn:
     with turn.alone(20.0) as alone:
         began = time.monotonic()
@@ -62,25 +65,28 @@ def epochs(log: Path):
 
 def test_who_measures_is_alone_and_those_who_train_go_on_afterwards(tmp_path):
     logs = [tmp_path / "one.log", tmp_path / "two.log"]
-    trainings = [start(TRAIN, tmp_path, log, 40, 0.03) for log in logs]
+    trainings = [start(TRAIN, tmp_path, log, 0.03) for log in logs]
     wait_until(lambda: all(epochs(log) for log in logs))
 
     said, window = start(MEASURE, tmp_path, 0.3).communicate(timeout=30)[0].splitlines()
+    began, ended = map(float, window.split())
+    wait_until(lambda: all(epochs(log)[-1][0] >= ended for log in logs))
+    (tmp_path / "stop").touch()
     for training in trainings:
         assert training.wait(timeout=30) == 0
 
-    began, ended = map(float, window.split())
     assert said == "True"
     assert ended - began >= 0.3
     for log in logs:
-        assert len(epochs(log)) == 40
+        assert any(span[1] <= began for span in epochs(log))
         assert [span for span in epochs(log) if span[0] < ended and span[1] > began] == []
-        assert any(span[0] >= ended for span in epochs(log))
 
 
 def test_those_who_train_do_so_at_the_same_time(tmp_path):
     logs = [tmp_path / "one.log", tmp_path / "two.log"]
-    trainings = [start(TRAIN, tmp_path, log, 20, 0.05) for log in logs]
+    trainings = [start(TRAIN, tmp_path, log, 0.05) for log in logs]
+    wait_until(lambda: all(len(epochs(log)) > 5 for log in logs))
+    (tmp_path / "stop").touch()
     for training in trainings:
         assert training.wait(timeout=30) == 0
 
@@ -109,7 +115,8 @@ def test_one_that_is_killed_while_it_measures_holds_nobody_back(tmp_path):
 
 
 def test_where_an_epoch_takes_too_long_the_measurement_knows_that_it_was_not_alone(tmp_path):
-    training = start(TRAIN, tmp_path, tmp_path / "log", 1, 2.0)
+    (tmp_path / "stop").touch()
+    training = start(TRAIN, tmp_path, tmp_path / "log", 2.0)
     wait_until(lambda: (tmp_path / "mmbench-GPU-1.present" / str(training.pid)).exists())
     with DeviceTurn("GPU-1", tmp_path) as turn:
         time.sleep(0.1)
@@ -122,6 +129,32 @@ def test_where_an_epoch_takes_too_long_the_measurement_knows_that_it_was_not_alo
     assert alone is False
     assert 0.2 <= waited < 1.5
     assert training.wait(timeout=30) == 0
+
+
+@pytest.mark.parametrize(
+    ("index", "visible", "expected"),
+    [
+        (0, None, "gpu-0"),
+        (2, "", "gpu-2"),
+        (0, "3, 5", "gpu-3"),
+        (1, "3, 5", "gpu-5"),
+        (0, "GPU-8932f937", "gpu-GPU-8932f937"),
+    ],
+)
+def test_a_gpu_has_one_name_for_all_processes_whichever_they_see(index, visible, expected):
+    assert gpu_name(index, visible) == expected
+
+
+def test_who_waits_at_the_gate_is_not_taken_for_one_that_holds_the_device(tmp_path):
+    with DeviceTurn("GPU-1", tmp_path) as turn, turn.alone() as alone:
+        (tmp_path / "stop").touch()
+        waiting = start(TRAIN, tmp_path, tmp_path / "log", 0.0)
+        assert waiting.stdout.readline() == "here\n"
+        with pytest.raises(subprocess.TimeoutExpired):
+            waiting.wait(timeout=0.5)
+        assert alone is True
+        assert turn.num_others() == 0
+    assert waiting.wait(timeout=30) == 0
 
 
 def test_others_on_another_device_do_not_matter(tmp_path):
