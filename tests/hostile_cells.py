@@ -114,6 +114,23 @@ def runs_out_of_gpu_memory(payload: dict[str, Any], folder: Path) -> None:
     )
 
 
+def shares_a_gpu(payload: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Holds some GiB of a pretended GPU of 80: a file with that number in a folder that all cells share."""
+    gpu = Path(payload["gpu"])
+    own = gpu / folder.name
+    own.write_text(str(payload["peak"]))
+    try:
+        time.sleep(payload["sleep_s"])
+        held = sum(int(path.read_text() or 0) for path in gpu.iterdir())
+        if held > 80:
+            runs_out_of_gpu_memory(payload, folder)
+        free = 80 - held + payload["peak"]
+        memory = {"peak_bytes": payload["peak"] * 2**30, "available_bytes": free * 2**30}
+        return {"metrics": [], "info": {"device_memory": memory}}
+    finally:
+        own.unlink()
+
+
 def wraps_gpu_memory_error(payload: dict[str, Any], folder: Path) -> None:
     try:
         runs_out_of_gpu_memory(payload, folder)

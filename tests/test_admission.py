@@ -15,6 +15,7 @@ from test_runner import Scripted
 from mmbench.admission import CAUTION, MARGINS, MEMORY_SHARE, Admission
 from mmbench.config import RunConfig
 from mmbench.executors import Job, Outcome
+from mmbench.executors.local import LocalExecutor
 from mmbench.journal import JOURNAL_FILE, Journal
 from mmbench.runner import run
 from mmbench.session import make_admission
@@ -233,6 +234,26 @@ def test_a_cell_that_runs_out_of_memory_beside_others_is_tried_again_alone_befor
     assert any(line[0] == greedy for line in journal)
     finished = [event.cell.cell_id for event in events if event.kind == "finished"]
     assert sorted(finished) == sorted(cell.cell_id for cell in cells)
+
+
+def test_processes_that_share_a_gpu_all_come_through_the_greedy_one_alone(tmp_path: Path):
+    (tmp_path / "gpu").mkdir()
+    peaks = [10, 10, 10, 10, 75, 10, 10, 10]
+
+    @dataclass(frozen=True)
+    class Holding(Planned):
+        def payload(self) -> dict[str, Any]:
+            return {"gpu": str(tmp_path / "gpu"), "peak": self.peak, "sleep_s": 1.0 if self.peak > 10 else 0.5}
+
+    cells = [Holding(n, peak) for n, peak in enumerate(peaks)]
+    with RunStore.create(tmp_path / "run") as store, LocalExecutor(4, preload=()) as executor:
+        summary = run(cells, store, executor, function="hostile_cells:shares_a_gpu", admission=Admission())
+        journal = [(record.cell_id, record.status) for record in Journal(store.folder / JOURNAL_FILE)]
+
+    assert summary.counts == {"ok": 8}
+    assert {status for _, status in journal} == {"ok", "interrupted"}
+    assert sorted(cell_id for cell_id, status in journal if status == "ok") == sorted(cell.cell_id for cell in cells)
+    assert list((tmp_path / "gpu").iterdir()) == []
 
 
 def test_a_cell_that_runs_out_of_memory_alone_has_failed(tmp_path: Path):
