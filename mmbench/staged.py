@@ -82,7 +82,13 @@ def write_plan(store: RunStore, planner: Planner) -> None:
     store.write_plan(itertools.chain(kept_rows, planner.rows()), {**store.datasets(), **plan.datasets_json()})
     decisions = planner.decisions()
     here = {part.label for part in plan.datasets}
-    kept = [decision for decision in store.decisions() if decision["dataset"] not in here]
+    tuned = {_tuned_combo(decision) for decision in decisions}
+    kept = [
+        decision
+        for decision in store.decisions()
+        # A race is one of all combos of a dataset; each combo of a sweep is decided by itself.
+        if (decision["dataset"] not in here if decision["kind"] == "rung" else _tuned_combo(decision) not in tuned)
+    ]
     if kept or decisions:
         store.write_decisions([*kept, *decisions])
 
@@ -107,6 +113,10 @@ def _combo(row: Mapping[str, Any]) -> tuple[Any, ...] | None:
     if row["role"] in CHOOSING:
         return None
     return tuple(row[name] for name in ("dataset", "encoders", "fusion", "objective", "seed"))
+
+
+def _tuned_combo(decision: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(decision.get(name) for name in ("dataset", "encoders", "fusion", "objective"))
 
 
 def num_missing(store: RunStore, stage: Stage) -> int:

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -361,6 +362,20 @@ def test_the_plan_shows_the_trials_and_a_mistake_is_one_line(home):
     assert wrong.returncode == 2
     assert wrong.stderr.count("\n") == 1
     assert "[sweep.train]: 'learning_rate' cannot be swept" in wrong.stderr
+
+
+@pytest.mark.slow
+def test_a_wider_selection_adds_its_combos_to_a_swept_run(swept, home):
+    before = {item["fusion"]: item for item in json.loads((home / "results/swept/decisions.json").read_text())}
+    shutil.copytree(home / "results/swept", home / "results/wider")
+    done = mmbench(home, "run", "-c", "sweep.toml", "-f", "sum", "--run", "wider")
+    assert done.returncode == 0, done.stdout + done.stderr
+    after = {item["fusion"]: item for item in json.loads((home / "results/wider/decisions.json").read_text())}
+    [board] = json.loads(mmbench(home, "report", "wider", "--json").stdout)["boards"]
+
+    assert after == {**before, "sum": after["sum"]}
+    ranked = {row["fusion"]: row["tuned"]["num_trials"] for row in board["rows"] if row["rank"] is not None}
+    assert ranked == {"concat": 2, "gated": 2, "sum": 2, "single": 2}
 
 
 @pytest.mark.slow
