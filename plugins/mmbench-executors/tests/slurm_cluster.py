@@ -9,7 +9,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -40,6 +40,7 @@ AccountingStorageType=accounting_storage/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 MpiDefault=none
+SlurmdParameters=config_overrides
 ReturnToService=2
 SchedulerParameters=batch_sched_delay=1,sched_interval=5,bf_interval=5
 KillWait=2
@@ -111,7 +112,9 @@ def _run(command: list[str], env: dict[str, str]) -> str:
     return done.stdout
 
 
-def _until(condition, failure: str, folder: Path, *, seconds: float = 30, strict: bool = True) -> None:
+def _until(
+    condition: Callable[[], object], failure: str, folder: Path, *, seconds: float = 30, strict: bool = True
+) -> None:
     until = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > until:

@@ -254,7 +254,10 @@ def test_a_job_that_slurm_puts_back_continues_with_its_next_cell(bench: Bench) -
 def test_a_host_with_a_full_disk_costs_the_cell_that_met_it(bench: Bench) -> None:
     disk = bench.folder / "disk"
     disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], check=True)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
+    made = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if made.returncode:
+        pytest.skip(f"no file system can be mounted here: {made.stderr.strip()}")
     try:
         with bench.executor(cells_per_job=2) as executor:
             outcomes = run(executor, bench.job("a", "fill_cache", cache_dir=str(disk)), bench.job("b"))
