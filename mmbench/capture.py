@@ -119,9 +119,7 @@ class CapturedSteps:
     def epoch(self) -> Iterator[None]:
         """Hold the device's stream for the steps of one epoch."""
         if not self.reason and not self._rates_held:
-            self.recorder = self.recorder or CudaRecorder(self.trainer.device)
-            _hold_rates(self.trainer.optimiser, self.trainer.device)
-            self._rates_held = True
+            self._begin()
         if not self._rates_held:
             yield
             return
@@ -148,6 +146,11 @@ class CapturedSteps:
             return self._warm_up(batch, epoch, self._seen[key])
         if len(self._graphs) >= MAX_GRAPHS:
             return self.trainer.work(batch, epoch)
+        assert self.recorder is not None
+        # A capture that runs out of memory would leave less of it than there was.
+        if not self.recorder.has_room():
+            self._stop("the device has no room for a second copy of what a step holds")
+            return self.trainer.work(batch, epoch)
         return self._captured(key, batch, epoch)
 
     def close(self) -> None:
@@ -157,6 +160,15 @@ class CapturedSteps:
             _release_rates(self.trainer.optimiser)
             self.recorder, self._rates_held = None, False
             self.reason = self.reason or "training is over"
+
+    def _begin(self) -> None:
+        try:
+            self.recorder = self.recorder or CudaRecorder(self.trainer.device)
+        except RuntimeError as error:
+            self._stop(f"there is no stream for it: {error}")
+            return
+        _hold_rates(self.trainer.optimiser, self.trainer.device)
+        self._rates_held = True
 
     def _reason_against(self) -> str:
         if self.mode == "never":

@@ -25,6 +25,9 @@ class Recorder(Protocol):
     def record(self, work: Callable[[], Tensor]) -> Replay:
         """Capture some work without doing it; return what does it, and gives its result, each time it is called."""
 
+    def has_room(self) -> bool:
+        """Return whether the device can hold a step's memory once more: a graph keeps its own."""
+
     def random_state(self) -> Tensor:
         """Return the state of the device's generator."""
 
@@ -77,6 +80,11 @@ class CudaRecorder:
             return result.clone()
 
         return replay
+
+    def has_room(self) -> bool:
+        free, _ = torch.cuda.mem_get_info(self.device)
+        unused = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+        return 2 * torch.cuda.max_memory_allocated(self.device) <= free + unused
 
     def random_state(self) -> Tensor:
         return torch.cuda.get_rng_state(self.device)
