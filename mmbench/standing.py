@@ -14,7 +14,7 @@ from mmbench.record import DONE, HISTORY_FILE
 from mmbench.runner import is_final
 
 #: Combos of encoders and fusion that are told apart; beyond, a cell counts as any other of its dataset.
-MAX_KINDS = 100_000
+MAX_KINDS = 20_000
 #: From so many trained cells on there is an estimate.
 MIN_FINISHED = 3
 

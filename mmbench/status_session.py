@@ -18,7 +18,7 @@ from mmbench.journal import CellState, Follower, note
 from mmbench.progress import LINE_EVERY_S, devices, line, live_table
 from mmbench.record import DONE, STATUSES
 from mmbench.standing import RunningCell, Standing
-from mmbench.store import PLAN_FILE, RunStore
+from mmbench.store import PLAN_FILE, RunStore, identity
 from mmbench.utilisation import Utilisation
 from mmbench.views import console, print_status
 
@@ -92,7 +92,7 @@ class Watched:
         }
 
     def _read_journal(self, since: str) -> None:
-        plan = _identity(self.store.folder / PLAN_FILE)
+        plan = identity(self.store.folder / PLAN_FILE)
         if plan != self._plan or self._follower.was_replaced():
             self._plan = plan
             self._begin_anew(since)
@@ -209,12 +209,3 @@ def _show_json(watched: Watched) -> str:
         if not ended:
             time.sleep(LOOK_EVERY_S)
     return ended
-
-
-def _identity(path: Path) -> tuple[int, ...] | None:
-    """Return what changes when a file is written anew, or None where there is none."""
-    try:
-        about = path.stat()
-    except OSError:
-        return None
-    return about.st_ino, about.st_mtime_ns, about.st_size

@@ -61,6 +61,7 @@ class RunStore:
         self.journal = Journal(folder / JOURNAL_FILE)
         self._lock: FileLock | None = None
         self._writing: dict[str, Any] = {}
+        self._states: tuple[object, dict[str, CellState]] | None = None
 
     @classmethod
     def create(cls, folder: Path) -> RunStore:
@@ -226,8 +227,11 @@ class RunStore:
         return decisive
 
     def states(self) -> dict[str, CellState]:
-        """Return what is decided about each cell, in short."""
-        return self.journal.states()
+        """Return what is decided about each cell, in short; the journal is read again when it has changed."""
+        read = identity(self.journal.path), identity(self.journal.packed)
+        if self._states is None or self._states[0] != read:
+            self._states = read, self.journal.states()
+        return self._states[1]
 
     def cell_folder(self, cell_id: str) -> Path:
         """Return where the files of a cell's decisive attempt are.
@@ -445,6 +449,15 @@ def _sync_tree(folder: Path) -> None:
             if path.is_file() and not path.is_symlink():
                 sync(path)
         sync(Path(parent))
+
+
+def identity(path: Path) -> tuple[int, ...] | None:
+    """Return what changes when a file is written, or None where there is none."""
+    try:
+        about = path.stat()
+    except OSError:
+        return None
+    return about.st_ino, about.st_mtime_ns, about.st_size
 
 
 def sync(path: Path) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import doctest
 import io
+import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -191,6 +193,44 @@ def test_a_machine_without_gpus_shows_none_and_its_processors_are_measured() -> 
     assert Utilisation.from_json(busy.to_json()) == busy
     if not meter._handles:
         assert [text for text in devices(busy) if not text.startswith("CPU")] == []
+
+
+def test_gpus_are_read_by_nvml_and_what_one_does_not_tell_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    class NVMLError(Exception):
+        pass
+
+    def percent(handle: int) -> Any:
+        if handle == 1:
+            raise NVMLError  # a slice of a GPU has none
+        return SimpleNamespace(gpu=83, memory=10)
+
+    driver = SimpleNamespace(
+        NVMLError=NVMLError,
+        nvmlInit=lambda: None,
+        nvmlDeviceGetCount=lambda: 2,
+        nvmlDeviceGetHandleByIndex=lambda number: number,
+        nvmlDeviceGetName=lambda handle: b"NVIDIA H200",
+        nvmlDeviceGetUtilizationRates=percent,
+        nvmlDeviceGetMemoryInfo=lambda handle: SimpleNamespace(used=12 * GIB, total=140 * GIB),
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", driver)
+
+    first, second = Meter().read().gpus
+
+    assert first == Gpu(name="NVIDIA H200 0", percent=83.0, used_bytes=12 * GIB, total_bytes=140 * GIB)
+    assert (second.name, second.percent) == ("NVIDIA H200 1", None)
+
+
+def test_a_driver_that_does_not_answer_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    class NVMLError(Exception):
+        pass
+
+    def fail() -> None:
+        raise NVMLError
+
+    monkeypatch.setitem(sys.modules, "pynvml", SimpleNamespace(NVMLError=NVMLError, nvmlInit=fail))
+
+    assert Meter().read().gpus == ()
 
 
 def test_a_gpu_that_does_not_tell_how_busy_it_is_shows_its_memory_alone() -> None:
