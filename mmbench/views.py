@@ -177,18 +177,22 @@ def print_plugins(registry: Registry) -> None:
 
 def write_plan_json(plan: Plan, out: TextIO) -> None:
     """Write counts, estimate and every cell as JSON, a cell a line: a plan of a million is never held whole."""
+    planner = planner_of(plan)
+    stages = planner.outlook()
+    if stages:
+        next(planner.stages())  # so that its rows hold the first stage, and the rest as pending
     head = {
         "counts": plan.count(),
         "estimate_s": plan.estimate_s(),
         "notes": list(plan.notes),
         "datasets": plan.datasets_json(),
         "shared": plan.shared(),
-        "stages": [to_json(item) for item in planner_of(plan).outlook()],
+        "stages": [to_json(item) for item in stages],
     }
     out.write(json.dumps(head, indent=2, ensure_ascii=False, default=str).removesuffix("\n}") + ',\n  "cells": [')
     out.writelines(
-        (",\n    " if number else "\n    ") + json.dumps(cell.row(), ensure_ascii=False)
-        for number, cell in enumerate(plan.cells())
+        (",\n    " if number else "\n    ") + json.dumps(row, ensure_ascii=False)
+        for number, row in enumerate(planner.rows())
     )
     out.write("\n  ]\n}\n")
 

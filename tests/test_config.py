@@ -62,7 +62,9 @@ def test_a_grid_can_be_named_in_the_project_file(tmp_path):
 def test_an_unknown_grid_is_named_with_what_there_is(tmp_path):
     (tmp_path / "mmbench.toml").write_text("[grids.mine]\nseeds = 1\n")
 
-    with pytest.raises(UsageError, match=r"no grid is named 'mime'; there is all, smoke, mine\. Did you mean 'mine'\?"):
+    with pytest.raises(
+        UsageError, match=r"no grid is named 'mime'; there is all, smoke, race, mine\. Did you mean 'mine'\?"
+    ):
         load_config({"grid": "mime"}, folder=tmp_path)
 
 

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 
 import pytest
 from test_plan import PARTS, dataset, fusion, plan
@@ -208,6 +209,11 @@ def test_the_plan_shows_the_first_rung_and_how_much_may_follow(home):
 
     assert "rung 1 of 1 (4 epochs) and baselines: 11 cells" in done.stdout
     assert "finalists in full: at most 8 cells" in done.stdout
+    told = json.loads(mmbench(home, "plan", *SELECTION, "--epochs", "12", "--race", "min_epochs=2", "--json").stdout)
+    assert [(stage["num_cells"], stage["exact"]) for stage in told["stages"]] == [(11, True), (8, False)]
+    assert Counter((row["role"], row["status"]) for row in told["cells"]) == {
+        ("baseline", "run"): 5, ("rung", "run"): 8, ("cell", "pending"): 16, ("cell", "incompatible"): 2,
+    }  # fmt: skip
 
 
 def test_the_combos_that_learn_the_set_win_and_those_that_cannot_are_stopped(raced, home):
