@@ -232,6 +232,23 @@ def test_cells_behind_a_job_that_dies_are_submitted_again(bench: Bench) -> None:
 
 
 @pytest.mark.slow
+def test_a_node_that_fails_costs_the_cell_that_ran_there(bench: Bench) -> None:
+    outcomes: dict[str, Outcome] = {}
+    with bench.executor(cells_per_job=2, sbatch=["no-requeue"]) as executor:
+        executor.submit(bench.job("a", "slow"))
+        executor.submit(bench.job("b"))
+        drive(executor, outcomes, until=bench.noted)
+        (node,) = queue("-o", "%N")
+        subprocess.run(["scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test"], check=True)
+        # It answers, so SLURM takes it into service again by itself.
+        drive(executor, outcomes)
+
+    assert outcomes["a"].status == "killed"
+    assert f" on {node} ended as NODE_FAIL" in outcomes["a"].reason
+    assert outcomes["b"].status == "ok"
+
+
+@pytest.mark.slow
 def test_a_job_that_slurm_puts_back_continues_with_its_next_cell(bench: Bench) -> None:
     outcomes: dict[str, Outcome] = {}
     with bench.executor(cells_per_job=3) as executor:
