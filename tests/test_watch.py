@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -271,3 +274,51 @@ def test_a_killed_run_is_called_dead_and_ctrl_c_ends_the_watching_alone(tmp_path
     assert after.returncode == 0
     assert f"the writer, process {run.pid} on" in text
     assert "has died without ending the run" in text
+
+
+def on_a_terminal(*arguments: str, cwd: Path) -> tuple[int, str]:
+    """Run a command on a terminal of its own; return its exit code and all that it drew, without the drawing."""
+    ours, theirs = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mmbench.cli", *arguments],
+        cwd=cwd,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "160", "LINES": "40"},
+    )
+    os.close(theirs)
+    drawn = b""
+    with suppress(OSError):  # what the kernel says when the other end is closed
+        while part := os.read(ours, 65536):
+            drawn += part
+    os.close(ours)
+    return process.wait(60), re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", drawn.decode(errors="replace"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_a_terminal_shows_epochs_devices_and_time_left_in_the_run_and_beside_it(tmp_path: Path) -> None:
+    beside: list[tuple[int, str]] = []
+
+    def look_on() -> None:
+        while not (tmp_path / "results/seen/journal.jsonl").exists():
+            time.sleep(0.1)
+        beside.append(on_a_terminal("status", "seen", "--watch", cwd=tmp_path))
+
+    watcher = threading.Thread(target=look_on)
+    watcher.start()
+    selection = ("-d", "xor", "-f", "concat", "-f", "gated", "-f", "sum", "--protocol", "none", "--epochs", "60")
+    code, drawn = on_a_terminal("run", *selection, "-j", "1", "--run", "seen", cwd=tmp_path)
+    watcher.join(60)
+
+    assert code == 0
+    [(watched_code, watched)] = beside
+    assert watched_code == 0
+    for text in (drawn, watched):
+        assert re.search(r"\d/6 cells", text)
+        assert re.search(r"epoch \d+/60", text)
+        assert re.search(r"CPU \d+ % of \d+ cores, memory [\d.]+ GiB of", text)
+        assert re.search(r"xor  a:mlp \+ b:mlp  (concat|gated|sum)  seed 0", text)
+    assert "about" in drawn
+    assert "the run has ended" in watched
