@@ -44,7 +44,7 @@ from mmbench.profiling.apart import add_encoders
 from mmbench.profiling.device import Neighbours, driver_version, hardware_name
 from mmbench.profiling.findings import mark_contended
 from mmbench.profiling.memory import cell_memory, peak_reserved_bytes
-from mmbench.record import PREDICTIONS_FILE, TIMINGS_FILE, Metric
+from mmbench.record import PREDICTIONS_FILE, TIMINGS_FILE, Direction, Metric
 from mmbench.tasks import TargetScaler, majority_predictions, predictions
 from mmbench.train import Trainer, evaluation_batch_size, predict
 from mmbench.variant import Variant
@@ -73,14 +73,16 @@ def run_cell(payload: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         ready = time.perf_counter()
         with guarded_globals(made.warnings):
             trained = made.trainer.run()
-        metrics = _training_metrics(trained)
+        if "not_together" in payload:
+            made.warnings.append(f"its seeds could not be trained together: {payload['not_together']}")
+        metrics = training_metrics(trained)
         return judge(made, trained, metrics, folder, prepare_s=ready - began, train_s=time.perf_counter() - ready)
 
 
 def judge(
     made: CellSubject,
     trained: Trained,
-    training_metrics: Sequence[Metric],
+    about_training: Sequence[Metric],
     folder: Path,
     *,
     prepare_s: float,
@@ -110,7 +112,7 @@ def judge(
         (folder / TIMINGS_FILE).write_text(json.dumps(raw))
     if diagnosed.attribution is not None:
         (folder / ATTRIBUTION_FILE).write_text(json.dumps(diagnosed.attribution), encoding="utf-8")
-    found += [*training_metrics, *profiled, *diagnosed.metrics]
+    found += [*about_training, *profiled, *diagnosed.metrics]
     return {
         "metrics": [metric.to_json() for metric in found],
         "info": {
@@ -198,16 +200,17 @@ def _run_majority(
     return {"metrics": [metric.to_json() for metric in found], "info": {**facts, "times_s": times}}
 
 
-def _training_metrics(trained: Trained) -> list[Metric]:
+def training_metrics(trained: Trained, *, shared: str = "") -> list[Metric]:
+    """Return what training says of itself; with what it `shared` its time with, it has no speed of its own."""
+
+    def speed(name: str, value: float, unit: str, direction: Direction) -> Metric:
+        return Metric(
+            phase="train", name=name, value=None if shared else value, unit=unit, direction=direction, note=shared
+        )
+
     return [
-        Metric(phase="train", name="train_time_s", value=trained.train_time_s, unit="s", direction="min"),
-        Metric(
-            phase="train",
-            name="throughput_samples_per_s",
-            value=trained.samples_per_s,
-            unit="samples/s",
-            direction="max",
-        ),
+        speed("train_time_s", trained.train_time_s, "s", "min"),
+        speed("throughput_samples_per_s", trained.samples_per_s, "samples/s", "max"),
         Metric(phase="train", name="num_epochs", value=float(len(trained.history))),
         Metric(phase="train", name="best_epoch", value=float(trained.best_epoch + 1)),
         Metric(phase="train", name="num_steps", value=float(trained.num_steps)),

@@ -41,6 +41,7 @@ from mmbench.cli_options import (
     RunName,
     Seeds,
     Set,
+    Together,
     flags_of,
     measuring,
     running,
@@ -150,6 +151,7 @@ def plan(
     precision: Precision = None,
     limit: Limit = None,
     jobs: Jobs = None,
+    together: Together = None,
     plugin: Plugin = None,
     rows: Annotated[int, typer.Option("--rows", help="Cells to print; 0 prints all.")] = 40,
     as_json: Json = False,
@@ -276,6 +278,7 @@ def run(
     no_feature_cache: Annotated[
         bool, running("--no-feature-cache", help="Run frozen encoders in every cell instead of once for all.")
     ] = False,
+    together: Together = None,
     keep_train: Annotated[
         bool | None,
         running("--keep-train", help="Keep predictions of the training split too: what a cell is distilled from."),

@@ -79,6 +79,10 @@ CudaGraphs = Annotated[
     str | None,
     running("--cuda-graphs", metavar="auto|never", help="Whether a GPU may repeat a training step that was captured."),
 ]
+Together = Annotated[
+    str | None,
+    running("--together", metavar="never|auto", help="Train all seeds of a combo in one pass, where that is possible."),
+]
 Cache = Annotated[
     str | None,
     running("--cache", metavar="DIR", help="Where transformed data are kept."),

@@ -78,3 +78,41 @@ def frozen_reason(encoder: str, modality: str) -> str:
         f"{encoder} of {modality!r} is frozen, so its features are computed once for all epochs, and augment would "
         "have nothing to change; use tuning=finetune or adapter, or leave augment out"
     )
+
+
+def reasons_apart(
+    encoders: Mapping[str, EncoderSpec],
+    tunings: Mapping[str, str],
+    augmented: Sequence[str],
+    missing: Sequence[str],
+    fusion: FusionSpec,
+    objective: ObjectiveSpec,
+    policy: MissingPolicy,
+    precision: str,
+) -> list[str]:
+    """Return all reasons why the seeds of a combo cannot be trained in one vectorised pass.
+
+    Args:
+        encoders: By modality.
+        tunings: How each is trained; "stored" for a frozen one whose features are computed once.
+        augmented: Modalities whose inputs are changed at random in training.
+        missing: Modalities that some samples lack.
+        fusion, objective: What else the combo is made of.
+        policy: What the fusion is given for missing modalities.
+        precision: Of training.
+    """
+    reasons = []
+    for name, encoder in encoders.items():
+        if tunings[name] not in ("scratch", "stored"):
+            reasons.append(f"{encoder.name} is trained by {tunings[name]}, not from scratch")
+        elif tunings[name] == "scratch" and not encoder.vectorises:
+            reasons.append(f"{encoder.name} does not vectorise")
+    reasons += [f"{spec.name} does not vectorise" for spec in (fusion, objective) if not spec.vectorises]
+    reasons += [f"augment changes {name!r} at random" for name in augmented]
+    if policy != "mask":
+        reasons.append(f"missing={policy} does not vectorise")
+    if missing:
+        reasons.append(f"some samples lack {', '.join(missing)}, so batches of several seeds differ in shape")
+    if precision != "fp32":
+        reasons.append(f"precision {precision} would round otherwise")
+    return list(dict.fromkeys(reasons))

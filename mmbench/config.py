@@ -150,6 +150,7 @@ class RunConfig(BaseModel):
     diagnostics: Literal["none", "quick", "full"] = "quick"
     feature_cache: bool = True
     keep_train: bool = False
+    together: Literal["never", "auto"] = "never"
     timeout: Seconds = 1800.0
     memory: Annotated[float, Field(gt=0)] | None = None
     max_failures: Annotated[int | float | None, BeforeValidator(_failures), Field(ge=0)] = None

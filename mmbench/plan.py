@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from mmbench.compatibility import choose_layout, frozen_reason, incompatibilities, layout_reason
+from mmbench.compatibility import choose_layout, frozen_reason, incompatibilities, layout_reason, reasons_apart
 from mmbench.config import RunConfig, TrainConfig
 from mmbench.errors import EmptySelection, MmbenchError, UsageError, did_you_mean
 from mmbench.parts import DatasetPart, Part, combine_key, digest, make_dataset_part, make_part
@@ -41,6 +41,8 @@ class Cell:
         status: "run", or why not: "pending" and "stopped" are said of combos in a race.
         reason: All reasons, joined by "; ".
         about: What else its line of plan.json says: the rung, the values of a trial, what was tuned.
+        group: Equal for the seeds of a combo that are trained in one vectorised pass; "" for a cell trained alone.
+        apart: Why it is trained alone, where seeds may be trained together and it runs at all; else "".
     """
 
     cell_id: str
@@ -56,6 +58,8 @@ class Cell:
     reason: str
     runtime: Mapping[str, Any] = field(repr=False)
     about: Mapping[str, Any] = field(default_factory=dict)
+    group: str = ""
+    apart: str = ""
 
     @property
     def val_only(self) -> bool:
@@ -81,8 +85,24 @@ class Cell:
             "role": self.role,
             "status": self.status,
             "reason": self.reason,
+            **({"path": "together"} if self.group else {"path": "alone", "apart": self.apart} if self.apart else {}),
             **self.about,
         }
+
+    def of_seed(self, seed: int) -> Cell:
+        """Return the cell of the same combo with another seed."""
+        assert self.fusion is not None
+        assert self.objective is not None
+        key = combine_key(
+            self.dataset.digest,
+            {name: part.digest for name, part in self.encoders.items()},
+            self.fusion.digest,
+            self.objective.digest,
+            self.dataset.train_digest,
+            self.runtime["master_seed"],
+            seed,
+        )
+        return replace(self, cell_id=key[:16], seed=seed)
 
     def identity(self) -> dict[str, Any]:
         """Return everything that decides the cell's quality, as plain JSON: what `quality_key` takes."""
@@ -158,7 +178,9 @@ class Plan:
     def cells(self) -> Iterator[Cell]:
         """Yield every cell; nothing is kept but the ids of the baselines, the only cells that can be named twice."""
         cells = itertools.chain.from_iterable(
-            self._cells_of_seed(seed, first=position == 0) for position, seed in enumerate(self.config.seeds)
+            self._of_all_seeds(cell, first=position == 0)
+            for position, seed in enumerate(self.config.seeds)
+            for cell in self._cells_of_seed(seed, first=position == 0)
         )
         seen: set[str] = set()
         kept = (
@@ -242,6 +264,17 @@ class Plan:
                 told_s += time_s
         return counts, told_s / num_told * num_trained / self.jobs if num_told else None
 
+    def paths(self) -> list[dict[str, Any]]:
+        """Return how combos train their seeds, why, and how many cells that is; [] where there is no choice."""
+        if self.config.together == "never":
+            return []
+        found: dict[tuple[str, str], int] = {}
+        for cell in self.cells():
+            if cell.group or cell.apart:
+                key = ("together" if cell.group else "alone", cell.apart)
+                found[key] = found.get(key, 0) + 1
+        return [{"path": path, "apart": apart, "num_cells": count} for (path, apart), count in found.items()]
+
     def shared(self) -> list[dict[str, Any]]:
         """Return what is computed once for several cells: the features that each frozen encoder gives of a dataset."""
         if not self.config.feature_cache:
@@ -273,6 +306,12 @@ class Plan:
             }
             for part in self.datasets
         }
+
+    def _of_all_seeds(self, cell: Cell, *, first: bool) -> Iterable[Cell]:
+        """Give seeds that are trained together where their first stands; all other cells where they stand."""
+        if not cell.group:
+            return (cell,)
+        return map(cell.of_seed, self.config.seeds) if first else ()
 
     def _cells_of_seed(self, seed: int, *, first: bool) -> Iterator[Cell]:
         if self.config.baselines:
@@ -444,7 +483,46 @@ class _DatasetGrid:
             status=status,
             reason="; ".join(reasons),
             runtime=self.plan.runtime,
+            **self._path(status, role, encoders, layouts, fusion, objective),
         )
+
+    def _path(
+        self,
+        status: PlanStatus,
+        role: CellRole,
+        encoders: Mapping[str, Part],
+        layouts: Mapping[str, Layout],
+        fusion: Part | None,
+        objective: Part | None,
+    ) -> dict[str, Any]:
+        """Return `group` and `apart` of a cell."""
+        config = self.plan.config
+        if config.together == "never" or status != "run" or fusion is None or objective is None:
+            return {}
+        reasons = ["there is one seed"] if len(config.seeds) < 2 else []
+        if role in CHOOSING:
+            reasons.append("what only helps to choose is trained alone")
+        if config.budget is not None:
+            reasons.append("a run with a budget takes every combo once before any twice")
+        reasons += reasons_apart(
+            {name: part.spec for name, part in encoders.items()},
+            {name: _tuning(part, layouts[name], config.feature_cache) for name, part in encoders.items()},
+            [name for name, part in encoders.items() if part.reference.augment],
+            [name for name in self.dataset.info.missing if name in encoders],
+            fusion.spec,
+            objective.spec,
+            fusion.reference.missing,
+            self.dataset.train.precision,
+        )
+        if reasons:
+            return {"apart": "; ".join(reasons)}
+        parts = [
+            role,
+            self.dataset.digest,
+            self.dataset.train_digest,
+            sorted((name, part.digest) for name, part in encoders.items()),
+        ]
+        return {"group": digest([*parts, fusion.digest, objective.digest])[:16]}
 
     def _layout(self, name: str, encoder: Part, fusion: Part) -> tuple[Layout | None, str]:
         memo = (encoder.digest, fusion.spec.accepts)
@@ -585,6 +663,12 @@ def _check_selectors(plan: Plan) -> None:
                 f"{did_you_mean(name, modalities)}"
             )
     _ = plan._fusions, plan._objectives
+
+
+def _tuning(encoder: Part, layout: Layout, feature_cache: bool) -> str:
+    """Return how an encoder is trained; "stored" where its features are computed once."""
+    stored = encoder.reference.tuning == "frozen" and layout != "pyramid" and feature_cache
+    return "stored" if stored else str(encoder.reference.tuning)
 
 
 def _chosen_modalities(info: DatasetInfo, names: Sequence[str]) -> list[Modality]:

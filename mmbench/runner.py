@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 from mmbench.admission import Admission, kind_of
 from mmbench.executors import Executor, Job, Outcome
+from mmbench.groups import GROUP_FUNCTION, joined, neighbours, part_folder, parted
 from mmbench.journal import CellState
 from mmbench.record import DONE, FAILURES, TRANSIENT, Record
 from mmbench.store import RunStore
@@ -130,6 +132,9 @@ def run(
     The first SIGINT, SIGTERM or SIGHUP ends the running cells as "interrupted"; the journal stays whole. What stops
     a run otherwise lets the running cells finish.
 
+    Neighbours with the same `group` run as one job, under the limits of time of all and of memory of one. Where that
+    job as a whole comes to nothing, each of its cells runs alone, and its payload says why as ``not_together``.
+
     Args:
         cells: In the order of launch; walked through once, nothing is kept but ids.
         store: Open for writing.
@@ -202,8 +207,10 @@ class _Run:
     admission: Admission | None
     on_event: Callable[[Event], None]
     counts: Counter[str] = field(default_factory=Counter)
-    launched: dict[str, tuple[PlannedCell, int]] = field(default_factory=dict)
-    again: deque[PlannedCell] = field(default_factory=deque)
+    #: By the id of a job, its cells and the number of the attempt at each.
+    launched: dict[str, list[tuple[PlannedCell, int]]] = field(default_factory=dict)
+    #: Cells to launch alone, and why where their group came to nothing.
+    again: deque[tuple[PlannedCell, str]] = field(default_factory=deque)
     num_launched: int = 0
     num_ended: int = 0
     num_failed: int = 0
@@ -217,8 +224,8 @@ class _Run:
         self.began = time.monotonic()
         self.states = self.store.states()
         with self._signals():
-            for cell in cells:
-                self._consider(cell)
+            for group in neighbours(cells):
+                self._consider(group)
                 self._repeat()
             while self.launched:
                 self._collect()
@@ -235,47 +242,63 @@ class _Run:
     def _repeat(self) -> None:
         """Launch again what needs to be alone."""
         while self.again:
-            self._consider(self.again.popleft())
+            cell, not_together = self.again.popleft()
+            self._consider([cell], not_together)
 
-    def _consider(self, cell: PlannedCell) -> None:
-        """Launch a cell, or count it as what it is."""
-        if cell.status != "run":
-            self.counts[cell.status] += 1
+    def _consider(self, cells: Sequence[PlannedCell], not_together: str = "") -> None:
+        """Launch cells as one job, those of them that are due."""
+        due = [cell for cell in cells if self._is_due(cell)]
+        if not due:
             return
-        if cell.cell_id in self.launched:
-            return
-        state = self.states.get(cell.cell_id)
-        if state is not None and is_final(state, self.retry):
-            self.counts[state.status] += 1
-            return
-        while not self._should_stop() and not self._has_place(cell):
+        while not self._should_stop() and not self._has_place(due[0]):
             self._collect()
+        states = [self.states.get(cell.cell_id) for cell in due]
         if self._should_stop():
-            self.counts[state.status if state else "pending"] += 1
+            self._put_off(states)
             return
-        attempt = (state.num_attempts if state else 0) + 1
+        members = [(cell, (state.num_attempts if state else 0) + 1) for cell, state in zip(due, states)]
+        first, attempt = members[0]
+        together = len(members) > 1
         try:
-            folder = self.store.begin(cell.cell_id, attempt)
+            folder = self.store.begin(first.cell_id, attempt)
         except OSError as error:
             self._stop_for_disk(error)
-            self.counts[state.status if state else "pending"] += 1
+            self._put_off(states)
             return
-        self.launched[cell.cell_id] = (cell, attempt)
-        self.num_launched += 1
+        self.launched[first.cell_id] = members
+        self.num_launched += len(members)
+        payload = joined([cell.payload() for cell in due]) if together else first.payload()
         self.executor.submit(
             Job(
-                cell_id=cell.cell_id,
+                cell_id=first.cell_id,
                 attempt=attempt,
-                function=self.function,
-                payload=cell.payload(),
+                function=GROUP_FUNCTION if together else self.function,
+                payload={**payload, "not_together": not_together} if not_together else payload,
                 folder=folder,
-                timeout_s=self.timeout_s,
+                timeout_s=self.timeout_s and self.timeout_s * len(members),
                 memory_bytes=self.memory_bytes,
             )
         )
         if self.admission is not None:
-            self.admission.started(cell.cell_id, kind_of(cell.row()))
-        self._tell("started", cell=cell, folder=folder)
+            self.admission.started(first.cell_id, kind_of(first.row()))
+        for cell in due:
+            self._tell("started", cell=cell, folder=folder / cell.cell_id if together else folder)
+
+    def _is_due(self, cell: PlannedCell) -> bool:
+        """Return whether a cell is to be launched; count it as what it is if not."""
+        if cell.status != "run":
+            self.counts[cell.status] += 1
+            return False
+        if any(cell.cell_id == other.cell_id for members in self.launched.values() for other, _ in members):
+            return False
+        state = self.states.get(cell.cell_id)
+        if state is not None and is_final(state, self.retry):
+            self.counts[state.status] += 1
+            return False
+        return True
+
+    def _put_off(self, states: Iterable[CellState | None]) -> None:
+        self.counts.update(state.status if state else "pending" for state in states)
 
     def _has_place(self, cell: PlannedCell) -> bool:
         if len(self.launched) >= self.executor.capacity:
@@ -302,15 +325,38 @@ class _Run:
             self._settle(job, outcome)
 
     def _settle(self, job: Job, outcome: Outcome) -> None:
-        cell, attempt = self.launched.pop(job.cell_id)
+        members = self.launched.pop(job.cell_id)
+        if len(members) > 1:
+            self._settle_group(job, members, outcome)
+            return
+        cell, attempt = members[0]
         crowded = self._was_crowded(job, outcome)
         if crowded:
             # Which a later command tries again too, should this one not come to it.
             outcome = replace(outcome, status="interrupted", reason=f"beside other cells: {outcome.reason}")
             self.states[job.cell_id] = CellState("interrupted", num_attempts=attempt)
-            self.again.append(cell)
+            self.again.append((cell, ""))
+        self._write(cell, attempt, outcome, job.folder, counts=not crowded)
+
+    def _settle_group(self, job: Job, members: Sequence[tuple[PlannedCell, int]], outcome: Outcome) -> None:
+        """Give each cell of a group its part of the outcome; where there is none, let each run alone."""
+        outcomes = parted(outcome, [cell.cell_id for cell, _ in members])
+        if self.admission is not None:
+            self.admission.ended(job.cell_id, outcomes[0].info.get("device_memory", {}) if outcomes else {})
+        if outcomes is None and outcome.status == "interrupted":
+            outcomes = [outcome] * len(members)
+        if outcomes is None:
+            self.num_launched -= len(members)
+            self.again.extend((cell, f"{outcome.status}: {outcome.reason}") for cell, _ in members)
+        else:
+            for (cell, attempt), own in zip(members, outcomes):
+                self._write(cell, attempt, own, part_folder(job.folder, cell.cell_id))
+        shutil.rmtree(job.folder, ignore_errors=True)
+
+    def _write(self, cell: PlannedCell, attempt: int, outcome: Outcome, folder: Path, *, counts: bool = True) -> None:
+        """Write down how an attempt went, and count it where it is the last at its cell for now."""
         record = Record(
-            cell_id=job.cell_id,
+            cell_id=cell.cell_id,
             status=outcome.status,
             reason=outcome.reason,
             attempt=attempt,
@@ -319,8 +365,8 @@ class _Run:
             metrics=outcome.metrics,
             info=outcome.info,
         )
-        kept = self._keep(record, job.folder)
-        if crowded:
+        kept = self._keep(record, folder)
+        if not counts:
             return
         if kept is None:
             self.counts["pending"] += 1

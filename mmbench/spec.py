@@ -283,6 +283,9 @@ class EncoderSpec(_Spec):
         describe: ``"package.module:function"``, called while planning as ``describe(target, tuning=…, **options) ->
             EncoderInfo`` (without target where it takes none) for every tuning but "scratch"; it raises `Unavailable`
             when the weights are not at hand, answers within a second, uses no network, imports no torch.
+        vectorises: Whether several seeds may be trained in one vectorised pass (`--together auto`): every operation
+            of its forward has a rule under ``torch.func.vmap``, no forward changes a buffer, ``nn.Dropout`` is all
+            that it draws at random, and padding changes nothing.
         wraps: Whether the target names another encoder, as in ``frames/timm/resnet18``: `describe` is then called for
             "scratch" too, and its fingerprint covers what is inside.
         weights: Files it needs; `mmbench prepare` puts them into `mmbench.config.part_root(data_dir(), "DIST/NAME")`.
@@ -299,6 +302,7 @@ class EncoderSpec(_Spec):
     layouts: tuple[Layout, ...] = ("vector",)
     tunings: tuple[Tuning, ...] = ("scratch",)
     target: Target = "none"
+    vectorises: bool = False
     wraps: bool = False
     describe: str = ""
     weights: tuple[AssetSpec, ...] = ()
@@ -311,6 +315,7 @@ class EncoderSpec(_Spec):
         _set(self, "layouts", _words(f"{where}: layouts", self.layouts, LAYOUTS, at_least_one=True))
         _set(self, "tunings", _words(f"{where}: tunings", self.tunings, TUNINGS, at_least_one=True))
         _check_word(f"{where}: target", self.target, get_args(Target))
+        _check_flag(f"{where}: vectorises", self.vectorises)
         _check_flag(f"{where}: wraps", self.wraps)
         if self.wraps and not (self.target == "required" and self.describe):
             raise SpecError(f"{where} wraps another encoder, so it needs target='required' and describe")
@@ -339,6 +344,7 @@ class FusionSpec(_Spec):
         min_modalities, max_modalities: How many it can join; None is no limit.
         task_kinds: Kinds of task it serves.
         missing: Whether it honours masks, so that absent modalities may reach it.
+        vectorises: As of an encoder.
         solves: Ceiling sets that it must solve by its form.
         cannot_solve: Ceiling sets that it cannot solve, each with the reason.
     """
@@ -349,6 +355,7 @@ class FusionSpec(_Spec):
     max_modalities: int | None = None
     task_kinds: tuple[TaskKind, ...] = ("multiclass", "multilabel", "regression")
     missing: bool = False
+    vectorises: bool = False
     solves: tuple[str, ...] = ()
     cannot_solve: Mapping[str, str] = field(default_factory=dict)
 
@@ -363,6 +370,7 @@ class FusionSpec(_Spec):
         _set(self, "task_kinds", _words(f"{where}: task_kinds", self.task_kinds, TASK_KINDS, at_least_one=True))
         _set(self, "solves", _words(f"{where}: solves", self.solves))
         _check_flag(f"{where}: missing", self.missing)
+        _check_flag(f"{where}: vectorises", self.vectorises)
         _set(self, "cannot_solve", _frozen_json(f"{where}: cannot_solve", self.cannot_solve))
         for name, reason in self.cannot_solve.items():
             if not (isinstance(reason, str) and reason):
@@ -387,16 +395,20 @@ class ObjectiveSpec(_Spec):
         min_modalities, max_modalities: How many modalities it can serve; None is no limit.
         task_kinds: Kinds of task it serves.
         levels: Levels of fusion it works with.
+        vectorises: As of an encoder; also, that it draws nothing from ``step.generator`` and has none
+            of `after_backward`, `before_epoch` and `before_training`.
     """
 
     min_modalities: int = 1
     max_modalities: int | None = None
     task_kinds: tuple[TaskKind, ...] = ("multiclass", "multilabel", "regression")
     levels: tuple[FusionLevel, ...] = ("feature", "decision")
+    vectorises: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         where = f"objective {self.name!r}"
+        _check_flag(f"{where}: vectorises", self.vectorises)
         _check_count(f"{where}: min_modalities", self.min_modalities, minimum=1)
         if self.max_modalities is not None:
             _check_count(f"{where}: max_modalities", self.max_modalities, minimum=self.min_modalities)

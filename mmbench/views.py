@@ -187,6 +187,7 @@ def write_plan_json(plan: Plan, out: TextIO) -> None:
         "notes": list(plan.notes),
         "datasets": plan.datasets_json(),
         "shared": plan.shared(),
+        "paths": plan.paths(),
         "stages": [to_json(item) for item in stages],
     }
     out.write(json.dumps(head, indent=2, ensure_ascii=False, default=str).removesuffix("\n}") + ',\n  "cells": [')
@@ -250,6 +251,9 @@ def print_plan(plan: Plan, rows: int) -> None:
     for item in plan.shared():
         what = f"{item['layout']} features of {item['modality']} in {item['dataset']} by {item['encoder']}"
         out.print(Text(f"computed once: {what}, for {counted(item['num_cells'], 'cell')}"))
+    for item in plan.paths():
+        seeds = "seeds together" if item["path"] == "together" else f"seeds one after the other: {item['apart']}"
+        out.print(Text(f"{seeds} ({counted(item['num_cells'], 'cell')})"))
 
 
 def status_json(store: RunStore) -> dict[str, Any]:

@@ -158,7 +158,8 @@ def _check_device(device: str) -> None:
 
 def _enter_checks_that_need_torch() -> None:
     """Import the other families; the order here is the order of the report."""
-    from mmbench.testing import factories, registered, shapes, semantics, conduct, learns, datasets, objectives  # noqa: F401, I001
+    from mmbench.testing import factories, registered, shapes, semantics, vectorised  # noqa: F401, I001
+    from mmbench.testing import conduct, learns, datasets, objectives  # noqa: F401
 
 
 def _subject_maker(role: Role) -> Callable[..., Any]:

@@ -89,6 +89,7 @@ def mmbench_encoders() -> list[EncoderSpec]:
         ),
         EncoderSpec(
             name="frames",
+            vectorises=True,
             kinds=("audio",),
             layouts=("vector", "sequence"),
             factory="mmbench_audio.frames:Frames",

@@ -17,13 +17,31 @@ _SCALED_ADDITIVE = (
 )
 _UNIMODAL_VOTES = "each modality votes alone, and on this set each alone is at chance"
 
+#: Fusions with an operation that torch.func.vmap has no rule for: attention on a CPU, recurrent networks.
+_SEED_BY_SEED = (
+    "attention-lstm",
+    "bilstm",
+    "bottleneck",
+    "cross-attention",
+    "early-transformer",
+    "late-transformer",
+    "mult",
+    "perceiver",
+)
+
 _KITTLER = "Kittler et al. 1998, On combining classifiers, IEEE TPAMI 20(3)"
 
 
 def _fusion(name: str, code: str, *, version: str = "1", **facts: Any) -> FusionSpec:
     """A fusion of this package: all of them honour masks."""
     return FusionSpec(
-        name=name, factory=f"mmbench_fusion.{code}", version=version, licence="Apache-2.0", missing=True, **facts
+        name=name,
+        factory=f"mmbench_fusion.{code}",
+        version=version,
+        licence="Apache-2.0",
+        missing=True,
+        vectorises=name not in _SEED_BY_SEED,
+        **facts,
     )
 
 

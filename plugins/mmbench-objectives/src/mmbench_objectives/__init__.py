@@ -15,12 +15,14 @@ OBJECTIVES = (
     _objective(
         "supervised",
         "supervised:Supervised",
+        vectorises=True,
         task_kinds=("multiclass", "multilabel", "regression", "retrieval"),
         summary="The tasks' losses on the fused prediction",
     ),
     _objective(
         "joint",
         "joint:Joint",
+        vectorises=True,
         in_all=False,
         defaults={"unimodal_weight": 1.0},
         summary="Every modality must also predict alone, beside the fused prediction",
@@ -29,6 +31,7 @@ OBJECTIVES = (
     _objective(
         "infonce",
         "infonce:InfoNce",
+        vectorises=True,
         in_all=False,
         min_modalities=2,
         defaults={"alignment_weight": 0.5, "embedding_dim": 64, "temperature": 0.07},
@@ -57,6 +60,7 @@ OBJECTIVES = (
     _objective(
         "supcon",
         "supcon:SupervisedContrastive",
+        vectorises=True,
         in_all=False,
         task_kinds=("multiclass",),
         defaults={"contrastive_weight": 0.5, "embedding_dim": 64, "temperature": 0.1},
@@ -66,6 +70,7 @@ OBJECTIVES = (
     _objective(
         "deep-cca",
         "cca:DeepCca",
+        vectorises=True,
         in_all=False,
         min_modalities=2,
         defaults={"correlation_weight": 0.1, "embedding_dim": 8, "ridge": 1e-3},
@@ -75,6 +80,7 @@ OBJECTIVES = (
     _objective(
         "reconstruction",
         "reconstruction:Reconstruction",
+        vectorises=True,
         in_all=False,
         defaults={"reconstruction_weight": 0.5, "code_dim": 64},
         summary="Every modality's features must be told from a shared code, whichever modality made it",
@@ -155,6 +161,7 @@ OBJECTIVES = (
     _objective(
         "mutual-distillation",
         "mutual_distillation:MutualDistillation",
+        vectorises=True,
         in_all=False,
         min_modalities=2,
         defaults={"distillation_weight": 1.0, "temperature": 2.0},
@@ -164,6 +171,7 @@ OBJECTIVES = (
     _objective(
         "uncertainty",
         "uncertainty:Uncertainty",
+        vectorises=True,
         in_all=False,
         summary="Several tasks, each weighted by its learned uncertainty",
         paper="Kendall et al. 2018, arXiv:1705.07115",

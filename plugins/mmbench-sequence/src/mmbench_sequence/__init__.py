@@ -31,6 +31,7 @@ def mmbench_encoders() -> list[EncoderSpec]:
         ),
         EncoderSpec(
             name="steps",
+            vectorises=True,
             kinds=("sequence",),
             layouts=("vector", "sequence"),
             factory="mmbench_sequence.embedded:EmbeddedSteps",

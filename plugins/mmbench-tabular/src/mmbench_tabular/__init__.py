@@ -9,6 +9,7 @@ def mmbench_encoders() -> list[EncoderSpec]:
     return [
         EncoderSpec(
             name="mlp",
+            vectorises=True,
             kinds=("tabular",),
             layouts=("vector",),
             factory="mmbench_tabular.mlp:TabularMLP",
@@ -20,6 +21,7 @@ def mmbench_encoders() -> list[EncoderSpec]:
         ),
         EncoderSpec(
             name="columns",
+            vectorises=True,
             kinds=("tabular",),
             layouts=("vector", "sequence"),
             factory="mmbench_tabular.columns:ColumnTokens",

@@ -47,6 +47,7 @@ def mmbench_encoders() -> list[EncoderSpec]:
         ),
         EncoderSpec(
             name="bag-of-embeddings",
+            vectorises=True,
             kinds=("text",),
             layouts=("vector", "sequence"),
             factory="mmbench_text.bag:BagOfEmbeddings",
@@ -58,6 +59,7 @@ def mmbench_encoders() -> list[EncoderSpec]:
         ),
         EncoderSpec(
             name="tokens",
+            vectorises=True,
             kinds=("text",),
             layouts=("vector", "sequence"),
             factory="mmbench_text.characters:Tokens",

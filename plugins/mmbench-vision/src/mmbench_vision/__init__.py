@@ -10,6 +10,7 @@ def mmbench_encoders() -> list[EncoderSpec]:
     return [
         EncoderSpec(
             name="cnn",
+            vectorises=True,
             kinds=("image",),
             layouts=("vector", "sequence", "pyramid"),
             factory="mmbench_vision.cnn:ImageCNN",
@@ -21,6 +22,7 @@ def mmbench_encoders() -> list[EncoderSpec]:
         ),
         EncoderSpec(
             name="mlp",
+            vectorises=True,
             kinds=("image",),
             layouts=("vector",),
             factory="mmbench_vision.mlp:ImageMLP",
@@ -50,6 +52,7 @@ def mmbench_encoders() -> list[EncoderSpec]:
         ),
         EncoderSpec(
             name="patches",
+            vectorises=True,
             kinds=("image",),
             layouts=("vector", "sequence"),
             factory="mmbench_vision.patches:Patches",

@@ -1,0 +1,451 @@
+"""Seeds trained in one vectorised pass give what each gives alone: to the last rounding, and whatever the others do."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+from torch import nn
+
+from mmbench.batches import SplitData
+from mmbench.config import TrainConfig, load_config
+from mmbench.data import Column
+from mmbench.errors import Diverged
+from mmbench.features import Features
+from mmbench.model import MultimodalModel
+from mmbench.plan import make_plan
+from mmbench.registry import load_registry
+from mmbench.spec import EncoderSpec, FusionSpec, ObjectiveSpec, TaskSpec
+from mmbench.tasks import TargetScaler
+from mmbench.together import TrainerOfSeveral
+from mmbench.train import Trainer
+
+CPU = torch.device("cpu")
+LABEL = TaskSpec(name="label", kind="multiclass", num_outputs=2)
+VALUE = TaskSpec(name="value", kind="regression", num_outputs=1)
+TAGS = TaskSpec(name="tags", kind="multilabel", num_outputs=2)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Small products gain nothing from two, and lose much where other tests run beside them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+class Encoder(nn.Module):
+    def __init__(self, dropout):
+        super().__init__()
+        self.feature_dim = 16
+        self.net = nn.Sequential(nn.Linear(4, 16), nn.GELU(), nn.Dropout(dropout), nn.Linear(16, 16))
+        self.register_buffer("shift", torch.full((4,), 0.1))
+
+    def forward(self, values, mask):
+        if mask is None:
+            return Features(self.net(values + self.shift))
+        return Features(self.net(values + self.shift), mask).to_vector()
+
+
+class Concat(nn.Module):
+    fused_dim = 32
+
+    def forward(self, features):
+        return torch.cat([features[name].tensor for name in sorted(features)], dim=1)
+
+
+class Supervised(nn.Module):
+    def forward(self, step):
+        return {"task": step.task_loss(step.output.logits)}
+
+
+def make_split(count, seed, tasks=(LABEL,)):
+    """Vectors `x` and sequences `y` of one to six steps."""
+    rng = np.random.default_rng(seed)
+    values = rng.normal(size=(count, 4)).astype("f4")
+    lengths = rng.integers(1, 7, count)
+    steps = rng.normal(size=(lengths.sum(), 4)).astype("f4")
+    targets = {
+        "label": (values[:, 0] * values[:, 1] > 0).astype("i8"),
+        "value": (10 + 3 * values[:, :1]).astype("f4"),
+        "tags": (values[:, 1:3] > 0).astype("f4"),
+    }
+    present = np.ones(count, bool)
+    columns = {
+        "x": Column(values, None, present),
+        "y": Column(steps, np.concatenate([[0], lengths.cumsum()]).astype("i8"), present),
+    }
+    return SplitData(columns, {task.name: targets[task.name] for task in tasks}, CPU)
+
+
+def make_trainers(num_seeds, *, tasks=(LABEL,), dropout=0.2, objective=Supervised, **settings):
+    config = TrainConfig(**{"epochs": 3, "batch_size": 32, "patience": 0, **settings})
+    train, val = make_split(203, 1, tasks), make_split(101, 2, tasks)
+    scalers = {task.name: TargetScaler.fit(task, train.targets[task.name]) for task in tasks}
+    trainers = []
+    for seed in range(num_seeds):
+        torch.manual_seed(seed)
+        encoders = {"x": Encoder(dropout), "y": Encoder(0.0)}
+        model = MultimodalModel(encoders, dict.fromkeys(encoders, "vector"), Concat(), tasks, dropout=dropout)
+        trainers.append(
+            Trainer(model, objective(), train, val, tasks, scalers, config, order_seed=50 + seed, noise_seed=90 + seed)
+        )
+    return trainers
+
+
+def agree(alone, together):
+    assert len(alone.history) == len(together.history)
+    for one, other in zip(alone.history, together.history):
+        assert other.train_loss == pytest.approx(one.train_loss, rel=1e-5)
+        assert other.val_loss == pytest.approx(one.val_loss, rel=1e-5)
+        assert other.val_score == one.val_score
+        assert other.lr == one.lr
+        assert other.grad_norms == pytest.approx(one.grad_norms, rel=1e-4)
+    assert (alone.best_epoch, alone.num_steps, alone.selected_by) == (
+        together.best_epoch, together.num_steps, together.selected_by
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"optimiser": "sgd", "schedule": "constant"},
+        {"optimiser": "adam", "l1": 1e-4, "clip_norm": 0.0},
+        {"batch_size": 101, "class_weights": "balanced"},  # whose last batch of one is left out
+        {"batch_size": 300},
+    ],
+    ids=str,
+)
+def test_seeds_trained_together_end_where_each_ends_alone(settings):
+    alone, together = make_trainers(3, **settings), make_trainers(3, **settings)
+
+    results = [trainer.run() for trainer in alone]
+    several = TrainerOfSeveral(together).run()
+
+    for one, other, result, among in zip(alone, together, results, several):
+        agree(result, among)
+        for name, value in one.model.state_dict().items():
+            torch.testing.assert_close(other.model.state_dict()[name], value, rtol=1e-4, atol=1e-5)
+    assert len({result.history[-1].train_loss for result in several}) == 3
+
+
+def test_several_tasks_of_all_kinds_are_trained_together():
+    tasks = (LABEL, VALUE, TAGS)
+    alone, together = make_trainers(2, tasks=tasks), make_trainers(2, tasks=tasks)
+
+    for result, among in zip([trainer.run() for trainer in alone], TrainerOfSeveral(together).run()):
+        agree(result, among)
+
+
+def test_each_seed_has_dropout_of_its_own():
+    """Equal weights and orders: with dropout the seeds part, without they do not."""
+    losses = {}
+    for dropout in (0.0, 0.5):
+        trainers = make_trainers(2, dropout=dropout)
+        trainers[1].model.load_state_dict(trainers[0].model.state_dict())
+        trainers[1].order.manual_seed(50)
+        first, second = TrainerOfSeveral(trainers).run()
+        losses[dropout] = abs(first.history[0].train_loss - second.history[0].train_loss)
+
+    assert losses[0.0] < 1e-6
+    assert losses[0.5] > 1e-3
+
+
+def test_training_together_leaves_the_global_random_state_alone():
+    trainers = make_trainers(2)
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+
+    TrainerOfSeveral(trainers).run()
+
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_seed_whose_patience_ends_stops_and_the_others_go_on():
+    settings = {"epochs": 10, "patience": 2, "lr": 3e-2, "batch_size": 64}
+    alone, together = make_trainers(4, **settings), make_trainers(4, **settings)
+
+    results = [trainer.run() for trainer in alone]
+    several = TrainerOfSeveral(together).run()
+
+    assert len({len(result.history) for result in results}) > 1  # else nothing is tested
+    for result, among in zip(results, several):
+        agree(result, among)
+
+
+def test_a_seed_that_diverges_does_not_touch_the_others():
+    alone, together = make_trainers(3), make_trainers(3)
+    with torch.no_grad():
+        next(together[1].model.parameters()).fill_(float("inf"))
+
+    first, broken, last = TrainerOfSeveral(together).run()
+
+    assert isinstance(broken, Diverged)
+    assert str(broken) == "the loss on train is nan in epoch 1; a lower lr may help"
+    agree(alone[0].run(), first)
+    agree(alone[2].run(), last)
+
+
+def test_the_weights_of_a_trained_model_are_its_own():
+    """Else one seed's profile, which takes steps, would move another's weights, and a copy would hold all of them."""
+    first, second = make_trainers(2)
+    TrainerOfSeveral([first, second]).run()
+    before = copy.deepcopy(second.model.state_dict())
+
+    first.step(first.train_data.batch(torch.arange(32)))
+
+    assert all(torch.equal(before[name], value) for name, value in second.model.state_dict().items())
+    weight = next(second.model.parameters())
+    assert weight.untyped_storage().nbytes() == weight.nbytes
+
+
+class Draws(Supervised):
+    def forward(self, step):
+        return {"task": step.task_loss(step.output.logits) * (1 + torch.rand(()))}
+
+
+class ChangesGradients(Supervised):
+    def after_backward(self, step):
+        pass
+
+
+def test_what_draws_at_random_otherwise_than_by_dropout_is_refused():
+    with pytest.raises(RuntimeError, match="randomness error mode"):
+        TrainerOfSeveral(make_trainers(2, objective=Draws)).run()
+
+
+def test_what_one_pass_cannot_do_for_all_is_refused():
+    with pytest.raises(ValueError, match="can have no after_backward"):
+        TrainerOfSeveral(make_trainers(2, objective=ChangesGradients))
+    with pytest.raises(ValueError, match="must share their training data"):
+        TrainerOfSeveral([*make_trainers(1), *make_trainers(1)])
+
+
+# -- every first-party part that says it can -----------------------------------------------------------------------
+
+
+def declared(spec_type):
+    registry = load_registry()
+    found = [
+        entry.ref
+        for role in ("encoder", "fusion", "objective")
+        for entry in registry.entries(role)
+        if isinstance(entry.spec, spec_type) and entry.spec.vectorises and entry.ref.startswith("mmbench-")
+    ]
+    assert len(found) >= 8
+    return found
+
+
+@pytest.mark.parametrize("package", ["vision", "audio", "text", "tabular", "sequence", "fusion"])
+def test_every_first_party_part_that_declares_it_gives_the_same_in_one_pass(package):
+    from mmbench.testing import vectorised
+    from mmbench.testing.subjects import ModuleSubject
+    from mmbench.testing.suite import Suite
+
+    suite = Suite(f"mmbench-{package}", "smoke")
+    parts = [part for part in suite.target.parts if getattr(part.spec, "vectorises", False)]
+    modules = [part for part in parts if isinstance(part.spec, EncoderSpec | FusionSpec)]
+    assert modules
+    for part in modules:
+        vectorised.vectorises(ModuleSubject(part, "smoke", "cpu"))
+
+
+def test_every_first_party_objective_that_declares_it_trains_the_same_in_one_pass():
+    from mmbench.registry import load_attribute
+
+    registry = load_registry()
+    for ref in declared(ObjectiveSpec):
+        spec = registry.resolve("objective", ref).entry.spec
+
+        def objective(spec=spec):
+            torch.manual_seed(3)
+            return load_attribute(spec.factory)({"x": 16, "y": 16}, (LABEL,), **spec.defaults)
+
+        def trainers(objective=objective):
+            made = make_trainers(2, objective=objective, epochs=2)
+            if getattr(made[0].objective, "needs_unimodal_heads", False):
+                for trainer in made:
+                    trainer.model.unimodal_heads.extend(nn.Linear(16, 2) for _ in range(2))
+                made = [
+                    Trainer(
+                        trainer.model, trainer.objective, trainer.train_data, trainer.val_data, trainer.tasks,
+                        trainer.scalers, trainer.config, order_seed=1, noise_seed=2,
+                    )
+                    for trainer in made
+                ]  # fmt: skip
+            return made
+
+        torch.manual_seed(11)
+        alone = [trainer.run() for trainer in trainers()]
+        torch.manual_seed(11)
+        for result, among in zip(alone, TrainerOfSeveral(trainers()).run()):
+            agree(result, among)
+
+
+# -- plans and runs ------------------------------------------------------------------------------------------------
+
+FALSE_CLAIM = '''
+"""An encoder that says it vectorises and draws at random in training."""
+import numpy as np
+import torch
+from torch import nn
+from mmbench import EncoderSpec, Features, hookimpl
+
+
+class Noisy(nn.Module):
+    def __init__(self, modality, layout):
+        super().__init__()
+        self.feature_dim = 8
+        self.linear = nn.Linear(modality.facts["num_features"], 8)
+
+    def transform(self, row):
+        return row
+
+    def forward(self, values, mask=None):
+        noise = torch.randn_like(values) if self.training else 0.0
+        return Features(self.linear(values + noise))
+
+
+@hookimpl
+def mmbench_encoders():
+    return [EncoderSpec(name="noisy", kinds=("tabular",), factory="false_claim:Noisy", version="1", vectorises=True)]
+'''
+
+
+def plan_of(**flags):
+    config = load_config({"dataset": ["xor"], "seeds": 3, "together": "auto", **flags})
+    return make_plan(config, load_registry())
+
+
+def test_seeds_that_can_be_trained_together_stand_side_by_side_in_a_plan():
+    cells = list(plan_of(fusion=["concat", "gated"], baselines=False).cells())
+    never = list(plan_of(fusion=["concat", "gated"], baselines=False, together="never").cells())
+
+    assert [(cell.row()["fusion"], cell.seed) for cell in cells] == [
+        ("concat", 0), ("concat", 1), ("concat", 2), ("gated", 0), ("gated", 1), ("gated", 2),
+    ]  # fmt: skip
+    assert [cell.row()["path"] for cell in cells] == ["together"] * 6
+    assert len({cell.group for cell in cells}) == 2
+    assert {cell.cell_id for cell in cells} == {cell.cell_id for cell in never}
+    assert {cell.cell_id: cell.payload() for cell in cells} == {cell.cell_id: cell.payload() for cell in never}
+    assert all(cell.group == "" and "path" not in cell.row() for cell in never)
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        ({"seeds": 1}, "there is one seed"),
+        ({"budget": "1h"}, "a run with a budget takes every combo once before any twice"),
+        ({"train": {"precision": "bf16"}}, "precision bf16 would round otherwise"),
+        ({"fusion": ["concat[missing=zero]"]}, "missing=zero does not vectorise"),
+        ({"objective": ["ogm-ge"]}, "ogm-ge does not vectorise"),
+        (
+            {"dataset": ["redundant-missing"], "encoder": ["image=mlp", "text=bag-of-embeddings"]},
+            "some samples lack image, text, so batches of several seeds differ in shape",
+        ),
+        ({"dataset": ["digits"], "modality": ["image"], "fusion": ["single"], "encoder": ["vit-tiny"]},
+         "vit-tiny does not vectorise"),
+        ({"encoder": ['a=mlp[augment="noise"]', "b=mlp"]}, "augment changes 'a' at random"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_plan_says_why_seeds_are_trained_one_after_the_other(flags, reason):
+    plan = plan_of(**{"fusion": ["concat"], "baselines": False, **flags})
+    rows = [cell.row() for cell in plan.cells()]
+
+    assert {row["path"] for row in rows} == {"alone"}
+    assert {row["apart"] for row in rows} == {reason}
+    assert plan.paths() == [{"path": "alone", "apart": reason, "num_cells": len(rows)}]
+
+
+def mmbench(*arguments, cwd):
+    return subprocess.run(
+        [sys.executable, "-m", "mmbench.cli", *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "COLUMNS": "200"},
+    )
+
+
+def records(folder):
+    lines = (folder / "journal.jsonl").read_text().splitlines()
+    return {record["cell_id"]: record for record in map(json.loads, lines)}
+
+
+def primary(record):
+    return next(m["value"] for m in record["metrics"] if m["name"] == "accuracy" and m.get("split") == "test")
+
+
+SMALL = ("-d", "xor", "-f", "concat", "--epochs", "3", "--limit", "200", "--diagnostics", "none", "--results", ".")
+
+
+@pytest.mark.slow
+def test_a_run_that_trains_seeds_together_equals_one_that_does_not(tmp_path):
+    never = mmbench("run", *SMALL, "--seeds", "3", "--run", "never", cwd=tmp_path)
+    first = mmbench("run", *SMALL, "--seeds", "1", "--run", "auto", "--together", "auto", cwd=tmp_path)
+    auto = mmbench("run", *SMALL, "--seeds", "3", "--run", "auto", "--together", "auto", cwd=tmp_path)
+
+    assert (never.returncode, first.returncode, auto.returncode) == (0, 0, 0), never.stderr + auto.stderr
+    one_by_one, together = records(tmp_path / "never"), records(tmp_path / "auto")
+    assert one_by_one.keys() == together.keys()
+    told = [record["info"].get("trained_together", {}).get("num_cells") for record in together.values()]
+    # The floor and the three combos of the first command alone, then two seeds each of the three combos.
+    assert sorted(told, key=str) == [2, 2, 2, 2, 2, 2, None, None, None, None]
+    for cell_id, record in together.items():
+        assert primary(record) == primary(one_by_one[cell_id])
+        own, other = (
+            load_file(tmp_path / run / "cells" / cell_id / "predictions.safetensors") for run in ("auto", "never")
+        )
+        np.testing.assert_allclose(own["test.label.prediction"], other["test.label.prediction"], atol=1e-5)
+        np.testing.assert_array_equal(own["test.sample_ids"], other["test.sample_ids"])
+        if "trained_together" not in record["info"]:
+            continue
+        curve = (tmp_path / "auto" / "cells" / cell_id / "history.jsonl").read_text().splitlines()
+        assert len(curve) == len(record["info"]["history"]) == len(one_by_one[cell_id]["info"]["history"])
+        speeds = {m["name"]: m for m in record["metrics"] if m["phase"] == "train" and m["value"] is None}
+        assert sorted(speeds) == ["throughput_samples_per_s", "train_time_s"]
+        assert speeds["train_time_s"]["note"].startswith("2 seeds were trained together in ")
+        assert any(
+            m["name"] == "step_time_s" and m["value"] for m in record["metrics"]
+        )  # the profile is each one's own
+    assert not [entry for entry in (tmp_path / "auto" / "cells").iterdir() if entry.name.startswith(".")]
+
+
+def test_seeds_whose_common_pass_fails_run_alone_and_say_so(tmp_path):
+    (tmp_path / "false_claim.py").write_text(FALSE_CLAIM)
+    selection = (*SMALL, "--seeds", "2", "--plugin", "false_claim.py", "-e", "noisy", "--no-baselines")
+
+    done = mmbench("run", *selection, "--run", "auto", "--together", "auto", cwd=tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    found = records(tmp_path / "auto")
+    assert len(found) == 2
+    for record in found.values():
+        assert (record["status"], record["attempt"]) == ("ok", 1)
+        (warning,) = record["info"]["warnings"]
+        assert warning.startswith("its seeds could not be trained together: failed: RuntimeError: vmap: called random")
+        assert "trained_together" not in record["info"]
+        assert any(m["name"] == "train_time_s" and m["value"] for m in record["metrics"])
+
+
+def test_the_command_shows_which_path_each_combo_takes(tmp_path):
+    shown = mmbench(
+        "plan", "-d", "digits", "-m", "image", "-f", "single", "--seeds", "2", "--together", "auto", cwd=tmp_path
+    )
+
+    assert shown.returncode == 0, shown.stderr
+    assert "seeds together (4 cells)" in shown.stdout
+    assert "seeds one after the other: vit-tiny does not vectorise (2 cells)" in shown.stdout
