@@ -103,7 +103,7 @@ class CapturedSteps:
         self._rests_on: dict[str, Any] = {}
         self._num_renewals = 0
         self._num_graphs = 0
-        self._rates_held = False
+        self._rates_held = self._closed = False
         self.reason = self._reason_against()
 
     def facts(self) -> dict[str, Any]:
@@ -113,12 +113,18 @@ class CapturedSteps:
             facts.update(num_replayed_steps=self.num_replayed, num_graphs=self._num_graphs)
         if self.reason:
             facts["reason"] = self.reason
+        elif not self.num_replayed:
+            facts["reason"] = (
+                f"no shape of batch came more than {WARM_UP} times"
+                if self._closed
+                else "its steps were taken otherwise"
+            )
         return facts
 
     @contextmanager
     def epoch(self) -> Iterator[None]:
         """Hold the device's stream for the steps of one epoch."""
-        if not self.reason and not self._rates_held:
+        if not (self.reason or self._rates_held or self._closed):
             self._begin()
         if not self._rates_held:
             yield
@@ -131,7 +137,7 @@ class CapturedSteps:
     def step(self, batch: Batch, epoch: int, grad_norms: dict[str, Tensor] | None = None) -> Tensor:
         """Take one step; return its loss, on the device. With `grad_norms` to fill it is always a usual one."""
         batch = self.trainer.prepare(batch)
-        if self.reason or grad_norms is not None:
+        if self.reason or not self._rates_held or grad_norms is not None:
             return self.trainer.work(batch, epoch, grad_norms)
         key = signature(batch)
         graph = self._graphs.get(key)
@@ -159,7 +165,7 @@ class CapturedSteps:
         if self._rates_held:
             _release_rates(self.trainer.optimiser)
             self.recorder, self._rates_held = None, False
-            self.reason = self.reason or "training is over"
+        self._closed = True
 
     def _begin(self) -> None:
         try:
