@@ -369,27 +369,39 @@ def test_a_local_ray_ends_with_the_command_however_that_ends(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_a_node_that_lacks_a_folder_gets_no_more_cells(
-    tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("kind", "status", "words"),
+    [
+        ("data_dir", "killed", "does not see {}, which the submitting host does"),
+        ("plugin_files", "failed", "cannot read the plugin file {}"),
+    ],
+)
+def test_a_node_that_lacks_something_gets_no_more_cells(
+    tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch, kind: str, status: str, words: str
 ) -> None:
     monkeypatch.setattr("mmbench_executors.ray.NO_NODE_S", 1.0)
-    began, data = tmp_path / "began", tmp_path / "data"
+    began, lacking = tmp_path / "began", tmp_path / "lacking"
     began.mkdir()
-    data.mkdir()
+    if kind == "data_dir":
+        lacking.mkdir()
+        needs: dict[str, Any] = {"data_dir": str(lacking)}
+    else:
+        lacking.touch()
+        needs = {"plugin_files": [str(lacking)]}
     with RayExecutor(tmp_path, address=cluster.address) as executor:
         first = job(tmp_path, "says_that_it_began", began=str(began), sleep_s=2)
-        second = job(tmp_path, "says_that_it_began", began=str(began), sleep_s=0, data_dir=str(data))
+        second = job(tmp_path, "says_that_it_began", began=str(began), sleep_s=0, **needs)
         third = job(tmp_path, "says_that_it_began", began=str(began), sleep_s=0)
         executor.submit(first)
         executor.submit(second)
-        data.rmdir()
+        lacking.rename(tmp_path / "elsewhere")
         found = outcomes(executor, 2)
         with pytest.raises(Unavailable) as error:
             executor.submit(third)
             outcomes(executor, 1, within_s=20)
 
-    assert (found[first.cell_id].status, found[second.cell_id].status) == ("ok", "killed")
-    assert f"does not see {data}, which the submitting host does" in found[second.cell_id].reason
+    assert (found[first.cell_id].status, found[second.cell_id].status) == ("ok", status)
+    assert words.format(lacking) in found[second.cell_id].reason
     assert f"can run cells any more: {found[second.cell_id].reason}" in str(error.value)
 
 

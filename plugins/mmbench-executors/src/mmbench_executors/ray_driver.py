@@ -37,12 +37,16 @@ from ray.util.scheduling_strategies import NodeLabelSchedulingStrategy, NotIn
 
 #: A cell is not run for ever on nodes that go away.
 MAX_TRIES = 3
+#: Nor is it sent for ever to nodes that are gone before it begins. Until Ray has noticed, it may send it there again.
+MAX_MISSES = 10
+#: How long a cell waits after a loss, times the losses in a row.
+AGAIN_S = 2.0
 #: What results need of a local Ray's memory: files come in pieces of 16 MiB.
 OBJECT_STORE_BYTES = 128 * 2**20
 #: How often the cluster is asked for its nodes.
 LOOK_S = 2.0
 #: How long a piece that a node has announced may take to arrive.
-FETCH_S = 60.0
+FETCH_S = 20.0
 #: How long a cell that is to end may take to do so before its worker is killed.
 GRACE_S = 5.0
 _WAIT_S = 0.1
@@ -59,6 +63,8 @@ class _Task:
     node: str = ""
     started: float = 0.0
     lost: list[str] = field(default_factory=list)
+    num_missed: int = 0
+    launch_at: float = 0.0
     cancelled: float | None = None
     forced: bool = False
 
@@ -128,19 +134,24 @@ class Driver:
                 if request is None:
                     return
                 self._obey(request)
+            now = time.monotonic()
+            for task in self._tasks.values():
+                if task.stream is None and now >= task.launch_at:
+                    self._launch(task)
             self._collect()
 
     def _obey(self, request: Mapping[str, Any]) -> None:
         if request["op"] == "submit":
-            task = _Task(request["job"], request["request"], request["cwd"])
-            self._tasks[task.number] = task
-            self._launch(task)
+            self._tasks[request["job"]] = _Task(request["job"], request["request"], request["cwd"])
         elif request["op"] == "cancel":
-            for task in self._tasks.values():
+            for task in list(self._tasks.values()):
                 self._cancel(task)
 
     def _cancel(self, task: _Task) -> None:
         """Interrupt a task; the second time, kill its Ray worker."""
+        if task.stream is None:
+            self._end(task, "interrupted", "interrupted before it began")
+            return
         task.forced = task.cancelled is not None
         task.cancelled = task.cancelled or time.monotonic()
         ray.cancel(task.stream, force=task.forced)
@@ -164,9 +175,9 @@ class Driver:
         for task in self._tasks.values():
             if task.cancelled and not task.forced and now - task.cancelled > GRACE_S:
                 self._cancel(task)
-        if not self._tasks:
+        of_stream = {task.stream: task for task in self._tasks.values() if task.stream is not None}
+        if not of_stream:
             return
-        of_stream = {task.stream: task for task in self._tasks.values()}
         ready, _ = ray.wait(list(of_stream), num_returns=len(of_stream), timeout=_WAIT_S, fetch_local=False)
         for stream in ready:
             task = of_stream[stream]
@@ -186,7 +197,7 @@ class Driver:
     def _take(self, task: _Task, item: Mapping[str, Any]) -> None:
         """Take one piece of what a task hands back: where it runs, bytes of a file, how it ended."""
         if "node" in item:
-            task.node, task.started = item["node"], time.monotonic()
+            task.node, task.started, task.num_missed = item["node"], time.monotonic(), 0
             self._tell(event="started", job=task.number)
         elif "file" in item:
             place = inside(Path(task.request["folder"]), item["file"])
@@ -195,7 +206,9 @@ class Driver:
                 stream.write(item["data"])
         else:
             outcome = json.loads(item["outcome"])
-            if outcome.pop("host_lost", False):
+            # A cell that failed without being started met other versions, or a plugin file that is not there.
+            unfit = outcome.pop("host_lost", False) or (outcome["status"] == "failed" and not outcome["started_at"])
+            if unfit:
                 self._unfit[task.node] = outcome["reason"]
                 self._looked_at = 0.0
             self._finish(task, outcome)
@@ -205,14 +218,20 @@ class Driver:
         if task.cancelled:
             self._end(task, "interrupted", "interrupted while it ran")
             return
-        what = "the Ray worker process on" if isinstance(error, lost.WorkerCrashedError) else "Ray node"
-        task.lost.append(f"{what} {self._named(task)} was lost while the cell ran")
-        if len(task.lost) >= MAX_TRIES:
-            self._end(task, "killed", f"{task.lost[-1]}; it was tried {MAX_TRIES} times")
+        if task.node:
+            what = "the Ray worker process on" if isinstance(error, lost.WorkerCrashedError) else "Ray node"
+            task.lost.append(f"{what} {self._named(task)} was lost while the cell ran")
+            if len(task.lost) >= MAX_TRIES:
+                self._end(task, "killed", f"{task.lost[-1]}; it was tried {MAX_TRIES} times")
+                return
+        task.num_missed += 1
+        if task.num_missed > MAX_MISSES:
+            self._end(task, "killed", f"the cell was sent to nodes that were gone before it began: {error}")
             return
         _empty(Path(task.request["folder"]))
+        task.stream, task.node = None, ""
+        task.launch_at = time.monotonic() + AGAIN_S * task.num_missed
         self._looked_at = 0.0
-        self._launch(task)
 
     def _end(self, task: _Task, status: Status, reason: str) -> None:
         duration_s = time.monotonic() - task.started
