@@ -18,15 +18,16 @@ def run_cells(payload: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Train and evaluate cells that differ in nothing but their seed.
 
     Args:
-        payload: ``{"cells": [Cell.payload(), …]}``.
+        payload: What their `Cell.payload()` have in common, and ``"cells": [what each has of its own, …]``.
         folder: Each cell's files go into the folder in it that is named by the cell's id.
 
     Returns:
         ``{"metrics": [], "info": {"cells": {cell id: {"status", "reason", "metrics", "info"}}}}``.
     """
     began = time.perf_counter()
-    payloads = {item["cell_id"]: item for item in payload["cells"]}
-    first = payload["cells"][0]
+    common = {name: value for name, value in payload.items() if name != "cells"}
+    payloads = {own["cell_id"]: {**common, **own} for own in payload["cells"]}
+    first = next(iter(payloads.values()))
     settle(first)
     source = open_dataset(first, dataset_info(first["dataset"]["info"]))
     with turn_on(first) as turn:

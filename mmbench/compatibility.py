@@ -94,7 +94,7 @@ def reasons_apart(
 
     Args:
         encoders: By modality.
-        tunings: How each is trained; "stored" for a frozen one whose features are computed once.
+        tunings: How each is trained; "stored" for a frozen one whose features are computed once, other than as bf16.
         augmented: Modalities whose inputs are changed at random in training.
         missing: Modalities that some samples lack.
         fusion, objective: What else the combo is made of.
@@ -103,10 +103,15 @@ def reasons_apart(
     """
     reasons = []
     for name, encoder in encoders.items():
-        if tunings[name] not in ("scratch", "stored"):
-            reasons.append(f"{encoder.name} is trained by {tunings[name]}, not from scratch")
-        elif tunings[name] == "scratch" and not encoder.vectorises:
-            reasons.append(f"{encoder.name} does not vectorise")
+        match tunings[name]:
+            case "stored":
+                continue
+            case "scratch":
+                reasons += [] if encoder.vectorises else [f"{encoder.name} does not vectorise"]
+            case "frozen":
+                reasons.append(f"{encoder.name} is frozen, and its features are not stored as fp32 or fp16")
+            case tuning:
+                reasons.append(f"{encoder.name} is trained by tuning={tuning}, not from scratch")
     reasons += [f"{spec.name} does not vectorise" for spec in (fusion, objective) if not spec.vectorises]
     reasons += [f"augment changes {name!r} at random" for name in augmented]
     if policy != "mask":

@@ -30,8 +30,15 @@ def neighbours(cells: Iterable[AnyCell]) -> Iterator[list[AnyCell]]:
 
 
 def joined(payloads: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the payload of a group."""
-    return {"cells": [dict(payload) for payload in payloads]}
+    """Return the payload of a group: what all cells have in common, and under ``cells`` what each has of its own.
+
+    >>> joined([{"device": "cpu", "seed": 0}, {"device": "cpu", "seed": 1}])
+    {'device': 'cpu', 'cells': [{'seed': 0}, {'seed': 1}]}
+    """
+    first, *others = payloads
+    common = {name: value for name, value in first.items() if all(other.get(name) == value for other in others)}
+    cells = [{name: value for name, value in payload.items() if name not in common} for payload in payloads]
+    return {**common, "cells": cells}
 
 
 def parted(outcome: Outcome, cell_ids: Sequence[str]) -> list[Outcome] | None:

@@ -666,9 +666,13 @@ def _check_selectors(plan: Plan) -> None:
 
 
 def _tuning(encoder: Part, layout: Layout, feature_cache: bool) -> str:
-    """Return how an encoder is trained; "stored" where its features are computed once."""
+    """Return how an encoder is trained; "stored" where its features are computed once.
+
+    Not as bf16, which travels as int16: looking at numbers as another type has no rule under `torch.func.vmap`.
+    """
     stored = encoder.reference.tuning == "frozen" and layout != "pyramid" and feature_cache
-    return "stored" if stored else str(encoder.reference.tuning)
+    as_bf16 = encoder.reference.tuning_options.get("feature_dtype") == "bf16"
+    return "stored" if stored and not as_bf16 else str(encoder.reference.tuning)
 
 
 def _chosen_modalities(info: DatasetInfo, names: Sequence[str]) -> list[Modality]:

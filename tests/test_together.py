@@ -13,12 +13,16 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 from torch import nn
+from torch.func import vmap
 
 from mmbench.batches import SplitData
+from mmbench.compatibility import reasons_apart
 from mmbench.config import TrainConfig, load_config
 from mmbench.data import Column
 from mmbench.errors import Diverged
 from mmbench.features import Features
+from mmbench.frozen import Standardiser, StoredFeatures
+from mmbench.groups import joined
 from mmbench.model import MultimodalModel
 from mmbench.plan import make_plan
 from mmbench.registry import load_registry
@@ -366,6 +370,44 @@ def test_a_plan_says_why_seeds_are_trained_one_after_the_other(flags, reason):
     assert {row["path"] for row in rows} == {"alone"}
     assert {row["apart"] for row in rows} == {reason}
     assert plan.paths() == [{"path": "alone", "apart": reason, "num_cells": len(rows)}]
+
+
+@pytest.mark.parametrize(
+    ("tuning", "reasons"),
+    [
+        ("scratch", ["vit does not vectorise"]),
+        ("stored", []),
+        ("frozen", ["vit is frozen, and its features are not stored as fp32 or fp16"]),
+        ("finetune", ["vit is trained by tuning=finetune, not from scratch"]),
+    ],
+)
+def test_features_that_are_stored_vectorise_whatever_their_encoder_does(tuning, reasons):
+    vit = EncoderSpec(name="vit", kinds=("image",), factory="a:b", version="1")
+    join = FusionSpec(name="join", factory="a:b", version="1", vectorises=True)
+    learn = ObjectiveSpec(name="learn", factory="a:b", version="1", vectorises=True)
+
+    assert reasons_apart({"x": vit}, {"x": tuning}, [], [], join, learn, "mask", "fp32") == reasons
+
+
+@pytest.mark.parametrize(("feature_dtype", "dtype"), [("fp32", torch.float32), ("fp16", torch.float16)])
+def test_stored_features_are_read_for_all_seeds_at_once(feature_dtype, dtype):
+    stands_in = StoredFeatures(4, "vector", feature_dtype, Standardiser(torch.ones(4), torch.full((4,), 2.0)))
+    values = torch.randn(3, 5, 4).to(dtype)
+
+    together = vmap(lambda own: stands_in(own, None).tensor)(values)
+
+    for seed in range(3):
+        torch.testing.assert_close(together[seed], stands_in(values[seed], None).tensor)
+
+
+def test_what_an_executor_changes_for_a_group_reaches_each_of_its_cells():
+    """A cluster's executor makes paths absolute and says that nobody shares the node: in the payload it was given."""
+    payloads = [cell.payload() for cell in plan_of(fusion=["concat"], baselines=False).cells()]
+    group = joined(payloads)
+
+    assert [{**{k: v for k, v in group.items() if k != "cells"}, **own} for own in group["cells"]] == payloads
+    assert {"dataset", "encoders", "fusion", "objective", "train", "plugin_files"} <= group.keys()
+    assert sorted(group["cells"][0]) == ["cell_id", "identity", "seed"]
 
 
 def mmbench(*arguments, cwd):
