@@ -13,9 +13,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from mmbench.durable import sync
 from mmbench.errors import UsageError
 from mmbench.record import DONE, Record
-from mmbench.store import RECORD_FILE, RunStore, check_run_name, sync
+from mmbench.store import RECORD_FILE, RunStore, check_run_name
 
 #: Scores of one cell that differ by more than this did not come from equal computations.
 TOLERANCE = 1e-9

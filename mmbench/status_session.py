@@ -13,12 +13,13 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
+from mmbench.durable import identity
 from mmbench.heartbeat import SILENCE_S, again, who, why_gone
 from mmbench.journal import CellState, Follower, note
 from mmbench.progress import LINE_EVERY_S, devices, line, live_table
 from mmbench.record import DONE, STATUSES
 from mmbench.standing import RunningCell, Standing
-from mmbench.store import PLAN_FILE, RunStore, identity
+from mmbench.store import PLAN_FILE, RunStore
 from mmbench.utilisation import Utilisation
 from mmbench.views import console, print_status
 

@@ -12,7 +12,6 @@ There is one writer at a time, and any number of readers.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
@@ -26,7 +25,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from mmbench.errors import DiskError, UsageError, did_you_mean
+from mmbench.durable import identity, make_ordinary, remove, sync, sync_tree, write_atomically, write_or_say
+from mmbench.errors import UsageError, did_you_mean
 from mmbench.journal import CELL_ID, JOURNAL_FILE, CellState, Journal
 from mmbench.record import Record
 
@@ -41,8 +41,6 @@ DECISIONS_FILE = "decisions.json"
 
 #: What an executor says of an attempt in words.
 _WORDS = ("log.txt", "traceback.txt")
-#: What a file system says, some only when a file is synced, where there is no room or the disk fails.
-_NOT_KEPT = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 _LOCK_FILE = ".lock"
 _WRITER_FILE = ".writer.json"
 _RUN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
@@ -112,7 +110,7 @@ class RunStore:
 
     def write_run(self, about: Mapping[str, Any]) -> None:
         """Write ``run.json``: command, configuration, versions, hardware, git."""
-        _write_or_say(self.folder / RUN_FILE, [json.dumps(about, indent=2, default=str), "\n"])
+        write_or_say(self.folder / RUN_FILE, [json.dumps(about, indent=2, default=str), "\n"])
 
     def read_run(self) -> dict[str, Any]:
         """Return ``run.json``, or {} when it is missing or damaged."""
@@ -140,13 +138,13 @@ class RunStore:
                 count += 1
             yield f'\n],"num_cells":{count}}}\n'
 
-        _write_or_say(self.folder / PLAN_FILE, lines())
+        write_or_say(self.folder / PLAN_FILE, lines())
         return count
 
     def write_decisions(self, decisions: Iterable[Mapping[str, Any]]) -> None:
         """Write ``decisions.json``, one a line."""
         lines = ",\n".join(json.dumps(decision, allow_nan=False) for decision in decisions)
-        _write_or_say(self.folder / DECISIONS_FILE, ["[\n", lines, "\n]\n"])
+        write_or_say(self.folder / DECISIONS_FILE, ["[\n", lines, "\n]\n"])
 
     def decisions(self) -> list[dict[str, Any]]:
         """Return what a race or a sweep decided so far; nothing for an ordinary run.
@@ -257,12 +255,12 @@ class RunStore:
         The files come first: a record in the journal always has its files, files without a record are made again.
         """
         place = self.cell_folder(record.cell_id)
-        _make_ordinary(folder)
-        _remove(folder / RECORD_FILE)
+        make_ordinary(folder)
+        remove(folder / RECORD_FILE)
         # "x" follows no link that somebody may have put there. The folder is not in its place yet: nobody reads it.
         with (folder / RECORD_FILE).open("x", encoding="utf-8") as stream:
             stream.write(json.dumps(record.to_json(), indent=1, allow_nan=False) + "\n")
-        _sync_tree(folder)  # once for each file: half of what an empty cell takes is waiting for the disk
+        sync_tree(folder)  # once for each file: half of what an empty cell takes is waiting for the disk
         if place.exists():
             aside = place.parent / f".{record.cell_id}.old.{secrets.token_hex(4)}"
             place.rename(aside)
@@ -277,7 +275,7 @@ class RunStore:
         """Remove what an attempt wrote but for its log and its traceback, to make room."""
         for entry in folder.iterdir() if folder.is_dir() and not folder.is_symlink() else ():
             if entry.name not in _WORDS:
-                _remove(entry)
+                remove(entry)
 
     def close(self) -> None:
         """Let others write."""
@@ -324,7 +322,7 @@ class RunStore:
         It is nothing that must be kept: a file that cannot be written costs nothing but the news.
         """
         with suppress(OSError):
-            _write_atomically(self.folder / _WRITER_FILE, [json.dumps({**self._writing, **news})], durably=False)
+            write_atomically(self.folder / _WRITER_FILE, [json.dumps({**self._writing, **news})], durably=False)
 
     def writer(self) -> dict[str, Any] | None:
         """Return what the writer says of itself, or None when nobody writes: ``pid``, ``host``, ``since`` and news."""
@@ -387,93 +385,3 @@ def _is_temporary(path: Path) -> bool:
 def _listed(names: list[str]) -> str:
     shown = ", ".join(names[:10])
     return f"{shown} and {len(names) - 10} more" if len(names) > 10 else shown
-
-
-def _write_atomically(path: Path, chunks: Iterable[str], *, durably: bool = True) -> None:
-    beside = path.with_name(f".{path.name}.writing")
-    _remove(beside)
-    try:
-        # "x" follows no link that somebody may have put there.
-        with beside.open("x", encoding="utf-8") as stream:
-            stream.writelines(chunks)
-            stream.flush()
-            if durably:
-                os.fsync(stream.fileno())
-    except OSError:
-        with suppress(OSError):
-            beside.unlink()
-        raise
-    if path.is_dir():
-        _remove(path)
-    beside.replace(path)
-    if durably:
-        sync(path.parent)
-
-
-def _write_or_say(path: Path, chunks: Iterable[str]) -> None:
-    """Write a file that a run cannot do without.
-
-    Raises:
-        DiskError: it cannot be written; the one that was there is as it was.
-    """
-    try:
-        _write_atomically(path, chunks)
-    except OSError as error:
-        raise DiskError(
-            f"{path} cannot be written: {error.strerror or error}; make room, or choose another place with --results"
-        ) from None
-
-
-def _make_ordinary(folder: Path) -> None:
-    """Make a folder that a cell may have removed, replaced by a link or locked one that can be written into."""
-    if folder.is_symlink() or not folder.is_dir():
-        folder.unlink(missing_ok=True)
-        folder.mkdir()
-    with suppress(OSError):
-        folder.chmod(folder.stat().st_mode | 0o700)
-
-
-def _remove(path: Path) -> None:
-    """Remove a file, a link (not what it leads to) or a folder, or nothing."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _sync_tree(folder: Path) -> None:
-    """Put every file below a folder on the disk. Links are left alone: they may lead anywhere."""
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            path = Path(parent, name)
-            if path.is_file() and not path.is_symlink():
-                sync(path)
-        sync(Path(parent))
-
-
-def identity(path: Path) -> tuple[int, ...] | None:
-    """Return what changes when a file is written, or None where there is none."""
-    try:
-        about = path.stat()
-    except OSError:
-        return None
-    return about.st_ino, about.st_mtime_ns, about.st_size
-
-
-def sync(path: Path) -> None:
-    """Put a file, or the names in a folder, on the disk.
-
-    Not every file system can sync a folder, and a file may not be readable; that is no reason to stop.
-
-    Raises:
-        OSError: the disk is full or failing: what was written is not kept.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        if error.errno in _NOT_KEPT:
-            raise

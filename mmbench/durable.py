@@ -1,0 +1,115 @@
+"""Files that are whole or not there, and on the disk when that is promised."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from mmbench.errors import DiskError
+
+#: What a file system says, some only when a file is synced, where there is no room or the disk fails.
+_NOT_KEPT = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+
+
+def write_atomically(path: Path, chunks: Iterable[str], *, durably: bool = True) -> None:
+    """Write a text file, which is replaced only when its successor is complete.
+
+    Args:
+        path: The file; a folder in its place is removed.
+        chunks: Its text.
+        durably: Whether it must be on the disk when this returns.
+
+    Raises:
+        OSError: it cannot be written; nothing is left of it.
+    """
+    beside = path.with_name(f".{path.name}.writing")
+    remove(beside)
+    try:
+        # "x" follows no link that somebody may have put there.
+        with beside.open("x", encoding="utf-8") as stream:
+            stream.writelines(chunks)
+            stream.flush()
+            if durably:
+                os.fsync(stream.fileno())
+    except OSError:
+        with suppress(OSError):
+            beside.unlink()
+        raise
+    if path.is_dir():
+        remove(path)
+    beside.replace(path)
+    if durably:
+        sync(path.parent)
+
+
+def write_or_say(path: Path, chunks: Iterable[str]) -> None:
+    """Write a file that a run cannot do without.
+
+    Raises:
+        DiskError: it cannot be written; the one that was there is as it was.
+    """
+    try:
+        write_atomically(path, chunks)
+    except OSError as error:
+        raise DiskError(
+            f"{path} cannot be written: {error.strerror or error}; make room, or choose another place with --results"
+        ) from None
+
+
+def make_ordinary(folder: Path) -> None:
+    """Make a folder that a cell may have removed, replaced by a link or locked one that can be written into."""
+    if folder.is_symlink() or not folder.is_dir():
+        folder.unlink(missing_ok=True)
+        folder.mkdir()
+    with suppress(OSError):
+        folder.chmod(folder.stat().st_mode | 0o700)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link (not what it leads to) or a folder, or nothing."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def sync_tree(folder: Path) -> None:
+    """Put every file below a folder on the disk. Links are left alone: they may lead anywhere."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            path = Path(parent, name)
+            if path.is_file() and not path.is_symlink():
+                sync(path)
+        sync(Path(parent))
+
+
+def identity(path: Path) -> tuple[int, ...] | None:
+    """Return what changes when a file is written, or None where there is none."""
+    try:
+        about = path.stat()
+    except OSError:
+        return None
+    return about.st_ino, about.st_mtime_ns, about.st_size
+
+
+def sync(path: Path) -> None:
+    """Put a file, or the names in a folder, on the disk.
+
+    Not every file system can sync a folder, and a file may not be readable; that is no reason to stop.
+
+    Raises:
+        OSError: the disk is full or failing: what was written is not kept.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno in _NOT_KEPT:
+            raise
