@@ -227,7 +227,7 @@ def print_plan(plan: Plan, rows: int) -> None:
     if stages:
         # What else there will be hangs on results: the first stage, and what cannot run at all.
         cells = itertools.chain(next(planner.stages()).cells(), (cell for cell in cells if cell.status != "run"))
-    made = table("status", "dataset", "encoders", "fusion", "objective", "seed", "")
+    made = table("status", "dataset", "encoders", "fusion", "objective", "seed", *(["with"] if stages else []))
     reasons: Counter[tuple[str, str]] = Counter()
     hidden = 0
     for number, cell in enumerate(cells):
@@ -241,7 +241,7 @@ def print_plan(plan: Plan, rows: int) -> None:
         made.add_row(
             Text(status, _STYLE.get(row["status"], "")),
             row["dataset"], row["encoders"].replace("+", " + "), row["fusion"], row["objective"], str(row["seed"]),
-            tuned_words(row),
+            *([tuned_words(row)] if stages else []),
         )  # fmt: skip
     out.print(made)
     if hidden:
