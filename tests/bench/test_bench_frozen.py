@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from mmbench.config import load_config
@@ -20,6 +22,12 @@ WEIGHTS = Path(__file__).parents[2].parent / "shared" / "weights" / "tf_efficien
 NUM_SEEDS = 5
 #: Naive cells that are measured; the whole naive grid takes as much time for each of its cells.
 NUM_NAIVE = 2
+FUSIONS = (
+    "concat", "sum", "mean", "product", "max", "gated", "attention", "film", "low-rank-tensor", "decision-average",
+)  # fmt: skip
+#: What one more doubling may add while encoding is most of the work.
+MAX_GROWTH = 0.15
+DOUBLINGS = 4
 
 
 def planned(folder: Path, fusions: tuple[str, ...], seeds: str) -> Plan:
@@ -78,15 +86,12 @@ def timed_run(cells: Any, folder: Path) -> tuple[float, dict[str, float]]:
 def test_a_grid_over_a_frozen_encoder_takes_a_tenth_of_the_naive_time(benchmark: Any, tmp_path: Path) -> None:
     if not benchmark.enabled:
         pytest.skip("takes minutes; runs with --benchmark-enable")
-    fusions = (
-        "concat", "sum", "mean", "product", "max", "gated", "attention", "film", "low-rank-tensor", "decision-average",
-    )  # fmt: skip
-    grid = planned(tmp_path / "shared", fusions, str(NUM_SEEDS))
+    grid = planned(tmp_path / "shared", FUSIONS, str(NUM_SEEDS))
     num_cells = grid.count()["cells"]
-    assert num_cells == len(fusions) * NUM_SEEDS
+    assert num_cells == len(FUSIONS) * NUM_SEEDS
     # Digits are synthesised once for everybody: what is compared is encoding.
     warm = planned(tmp_path / "shared", ("concat",), "1")
-    naive = planned(tmp_path / "shared", fusions[:NUM_NAIVE], "1")
+    naive = planned(tmp_path / "shared", FUSIONS[:NUM_NAIVE], "1")
     data = tmp_path / "shared" / "data"
     timed_run(Started(warm, tmp_path / "warm"), tmp_path / "warm-run")
     assert data.is_dir()
@@ -105,3 +110,45 @@ def test_a_grid_over_a_frozen_encoder_takes_a_tenth_of_the_naive_time(benchmark:
     for cell_id, loss in naive_losses.items():
         assert losses[cell_id] == pytest.approx(loss, abs=1e-5)
     assert ratio >= 10
+
+
+def processor_time_of_cells() -> float:
+    """Processor time of all cells that have ended, which the fork server (the one child of this process) has reaped."""
+    total = 0.0
+    for server in psutil.Process().children():
+        times = server.cpu_times()
+        total += times.children_user + times.children_system
+    return total
+
+
+@pytest.mark.skipif(not WEIGHTS.is_dir(), reason=f"the weights {WEIGHTS} are not there")
+@pytest.mark.parametrize("axis", ["fusions", "seeds"])
+def test_twice_as_many_cells_over_a_frozen_encoder_cost_little_more_while_it_encodes(
+    benchmark: Any, tmp_path: Path, axis: str
+) -> None:
+    if not benchmark.enabled:
+        pytest.skip("takes a minute; runs with --benchmark-enable")
+    most = 2 ** (DOUBLINGS - 1)
+    fusions, seeds = (FUSIONS[:most], "1") if axis == "fusions" else (("concat",), str(most))
+    cells = list(planned(tmp_path, fusions, seeds).cells())
+    assert len(cells) == most
+    # The speech is synthesised and the text transformed beforehand: what is shared here is encoding alone.
+    other = planned(tmp_path, (FUSIONS[-1],), "1")
+    timed_run(Started(other, tmp_path / "other"), tmp_path / "other-run")
+
+    totals = []
+    began = time.perf_counter()
+    with RunStore.create(tmp_path / "run") as store, LocalExecutor(1) as executor:
+        for step in range(DOUBLINGS):
+            assert run(cells[: 2**step], store, executor).counts == {"ok": 2**step}
+            totals.append(processor_time_of_cells())
+        records = store.records().values()
+    wall = time.perf_counter() - began
+    training = sum(record.info["times_s"]["train_and_evaluate"] for record in records)
+
+    growths = [later / earlier - 1 for earlier, later in itertools.pairwise(totals)]
+    words = ", ".join(f"{2**step} to {2 ** (step + 1)} {axis} {growth:+.1%}" for step, growth in enumerate(growths))
+    print(f"\nprocessor time: {words}; of {wall:.1f} s on the wall, training took {training:.1f} s")  # noqa: T201
+    benchmark.extra_info.update(totals_s=totals[1:], growths=growths, wall_s=wall)
+    benchmark.pedantic(lambda: None, rounds=1)
+    assert max(growths) < MAX_GROWTH
