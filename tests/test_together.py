@@ -491,3 +491,39 @@ def test_the_command_shows_which_path_each_combo_takes(tmp_path):
     assert shown.returncode == 0, shown.stderr
     assert "seeds together (4 cells)" in shown.stdout
     assert "seeds one after the other: vit-tiny does not vectorise (2 cells)" in shown.stdout
+
+
+FUSIONS = {
+    "buffer": ("self.seen += 1", "forward changes a buffer, which a vectorised pass does not keep"),
+    "noise": ("joined = joined + (torch.randn_like(joined) if self.training else 0)", "the vectorised pass fails"),
+    "values": ("joined = joined * 2 if joined.mean() > 0 else joined", "the vectorised pass fails"),
+    "honest": ("pass", None),
+}
+
+
+@pytest.mark.parametrize("kind", FUSIONS)
+def test_the_check_finds_a_declaration_that_does_not_hold(kind, tmp_path):
+    from seeded import failures, fusion_package
+
+    line, reason = FUSIONS[kind]
+    code = f"""
+    class Fusion(nn.Module):
+        def __init__(self, dims, tasks):
+            super().__init__()
+            self.names, self.fused_dim = sorted(dims), 8
+            self.linear = nn.Linear(sum(dims.values()), 8)
+            self.register_buffer("seen", torch.zeros(()))
+
+        def forward(self, features):
+            vectors = [features[name].tensor.masked_fill(~features[name].present[:, None], 0) for name in self.names]
+            joined = self.linear(torch.cat(vectors, dim=1))
+            {line}
+            return joined
+    """
+    package = fusion_package(tmp_path, f"seeded-vectorises-{kind}", code, vectorises=True)
+
+    found = failures(package).get("fusion.vectorises")
+
+    assert (found is None) == (reason is None)
+    if found is not None:
+        assert reason in str(found)
