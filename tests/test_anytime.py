@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from test_plan import SINGLE, SUPERVISED, dataset, encoder, fusion, plan
@@ -85,6 +86,7 @@ def test_the_diagonal_meets_every_combination_once_and_keeps_every_axis_balanced
             assert max(counts.values()) - min(counts.values()) <= 1
 
 
+@pytest.mark.slow
 def test_a_spent_budget_leaves_a_balanced_table_and_the_same_command_continues(tmp_path):
     environment = {**os.environ, "MMBENCH_CACHE": str(tmp_path / "cache"), "MMBENCH_DATA": str(tmp_path / "data")}
     command = [sys.executable, "-m", "mmbench.cli"]

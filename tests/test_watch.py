@@ -26,6 +26,7 @@ from mmbench.standing import Standing
 from mmbench.status_session import Watched
 from mmbench.store import RunStore
 
+SIX_CELLS = ("-d", "xor", "-f", "concat", "-f", "gated", "-f", "sum", "--protocol", "none")
 DATASETS = {"digits": {"train": {"epochs": 8}}}
 
 
@@ -224,7 +225,7 @@ def mmbench(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
 
 def begin_run(cwd: Path) -> subprocess.Popen[str]:
     """Start a run of six cells that takes its time, and wait until the first has ended."""
-    selection = ("-d", "xor", "-f", "concat", "-f", "gated", "-f", "sum", "--protocol", "none", "--epochs", "60")
+    selection = (*SIX_CELLS, "--epochs", "150", "--set", "patience=0")  # longer than several beats of the writer
     process = mmbench("run", *selection, "-j", "1", "--run", "seen", cwd=cwd)
     until = time.monotonic() + 120
     while not (cwd / "results/seen/journal.jsonl").exists():
@@ -308,7 +309,7 @@ def test_a_terminal_shows_epochs_devices_and_time_left_in_the_run_and_beside_it(
 
     watcher = threading.Thread(target=look_on)
     watcher.start()
-    selection = ("-d", "xor", "-f", "concat", "-f", "gated", "-f", "sum", "--protocol", "none", "--epochs", "60")
+    selection = (*SIX_CELLS, "--epochs", "150", "--set", "patience=0")  # longer than several beats of the writer
     code, drawn = on_a_terminal("run", *selection, "-j", "1", "--run", "seen", cwd=tmp_path)
     watcher.join(60)
 
@@ -317,7 +318,7 @@ def test_a_terminal_shows_epochs_devices_and_time_left_in_the_run_and_beside_it(
     assert watched_code == 0
     for text in (drawn, watched):
         assert re.search(r"\d/6 cells", text)
-        assert re.search(r"epoch \d+/60", text)
+        assert re.search(r"epoch \d+/150", text)
         assert re.search(r"CPU \d+ % of \d+ cores, memory [\d.]+ GiB of", text)
         assert re.search(r"xor  a:mlp \+ b:mlp  (concat|gated|sum)  seed 0", text)
     assert "about" in drawn
