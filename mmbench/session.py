@@ -28,7 +28,7 @@ from mmbench.runner import Summary, default_memory_bytes, run
 from mmbench.stage import Stage
 from mmbench.staged import run_stages
 from mmbench.standing import Standing
-from mmbench.store import RunStore, check_run_name
+from mmbench.store import EXECUTORS_FOLDER, RunStore, check_run_name
 from mmbench.trackers import Trackers, open_tracker
 from mmbench.views import console, plan_headline, size_text
 
@@ -231,7 +231,7 @@ def make_executor(plan: Plan, run_folder: Path) -> Executor:
         return LocalExecutor(capacity=plan.jobs, threads=config.threads)
     reference = plan.registry.resolve("executor", config.executor)
     check_packages(reference)
-    folder = run_folder / "executors" / reference.entry.spec.name
+    folder = run_folder / EXECUTORS_FOLDER / reference.entry.spec.name
     folder.mkdir(parents=True, exist_ok=True)
     factory = load_attribute(reference.entry.spec.factory)
     made: Executor = factory(folder, jobs=config.jobs, threads=config.threads, **reference.options)

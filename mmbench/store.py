@@ -41,6 +41,8 @@ DECISIONS_FILE = "decisions.json"
 
 #: What an executor says of an attempt in words.
 _WORDS = ("log.txt", "traceback.txt")
+#: Where executors keep what outlives a command; it is there before the run is.
+EXECUTORS_FOLDER = "executors"
 _LOCK_FILE = ".lock"
 _WRITER_FILE = ".writer.json"
 _RUN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
@@ -374,7 +376,7 @@ def list_runs(results: Path) -> list[str]:
 
 def _foreign(folder: Path) -> Iterator[str]:
     """Yield what is in a folder and would not be there if a run had just begun in it."""
-    ours = (_LOCK_FILE, _WRITER_FILE, "cells")
+    ours = (_LOCK_FILE, _WRITER_FILE, "cells", EXECUTORS_FOLDER)
     yield from (entry.name for entry in folder.iterdir() if entry.name not in ours and not _is_temporary(entry))
 
 

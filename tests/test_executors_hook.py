@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 PLUGIN = """
-from mmbench import ExecutorSpec, hookimpl
+from mmbench import ExecutorSpec, Unavailable, hookimpl
 from mmbench.executors.inline import InlineExecutor
 
 
@@ -24,10 +24,16 @@ class Told(InlineExecutor):
         super().submit(job)
 
 
+def absent(folder, jobs, threads):
+    (folder / "ledger").write_text("")
+    raise Unavailable("the cluster does not answer")
+
+
 @hookimpl
 def mmbench_executors():
     return [
         ExecutorSpec(name="told", factory="my_executor:Told", version="1", defaults={"colour": "red"}),
+        ExecutorSpec(name="absent", factory="my_executor:absent", version="1"),
         ExecutorSpec(name="lacking", factory="my_executor:Told", version="1", requires=("no_such_package",)),
     ]
 """
@@ -64,3 +70,11 @@ def test_an_executor_that_cannot_be_had_costs_nothing(tmp_path: Path) -> None:
     assert lacking.stderr.endswith("which cannot be imported: pip install no_such_package\n")
     assert "give one of them" in both.stderr
     assert not list(tmp_path.glob("results/r/cells/*"))
+
+
+def test_an_executor_that_does_not_answer_leaves_the_name_of_the_run_free(tmp_path: Path) -> None:
+    first = run(tmp_path, "--executor", "absent")
+    second = run(tmp_path, "--executor", "absent")
+
+    assert (first.returncode, second.returncode) == (2, 2)
+    assert first.stderr == second.stderr == "mmbench: the cluster does not answer\n"
