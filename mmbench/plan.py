@@ -3,160 +3,20 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from mmbench.compatibility import choose_layout, frozen_reason, incompatibilities, layout_reason, reasons_apart
+from mmbench.combo import Cell, CellRole
 from mmbench.config import RunConfig, TrainConfig
 from mmbench.errors import EmptySelection, MmbenchError, UsageError, did_you_mean
-from mmbench.parts import DatasetPart, Part, combine_key, digest, make_dataset_part, make_part
+from mmbench.grid import DatasetGrid, in_turn
+from mmbench.parts import DatasetPart, Part, digest, make_dataset_part, make_part
 from mmbench.registry import Registry
-from mmbench.selection import dataset_references, encoder_references, is_excluded, split_selector
-from mmbench.spec import DatasetInfo, EncoderSpec, Layout, Modality, to_json
-
-MAJORITY = "majority"
-PlanStatus = Literal["run", "incompatible", "unavailable", "pending", "stopped"]
-CellRole = Literal["cell", "baseline", "rung", "trial"]
-#: Roles of cells that only help to choose others: they are scored on val alone and stand in no leaderboard.
-CHOOSING: tuple[CellRole, ...] = ("rung", "trial")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """One combo with one seed: the unit of result.
-
-    Attributes:
-        cell_id: First 16 hex digits of the quality key.
-        dataset: Chosen dataset.
-        encoders: By modality name, sorted.
-        layouts: What each encoder will be asked to give.
-        fusion: None for the majority floor.
-        objective: None for the majority floor.
-        seed: Which repeat.
-        role: "baseline" for unimodal cells and the floor, "rung" and "trial" for those of `CHOOSING`, else "cell".
-        status: "run", or why not: "pending" and "stopped" are said of combos in a race.
-        reason: All reasons, joined by "; ".
-        about: What else its line of plan.json says: the rung, the values of a trial, what was tuned.
-        group: Equal for the seeds of a combo that are trained in one vectorised pass; "" for a cell trained alone.
-        apart: Why it is trained alone, where seeds may be trained together and it runs at all; else "".
-    """
-
-    cell_id: str
-    dataset: DatasetPart
-    encoders: Mapping[str, Part]
-    encoders_label: str
-    layouts: Mapping[str, Layout]
-    fusion: Part | None
-    objective: Part | None
-    seed: int
-    role: CellRole
-    status: PlanStatus
-    reason: str
-    runtime: Mapping[str, Any] = field(repr=False)
-    about: Mapping[str, Any] = field(default_factory=dict)
-    group: str = ""
-    apart: str = ""
-
-    @property
-    def val_only(self) -> bool:
-        """Whether it is scored on val and never on test."""
-        return self.role in CHOOSING
-
-    @property
-    def combo(self) -> str:
-        """What it shares with its other seeds, and with its rungs: the digests of its parts."""
-        parts = [f"{name}={part.digest}" for name, part in sorted(self.encoders.items())]
-        parts += [part.digest if part else "" for part in (self.fusion, self.objective)]
-        return "|".join([self.dataset.digest, *parts])
-
-    def row(self) -> dict[str, Any]:
-        """Return the cell as a line of plan.json."""
-        return {
-            "cell_id": self.cell_id,
-            "dataset": self.dataset.label,
-            "encoders": self.encoders_label,
-            "fusion": self.fusion.label if self.fusion else MAJORITY if self.role == "baseline" else "",
-            "objective": self.objective.label if self.objective else "",
-            "seed": self.seed,
-            "role": self.role,
-            "status": self.status,
-            "reason": self.reason,
-            **({"path": "together"} if self.group else {"path": "alone", "apart": self.apart} if self.apart else {}),
-            **self.about,
-        }
-
-    def of_seed(self, seed: int) -> Cell:
-        """Return the cell of the same combo with another seed."""
-        assert self.fusion is not None
-        assert self.objective is not None
-        key = combine_key(
-            self.dataset.digest,
-            {name: part.digest for name, part in self.encoders.items()},
-            self.fusion.digest,
-            self.objective.digest,
-            self.dataset.train_digest,
-            self.runtime["master_seed"],
-            seed,
-        )
-        return replace(self, cell_id=key[:16], seed=seed)
-
-    def identity(self) -> dict[str, Any]:
-        """Return everything that decides the cell's quality, as plain JSON: what `quality_key` takes."""
-        return {
-            "dataset": dict(self.dataset.identity),
-            "encoders": {name: dict(part.identity) for name, part in self.encoders.items()},
-            "fusion": dict(self.fusion.identity) if self.fusion else None,
-            "objective": dict(self.objective.identity) if self.objective else None,
-            "train": self.dataset.train.model_dump(),
-            "master_seed": self.runtime["master_seed"],
-            "seed": self.seed,
-            **({"val_only": True} if self.val_only else {}),
-        }
-
-    def payload(self) -> dict[str, Any]:
-        """Return what the process that trains this cell is given: plain JSON."""
-        encoders = {
-            name: {
-                **part.to_json(),
-                "layout": self.layouts[name],
-                "tuning": part.reference.tuning,
-                "takes_tuning": part.spec.takes_tuning,
-                "tuning_options": to_json(part.reference.tuning_options),
-                "augment": list(part.reference.augment),
-                "requires": list(part.spec.requires),
-                "digest": part.digest,
-            }
-            for name, part in self.encoders.items()
-        }
-        fusion = None
-        if self.fusion:
-            facts = self.fusion.spec
-            policy = self.fusion.reference.missing
-            fusion = {
-                **self.fusion.to_json(),
-                "level": facts.level,
-                "accepts": facts.accepts,
-                "missing": facts.missing or policy not in ("mask", "drop"),
-                "missing_policy": policy,
-            }
-        return {
-            "cell_id": self.cell_id,
-            "identity": self.identity(),
-            "dataset": {**self.dataset.to_json(), "key": self.dataset.key, "info": to_json(self.dataset.info)},
-            "encoders": encoders,
-            "fusion": fusion,
-            "objective": self.objective.to_json() if self.objective else None,
-            "train": self.dataset.train.model_dump(),
-            "seed": self.seed,
-            **self.runtime,
-            # What only helps to choose is not described beyond the score that it is chosen by.
-            **({"protocol": "none", "diagnostics": "none"} if self.val_only else {}),
-            **({"tuned": self.about["tuned"]} if "tuned" in self.about else {}),
-        }
+from mmbench.selection import dataset_references, is_excluded, split_selector
+from mmbench.spec import to_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,8 +79,8 @@ class Plan:
         key = (cell.dataset.digest, digest(settings.model_dump()))
         if key not in self._variants:
             dataset = replace(cell.dataset, train=settings, train_digest=key[1])
-            self._variants[key] = _DatasetGrid(self, dataset)
-        made = self._variants[key]._cell(
+            self._variants[key] = self._grid(dataset)
+        made = self._variants[key].cell(
             {**cell.encoders, **(encoders or {})},
             fusion or cell.fusion,
             objective or cell.objective,
@@ -315,21 +175,31 @@ class Plan:
 
     def _cells_of_seed(self, seed: int, *, first: bool) -> Iterator[Cell]:
         if self.config.baselines:
-            yield from _in_turn(grid.baselines(seed, floor=first) for grid in self._grids)
+            yield from in_turn(self._baselines(grid, seed, floor=first) for grid in self._grids)
         # A fusion of one modality is a unimodal model: one row per modality, never a product.
         alone = [fusion for fusion in self._fusions if fusion.spec.max_modalities == 1]
         joint = [fusion for fusion in self._fusions if fusion.spec.max_modalities != 1]
-        yield from _in_turn(grid.alone(fusion, seed) for fusion in alone for grid in self._grids)
+        yield from in_turn(grid.alone(fusion, self._objectives, seed) for fusion in alone for grid in self._grids)
         for grid in self._grids:
             yield from grid.without_encoder(seed)
-        yield from _in_turn(grid.combos(fusion, seed) for fusion in joint for grid in self._grids)
+        yield from in_turn(grid.combos(fusion, self._objectives, seed) for fusion in joint for grid in self._grids)
+
+    def _baselines(self, grid: DatasetGrid, seed: int, *, floor: bool) -> Iterator[Cell]:
+        if floor:
+            yield grid.floor(seed)
+        if self._baseline_parts is not None:
+            single, supervised = self._baseline_parts
+            yield from grid.alone(single, [supervised], seed)
+
+    def _grid(self, dataset: DatasetPart) -> DatasetGrid:
+        return DatasetGrid(self.config, self.registry, self.runtime, dataset)
 
     @cached_property
-    def _grids(self) -> tuple[_DatasetGrid, ...]:
-        return tuple(_DatasetGrid(self, dataset) for dataset in self.datasets)
+    def _grids(self) -> tuple[DatasetGrid, ...]:
+        return tuple(self._grid(dataset) for dataset in self.datasets)
 
     @cached_property
-    def _variants(self) -> dict[tuple[str, str], _DatasetGrid]:
+    def _variants(self) -> dict[tuple[str, str], DatasetGrid]:
         """Grids of datasets by their digest and that of other training settings."""
         return {}
 
@@ -360,195 +230,6 @@ class Plan:
             ]
         parts = {part.digest: part for part in (make_part(self.registry, reference) for reference in references)}
         return [part for part in parts.values() if not is_excluded(part.label, self.config.exclude)]
-
-
-class _DatasetGrid:
-    """The part of a plan that belongs to one dataset; what does not depend on the combo is worked out once."""
-
-    def __init__(self, plan: Plan, dataset: DatasetPart) -> None:
-        self.plan = plan
-        self.dataset = dataset
-        self.modalities = tuple(
-            sorted(_chosen_modalities(dataset.info, plan.config.modality), key=lambda modality: modality.name)
-        )
-        self._layouts: dict[tuple[str, str], Layout | None] = {}
-        self._fusion_reasons: dict[tuple[str, ...], list[str]] = {}
-
-    @cached_property
-    def encoders(self) -> dict[str, tuple[Part, ...]]:
-        """Those that the selection means, by modality."""
-        return {modality.name: _encoders_of(self.plan, self.dataset, modality) for modality in self.modalities}
-
-    def baselines(self, seed: int, *, floor: bool) -> Iterator[Cell]:
-        if floor:
-            yield self._cell({}, None, None, seed, "baseline")
-        parts = self.plan._baseline_parts
-        if parts is None:
-            return
-        for name, encoders in self.encoders.items():
-            for encoder in encoders:
-                yield self._cell({name: encoder}, *parts, seed, "baseline")
-
-    def alone(self, fusion: Part, seed: int) -> Iterator[Cell]:
-        chosen = [(name, encoder) for name, encoders in self.encoders.items() for encoder in encoders]
-        for (name, encoder), objective in diagonal([chosen, self.plan._objectives]):
-            yield self._cell({name: encoder}, fusion, objective, seed, "baseline")
-
-    def combos(self, fusion: Part, seed: int) -> Iterator[Cell]:
-        names = [name for name, encoders in self.encoders.items() if encoders]
-        for *chosen, objective in diagonal([*(self.encoders[name] for name in names), self.plan._objectives]):
-            yield self._cell(dict(zip(names, chosen)), fusion, objective, seed, "cell")
-
-    def without_encoder(self, seed: int) -> Iterator[Cell]:
-        return (self._without_encoder(name, seed) for name, encoders in self.encoders.items() if not encoders)
-
-    def _without_encoder(self, name: str, seed: int) -> Cell:
-        modality = next(item for item in self.modalities if item.name == name)
-        accepting = [
-            entry.spec.name
-            for entry in self.plan.registry.entries("encoder")
-            if isinstance(entry.spec, EncoderSpec) and modality.kind in entry.spec.kinds
-        ]
-        reason = (
-            f"no selected encoder accepts {name!r} ({modality.kind}); installed for this kind: {', '.join(accepting)}"
-            if accepting
-            else f"no installed encoder accepts {name!r} ({modality.kind}); install a plugin that offers one"
-        )
-        key = digest(["no encoder", self.dataset.digest, name, seed])
-        return self._make(key, {}, f"{name}:-", {}, None, None, seed, "cell", "incompatible", [reason])
-
-    def _cell(
-        self,
-        encoders: Mapping[str, Part],
-        fusion: Part | None,
-        objective: Part | None,
-        seed: int,
-        role: CellRole,
-    ) -> Cell:
-        reasons: list[str] = []
-        layouts: dict[str, Layout] = {}
-        missing: list[str] = [self.dataset.unavailable]
-        if fusion is not None and objective is not None:
-            for name, part in encoders.items():
-                if part.reference.augment and part.reference.tuning == "frozen":
-                    reasons.append(frozen_reason(part.label, name))
-                layout, reason = self._layout(name, part, fusion)
-                if layout is None:
-                    reasons.append(reason)
-                else:
-                    layouts[name] = layout
-            reasons += self._reasons(fusion, objective, encoders)
-            missing += [part.unavailable for part in (*encoders.values(), fusion, objective)]
-        key = combine_key(
-            self.dataset.digest,
-            {name: part.digest for name, part in encoders.items()},
-            fusion.digest if fusion else "",
-            objective.digest if objective else "",
-            self.dataset.train_digest,
-            self.plan.config.master_seed,
-            seed,
-            val_only=role in CHOOSING,
-        )
-        label = "+".join(f"{name}:{part.label}" for name, part in encoders.items())
-        status: PlanStatus = "run"
-        if reasons:
-            status = "incompatible"
-        elif any(missing):
-            status, reasons = "unavailable", list(dict.fromkeys(reason for reason in missing if reason))
-        return self._make(key, encoders, label, layouts, fusion, objective, seed, role, status, reasons)
-
-    def _make(
-        self,
-        key: str,
-        encoders: Mapping[str, Part],
-        label: str,
-        layouts: Mapping[str, Layout],
-        fusion: Part | None,
-        objective: Part | None,
-        seed: int,
-        role: CellRole,
-        status: PlanStatus,
-        reasons: Sequence[str],
-    ) -> Cell:
-        return Cell(
-            cell_id=key[:16],
-            dataset=self.dataset,
-            encoders=encoders,
-            encoders_label=label,
-            layouts=layouts,
-            fusion=fusion,
-            objective=objective,
-            seed=seed,
-            role=role,
-            status=status,
-            reason="; ".join(reasons),
-            runtime=self.plan.runtime,
-            **self._path(status, role, encoders, layouts, fusion, objective),
-        )
-
-    def _path(
-        self,
-        status: PlanStatus,
-        role: CellRole,
-        encoders: Mapping[str, Part],
-        layouts: Mapping[str, Layout],
-        fusion: Part | None,
-        objective: Part | None,
-    ) -> dict[str, Any]:
-        """Return `group` and `apart` of a cell."""
-        config = self.plan.config
-        if config.together == "never" or status != "run" or fusion is None or objective is None:
-            return {}
-        reasons = ["there is one seed"] if len(config.seeds) < 2 else []
-        if role in CHOOSING:
-            reasons.append("what only helps to choose is trained alone")
-        if config.budget is not None:
-            reasons.append("a run with a budget takes every combo once before any twice")
-        reasons += reasons_apart(
-            {name: part.spec for name, part in encoders.items()},
-            {name: _tuning(part, layouts[name], config.feature_cache) for name, part in encoders.items()},
-            [name for name, part in encoders.items() if part.reference.augment],
-            [name for name in self.dataset.info.missing if name in encoders],
-            fusion.spec,
-            objective.spec,
-            fusion.reference.missing,
-            self.dataset.train.precision,
-        )
-        if reasons:
-            return {"apart": "; ".join(reasons)}
-        parts = [
-            role,
-            self.dataset.digest,
-            self.dataset.train_digest,
-            sorted((name, part.digest) for name, part in encoders.items()),
-        ]
-        return {"group": digest([*parts, fusion.digest, objective.digest])[:16]}
-
-    def _layout(self, name: str, encoder: Part, fusion: Part) -> tuple[Layout | None, str]:
-        memo = (encoder.digest, fusion.spec.accepts)
-        if memo not in self._layouts:
-            self._layouts[memo] = choose_layout(encoder.spec, fusion.spec)
-        layout = self._layouts[memo]
-        return layout, "" if layout else layout_reason(encoder.spec, fusion.spec, name)
-
-    def _reasons(self, fusion: Part, objective: Part, encoders: Mapping[str, Part]) -> list[str]:
-        memo = (fusion.digest, objective.digest, *encoders)
-        if memo not in self._fusion_reasons:
-            missing = [name for name in self.dataset.info.missing if name in encoders]
-            self._fusion_reasons[memo] = incompatibilities(
-                self.dataset.info, len(encoders), missing, fusion.spec, objective.spec, fusion.reference.missing
-            )
-        reasons = list(self._fusion_reasons[memo])
-        if self.plan.registry.has_skip:
-            reasons += self.plan.registry.skip_reasons(
-                {
-                    "dataset": self.dataset.to_json(),
-                    "encoders": {name: part.to_json() for name, part in encoders.items()},
-                    "fusion": fusion.to_json(),
-                    "objective": objective.to_json(),
-                }
-            )
-        return reasons
 
 
 def make_plan(config: RunConfig, registry: Registry, *, runtime: Mapping[str, Any] | None = None) -> Plan:
@@ -586,41 +267,6 @@ def make_plan(config: RunConfig, registry: Registry, *, runtime: Mapping[str, An
     return plan
 
 
-def diagonal(axes: Sequence[Sequence[Any]]) -> Iterator[tuple[Any, ...]]:
-    """Yield every combination once, so ordered that every beginning uses all values of each axis equally often, +-1.
-
-    A step moves along every axis at once; where the walk would close before all combinations were met, the later axis
-    is shifted by one.
-
-    >>> list(diagonal(["ab", "xyz"]))
-    [('a', 'x'), ('b', 'y'), ('a', 'z'), ('b', 'x'), ('a', 'y'), ('b', 'z')]
-    >>> list(diagonal(["ab", "xy"]))
-    [('a', 'x'), ('b', 'y'), ('a', 'y'), ('b', 'x')]
-    """
-    before = [math.prod(len(axis) for axis in axes[:place]) for place in range(len(axes))]
-    closes = [math.lcm(num_before, len(axis)) or 1 for num_before, axis in zip(before, axes)]
-    for step in range(math.prod(len(axis) for axis in axes)):
-        places, at = [], step
-        for place in reversed(range(len(axes))):
-            places.append((at + at // closes[place]) % len(axes[place]))
-            at %= before[place]
-        yield tuple(axis[at] for axis, at in zip(axes, reversed(places)))
-
-
-def _in_turn(lanes: Iterable[Iterator[Cell]]) -> Iterator[Cell]:
-    """Yield from each lane up to its next cell that can run, then from the next lane, until all are empty."""
-    waiting = list(lanes)
-    while waiting:
-        left = []
-        for lane in waiting:
-            for cell in lane:
-                yield cell
-                if cell.status == "run":
-                    left.append(lane)
-                    break
-        waiting = left
-
-
 def _datasets(config: RunConfig, registry: Registry, notes: list[str]) -> list[DatasetPart]:
     parts: dict[str, DatasetPart] = {}
     for pattern, reference in dataset_references(config, registry):
@@ -635,13 +281,6 @@ def _datasets(config: RunConfig, registry: Registry, notes: list[str]) -> list[D
         if not is_excluded(part.label, config.exclude):
             parts[part.digest] = part
     return list(parts.values())
-
-
-def _encoders_of(plan: Plan, dataset: DatasetPart, modality: Modality) -> tuple[Part, ...]:
-    references = encoder_references(plan.config, plan.registry, modality, _names(dataset.info))
-    parts = {part.digest: part for part in (make_part(plan.registry, reference) for reference in references)}
-    kept = [part for part in parts.values() if not is_excluded(part.label, plan.config.exclude, modality.name)]
-    return tuple(sorted(kept, key=lambda part: part.label))
 
 
 def _check_selectors(plan: Plan) -> None:
@@ -663,24 +302,6 @@ def _check_selectors(plan: Plan) -> None:
                 f"{did_you_mean(name, modalities)}"
             )
     _ = plan._fusions, plan._objectives
-
-
-def _tuning(encoder: Part, layout: Layout, feature_cache: bool) -> str:
-    """Return how an encoder is trained; "stored" where its features are computed once.
-
-    Not as bf16, which travels as int16: looking at numbers as another type has no rule under `torch.func.vmap`.
-    """
-    stored = encoder.reference.tuning == "frozen" and layout != "pyramid" and feature_cache
-    as_bf16 = encoder.reference.tuning_options.get("feature_dtype") == "bf16"
-    return "stored" if stored and not as_bf16 else str(encoder.reference.tuning)
-
-
-def _chosen_modalities(info: DatasetInfo, names: Sequence[str]) -> list[Modality]:
-    return [modality for modality in info.modalities if not names or modality.name in names]
-
-
-def _names(info: DatasetInfo) -> set[str]:
-    return {modality.name for modality in info.modalities}
 
 
 def local_runtime(config: RunConfig, *, cache: Path, data: Path, jobs: int) -> dict[str, Any]:

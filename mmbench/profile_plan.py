@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mmbench.combo import Cell
 from mmbench.errors import UsageError
 from mmbench.parts import digest
-from mmbench.plan import Cell, Plan
+from mmbench.plan import Plan
 from mmbench.variant import Variant
 
 #: Bumped when an unchanged selection would be measured otherwise.

@@ -17,9 +17,10 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from mmbench.combo import Cell
 from mmbench.config import validated
 from mmbench.parts import DatasetPart
-from mmbench.plan import Cell, Plan
+from mmbench.plan import Plan
 from mmbench.stage import Outlook, Result, Results, Stage
 
 

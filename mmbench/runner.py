@@ -35,7 +35,7 @@ StopCause: TypeAlias = Literal["", "max_failures", "budget", "signal", "disk"]
 
 
 class PlannedCell(Protocol):
-    """What the runner and those it tells need to know of a cell: `mmbench.plan.Cell` has it."""
+    """What the runner and those it tells need to know of a cell: `mmbench.combo.Cell` has it."""
 
     @property
     def cell_id(self) -> str:

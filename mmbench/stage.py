@@ -7,7 +7,8 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias
 
-from mmbench.plan import Cell, Plan
+from mmbench.combo import Cell
+from mmbench.plan import Plan
 from mmbench.record import DONE, TRANSIENT, Record
 
 

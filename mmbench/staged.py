@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Protocol
 
-from mmbench.plan import CHOOSING
+from mmbench.combo import CHOOSING
 from mmbench.record import DONE
 from mmbench.runner import MAX_KILLED, Summary
 from mmbench.stage import Planner, Result, Stage, only_val, result_of

@@ -10,10 +10,11 @@ from typing import Annotated, Any, Literal, Protocol, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from mmbench.combo import Cell
 from mmbench.config import TrainConfig, validated
 from mmbench.errors import Unavailable, UsageError, did_you_mean
+from mmbench.grid import diagonal
 from mmbench.parts import Part
-from mmbench.plan import Cell, diagonal
 from mmbench.reference import format_reference
 from mmbench.registry import Registry
 from mmbench.spec import Role

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_plan import SINGLE, SUPERVISED, dataset, encoder, fusion, plan
 
-from mmbench.plan import diagonal
+from mmbench.grid import diagonal
 from mmbench.spec import ObjectiveSpec
 
 PARTS = (

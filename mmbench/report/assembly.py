@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mmbench.plan import MAJORITY
+from mmbench.combo import MAJORITY
 from mmbench.record import DONE, FAILURES, Direction, Metric, Record
 from mmbench.report.outcomes import PENDING, STOPPED, Outcome, outcomes, split_encoders
 from mmbench.report.tables import Board, Gain, Problem, Report, Row, Score, num_to_run

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mmbench.combo import CHOOSING
 from mmbench.errors import UsageError
-from mmbench.plan import CHOOSING
 from mmbench.profile_plan import setup_of
 from mmbench.record import DONE, Metric, Record
 from mmbench.report.evidence import paired
