@@ -83,7 +83,7 @@ class Heartbeat:
                 {
                     "cell_id": cell_id,
                     "label": cell.label,
-                    "folder": cell.folder.name if cell.folder is not None else "",
+                    "folder": cell.folder.relative_to(self._store.folder).as_posix() if cell.folder else "",
                     "max_epochs": cell.max_epochs,
                     "elapsed_s": round(now - cell.began, 1),
                 }

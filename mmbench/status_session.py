@@ -150,12 +150,13 @@ class Watched:
             self.utilisation = None
 
     def _running_cell(self, cell_id: str, news: dict[str, Any]) -> RunningCell:
-        name = str(news["folder"])
+        place = Path(str(news["folder"]))
+        inside = place.parts and not place.anchor and ".." not in place.parts
         return RunningCell(
             label=str(news["label"]),
             kind=self._kinds[cell_id],
             began=time.monotonic() - float(news["elapsed_s"]),
-            folder=self.store.folder / "cells" / name if Path(name).name == name else None,
+            folder=self.store.folder / place if inside else None,
             max_epochs=news["max_epochs"] if isinstance(news["max_epochs"], int) else None,
         )
 

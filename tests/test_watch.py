@@ -98,6 +98,28 @@ def test_running_cells_their_epochs_and_the_rest_are_shown_as_the_run_shows_them
     assert data["remaining_s"] == pytest.approx(30.0, abs=2.0)  # six of ten seconds, two at a time
 
 
+def test_seeds_that_train_together_each_show_their_own_epochs(written: RunStore) -> None:
+    theirs = Standing()
+    folder = written.begin(row(5)["cell_id"], 1)  # of the job; each cell of it writes into a folder of its own
+    for number, curve in ((5, "{}\n{}\n{}\n"), (6, "{}\n")):
+        own = folder / row(number)["cell_id"]
+        own.mkdir()
+        (own / "history.jsonl").write_text(curve)
+        theirs.begin(row(number), own)
+    earlier = written.cell_folder(
+        row(6)["cell_id"]
+    )  # an attempt that failed, whose files are there until this one ends
+    earlier.mkdir()
+    (earlier / "history.jsonl").write_text("{}\n" * 50)
+    written.tell_readers(Heartbeat(written, theirs)._news())
+    watched = reader(written)
+
+    watched.look()
+
+    running = {cell["cell_id"]: cell["num_epochs"] for cell in watched.to_json()["running"]}
+    assert running == {row(5)["cell_id"]: 3, row(6)["cell_id"]: 1}
+
+
 def test_a_cell_that_no_longer_runs_is_waited_for_until_its_line_comes(written: RunStore) -> None:
     theirs = Standing()
     theirs.begin(row(5))
@@ -200,8 +222,9 @@ def test_a_writers_file_that_cannot_be_read_breaks_nothing(written: RunStore, te
     assert watched.standing.num_planned == 10
 
 
-def test_the_folder_of_an_attempt_cannot_lead_out_of_the_run(written: RunStore) -> None:
-    cell = {"cell_id": row(5)["cell_id"], "label": "x", "folder": "../../etc", "max_epochs": 1, "elapsed_s": 1.0}
+@pytest.mark.parametrize("folder", ["../../etc", "cells/../../other/cells/x", "/etc", ""])
+def test_the_folder_of_an_attempt_cannot_lead_out_of_the_run(written: RunStore, folder: str) -> None:
+    cell = {"cell_id": row(5)["cell_id"], "label": "x", "folder": folder, "max_epochs": 1, "elapsed_s": 1.0}
     written.tell_readers({"beat": 1, "running": [cell]})
     watched = reader(written)
     watched.look()
