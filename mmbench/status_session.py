@@ -24,6 +24,8 @@ from mmbench.utilisation import Utilisation
 from mmbench.views import console, print_status
 
 LOOK_EVERY_S = 1.0
+#: What settles no cell: it is tried again at once where it had to share a GPU, else by a later command.
+_RUNS_AGAIN = ("interrupted",)
 
 
 class Watched:
@@ -100,6 +102,8 @@ class Watched:
             return
         for data in self._new_lines():
             state = note(self._states, data)
+            if state.status in _RUNS_AGAIN:
+                continue
             kind = self._kinds.pop(data["cell_id"], None)
             if kind is not None:
                 self.standing.end(data["cell_id"], state.status, state.duration_s, kind)
@@ -111,7 +115,7 @@ class Watched:
         tried = set()
         for data in self._new_lines():
             state = note(self._states, data)
-            if since and str(data.get("started_at", "")) >= since and state.status not in DONE:
+            if since and str(data.get("started_at", "")) >= since and state.status not in (*DONE, *_RUNS_AGAIN):
                 tried.add(data["cell_id"])  # by the process that writes now: it tries nothing twice
         about = self.store.read_run().get("config", {})
         epochs = {label: facts.get("train", {}).get("epochs") for label, facts in self.store.datasets().items()}
@@ -128,7 +132,6 @@ class Watched:
             else:
                 self._kinds[cell_id] = kind
         self.standing = standing
-        self._beat = None
 
     def _new_lines(self) -> Iterator[dict[str, Any]]:
         return (data for data in self._follower.new_lines() if data.get("status") in STATUSES)
@@ -138,14 +141,17 @@ class Watched:
         try:
             self.phase = str(writer.get("phase", ""))
             self.standing.at_once = int(writer.get("at_once", 1))
-            self.num_running = int(writer.get("num_running", 0))
             busy = writer.get("utilisation")
             self.utilisation = None if busy is None else Utilisation.from_json(busy)
             running = {cell["cell_id"]: cell for cell in writer.get("running", ())}
             for cell_id in self.standing.running.keys() - running.keys():
                 self.standing.leave(cell_id)
-            for cell_id in (running.keys() - self.standing.running.keys()) & self._kinds.keys():
-                self.standing.enter(cell_id, self._running_cell(cell_id, running[cell_id]))
+            for cell_id in running.keys() & self._kinds.keys():
+                cell, known = self._running_cell(cell_id, running[cell_id]), self.standing.running.get(cell_id)
+                if known is None or known.folder != cell.folder:
+                    self.standing.enter(cell_id, cell)
+            # Of more cells than the file names it says the number; a beat may be older than the journal.
+            self.num_running = len(self.standing.running) + int(writer.get("num_running", 0)) - len(running)
         except (TypeError, KeyError, ValueError, AttributeError):
             self.utilisation = None
 

@@ -138,6 +138,54 @@ def test_a_cell_that_no_longer_runs_is_waited_for_until_its_line_comes(written: 
     assert watched.standing.num_left == 9
 
 
+def test_a_cell_that_starts_anew_shows_its_new_attempt(written: RunStore) -> None:
+    theirs = Standing()
+    heart = Heartbeat(written, theirs)
+    watched = reader(written)
+    shown = []
+    for attempt, num_epochs in ((1, 7), (2, 3)):  # as when the seeds that trained together run one by one
+        folder = written.begin(row(5)["cell_id"], attempt)
+        (folder / "history.jsonl").write_text("{}\n" * num_epochs)
+        theirs.begin(row(5), folder)
+        written.tell_readers(heart._news())
+        watched.look()
+        shown += [cell["num_epochs"] for cell in watched.to_json()["running"]]
+
+    assert shown == [7, 3]
+    assert watched.standing.num_left == 10
+    assert sum(watched.standing._waiting.values()) == 9
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_cell_that_was_interrupted_is_waited_for(written: RunStore, before: bool) -> None:
+    journal = Journal(written.folder / "journal.jsonl")
+    watched = reader(written)
+    if not before:
+        watched.look()
+    journal.append(record(5, "interrupted", "2999-01-01T00:00:00.000+00:00"))  # beside others, for want of GPU memory
+    watched.look()
+    assert (watched.standing.num_settled, watched.standing.counts) == (0, {})
+    journal.append(record(5))
+    watched.look()
+
+    assert (watched.standing.num_settled, watched.standing.counts) == (1, {"ok": 1})
+
+
+def test_a_cell_that_ended_since_the_last_beat_is_not_counted_as_running(written: RunStore) -> None:
+    theirs = Standing()
+    for number in range(3):
+        theirs.begin(row(number))
+    written.tell_readers(Heartbeat(written, theirs)._news())
+    watched = reader(written)
+    watched.look()
+    assert watched.num_running == 3
+
+    Journal(written.folder / "journal.jsonl").append(record(0))
+    watched.look()
+
+    assert watched.num_running == 2
+
+
 def test_what_an_earlier_command_left_is_tried_again_and_what_this_one_tried_is_not(written: RunStore) -> None:
     journal = Journal(written.folder / "journal.jsonl")
     journal.append(record(1, "failed", "2001-01-01T00:00:00.000+00:00"))
@@ -159,6 +207,16 @@ def test_a_selection_that_was_widened_meanwhile_is_read_anew(written: RunStore) 
     assert watched.look() == ""
 
     assert (watched.standing.num_planned, watched.standing.num_settled) == (20, 1)
+
+
+def test_a_run_that_ends_with_a_new_plan_is_known_to_have_been_written(written: RunStore) -> None:
+    written.tell_readers({"beat": 1})
+    watched = reader(written)
+    watched.look()
+    written.write_plan((row(number) for number in range(20)), DATASETS)
+    written.close()
+
+    assert watched.look() == "the run has ended"
 
 
 def test_it_ends_when_the_writer_has_closed_the_run(written: RunStore) -> None:
