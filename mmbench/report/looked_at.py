@@ -6,6 +6,7 @@ import base64
 import binascii
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,13 +37,14 @@ def looked_at(board: Board, folder: Path, max_bytes: int = MAX_PAGE_BYTES) -> li
         max_bytes: That the samples may take; the last ones are left out when they do not fit.
     """
     chosen: list[dict[str, Any]] = []
+    cells = str(folder / "cells")
     for place, row in enumerate(board.rows):
         if row.rank is None:
             break  # ranked rows come first
         if chosen and row.unimodal:
             continue
         for seed, cell_id in row.cell_ids.items():
-            samples = _fitting(_samples(folder / "cells" / cell_id / FILE_NAME, board), max_bytes)
+            samples = _fitting(_samples(f"{cells}/{cell_id}/{FILE_NAME}", board), max_bytes)
             if samples:
                 max_bytes -= len(json.dumps(samples))
                 chosen.append({"row": place, "seed": seed, "samples": samples})
@@ -59,18 +61,19 @@ def _fitting(samples: Sequence[dict[str, Any]], max_bytes: int) -> list[dict[str
     return found
 
 
-def _samples(path: Path, board: Board) -> list[dict[str, Any]]:
+def _samples(path: str, board: Board) -> list[dict[str, Any]]:
     found = _read(path)
     if found.get("version") != VERSION or found.get("task") != board.task or not _is_list(found.get("samples")):
         return []
     return [sample for given in found["samples"][:MAX_SAMPLES] if (sample := _sample(given, board)) is not None]
 
 
-def _read(path: Path) -> Mapping[str, Any]:
+def _read(path: str) -> Mapping[str, Any]:
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
+        # Text and no Path: where no cell has the file, all of them are asked, and making paths would take most of that.
+        if os.stat(path).st_size > MAX_FILE_BYTES:  # noqa: PTH116
             return {}
-        data = json.loads(path.read_bytes())
+        data = json.loads(Path(path).read_bytes())
     except (OSError, ValueError, RecursionError):
         return {}
     return data if isinstance(data, Mapping) else {}
