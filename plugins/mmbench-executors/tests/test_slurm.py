@@ -515,10 +515,16 @@ def test_without_slurm_the_reason_is_said(tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.slow
 def test_a_cell_that_outlasts_its_walltime_says_so(bench: Bench) -> None:
+    outcomes: dict[str, Outcome] = {}
     with bench.executor(time="1m", cells_per_job=2) as executor:
         for job in (bench.job("a"), bench.job("b", "slow")):
             executor.submit(job)
-        outcomes = drive(executor, {}, seconds=400)
+        for number in (2, 3):
+            drive(executor, outcomes, until=lambda number=number: len(bench.noted()) == number)
+            (job_id,) = queue("-t", "R", "-o", "%i")
+            # The minute that the job was given, which is the least there is, is over now.
+            subprocess.run(["scontrol", "update", f"JobId={job_id}", "EndTime=now+1"], check=True)
+        drive(executor, outcomes)
 
     assert outcomes["a"].status == "ok"
     assert outcomes["b"].status == "timeout"
