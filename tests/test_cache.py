@@ -21,6 +21,7 @@ import pytest
 from filelock import FileLock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from own_disk import mounted
 
 import mmbench.cache
 from mmbench.cache import ArrayCache, sizes_by_sort
@@ -282,15 +283,8 @@ def test_a_mapped_array_outlives_its_entry(tmp_path: Path, what: str) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = os.geteuid() == 0 and not subprocess.call(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], stderr=subprocess.DEVNULL
-    )
-    if not mounted:
-        pytest.skip("only root may mount a small disk here")
-    yield folder
-    subprocess.check_call(["umount", "-l", str(folder)])
+    with mounted(tmp_path / "disk", "1m") as disk:
+        yield disk
 
 
 def test_a_full_disk_is_said_clearly_and_keeps_nothing_half(small_disk: Path) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from own_disk import mounted
 
 from mmbench.errors import DiskError
 from mmbench.executors.local import LocalExecutor
@@ -21,23 +22,11 @@ sys.path.append(str(Path(__file__).parent))  # cells run in processes of their o
 from toy_run import ToyCell
 
 
-def mounted(place: Path, size: str) -> Iterator[Path]:
-    place.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)], stderr=subprocess.DEVNULL, check=False
-    )
-    if done.returncode:
-        pytest.skip("needs a file system of its own, which only root may mount")
-    try:
-        yield place
-    finally:
-        subprocess.run(["umount", "-l", str(place)], check=True)
-
-
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of two MiB."""
-    yield from mounted(tmp_path / "disk", "2m")
+    with mounted(tmp_path / "disk", "2m") as made:
+        yield made
 
 
 @pytest.fixture
@@ -45,7 +34,8 @@ def report_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 16 KiB where a run's report goes, of a run that was begun and has no cells yet."""
     with RunStore.create(tmp_path / "results" / "toy") as store:
         store.write_run({"argv": []})
-    yield from mounted(store.folder / "report", "16k")
+    with mounted(store.folder / "report", "16k") as made:
+        yield made
 
 
 def fill(disk: Path) -> Path:
