@@ -2,142 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
-import slurm_cluster
+from slurm_bench import Bench, drive, queue, run
 
-from mmbench.errors import Unavailable, UsageError
-from mmbench.executors import Job, Outcome
-
-pytest.importorskip("submitit", reason="submitit is not installed: pip install 'mmbench-executors[slurm]'")
-
-from mmbench_executors import slurm as slurm_module
-from mmbench_executors.slurm import SlurmExecutor
-from mmbench_executors.worker import Worker, run_to_file
-
-CELLS = """
-import os, shutil, time
-from pathlib import Path
-
-def note(payload, folder):
-    with open(payload["notes"], "a") as stream:
-        print(payload["name"], os.environ["SLURM_JOB_ID"], os.getpid(), file=stream)
-
-def idle(payload, folder):
-    return {}
-
-def quick(payload, folder):
-    note(payload, folder)
-    (folder / "made.txt").write_text(payload["name"])
-    return {"metrics": [{"phase": "evaluate", "name": "accuracy", "value": 0.5}]}
-
-def slow(payload, folder):
-    note(payload, folder)
-    go = Path(payload["go"])
-    while not go.exists():
-        time.sleep(0.05)
-    return {}
-
-def lose(payload, folder):
-    note(payload, folder)
-    shutil.rmtree(folder)
-    time.sleep(60)
-
-def allocate(payload, folder):
-    note(payload, folder)
-    held = b"x" * 2**30
-    time.sleep(60)
-
-def curve(payload, folder):
-    (folder / "history.jsonl").write_text("{}")
-    slow(payload, folder)
-    return {}
-
-def fill_cache(payload, folder):
-    note(payload, folder)
-    with open(payload["cache_dir"] + "/large.bin", "wb") as stream:
-        while True:
-            stream.write(b"x" * 65536)
-"""
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    if slurm_cluster.why_not():
-        pytest.skip(slurm_cluster.why_not())
-    with slurm_cluster.cluster(tmp_path_factory.mktemp("slurm") / "cluster") as variables:
-        yield variables
-
-
-class Bench:
-    """A folder with cells to run, and what they noted."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.notes = folder / "notes.txt"
-
-    def executor(self, **options: Any) -> SlurmExecutor:
-        (self.folder / "slurm").mkdir(exist_ok=True)
-        return SlurmExecutor(self.folder / "slurm", **{"jobs": 4, "threads": 1, "poll": 0.5, **options})
-
-    def job(self, name: str, function: str = "quick", attempt: int = 1, **payload: Any) -> Job:
-        folder = self.folder / f"{name}.{attempt}.{time.monotonic_ns()}"
-        folder.mkdir()
-        facts = {"name": name, "notes": str(self.notes), "go": str(self.folder / "go"), **payload}
-        cell_id = f"{sum(name.encode()):016x}"
-        return Job(cell_id=cell_id, attempt=attempt, function=f"slurm_cells:{function}", payload=facts, folder=folder)
-
-    def noted(self) -> list[list[str]]:
-        """Return name, job and process of every cell that began, in order."""
-        return [line.split() for line in self.notes.read_text().splitlines()] if self.notes.exists() else []
-
-
-@pytest.fixture
-def bench(cluster: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    (tmp_path / "code").mkdir()
-    (tmp_path / "code" / "slurm_cells.py").write_text(CELLS)
-    monkeypatch.syspath_prepend(tmp_path / "code")
-    monkeypatch.setenv("SLURM_CONF", cluster["SLURM_CONF"])
-    monkeypatch.setattr(slurm_module, "LAG_S", 2.0)
-    return Bench(tmp_path)
-
-
-def drive(
-    executor: SlurmExecutor,
-    outcomes: dict[str, Outcome],
-    *,
-    until: Callable[[], Any] | None = None,
-    seconds: float = 90,
-) -> dict[str, Outcome]:
-    """Take in how cells went, by name, until something holds; by default until none is out."""
-    end = time.monotonic() + seconds
-    while not until() if until else executor.running():
-        assert time.monotonic() < end, f"{outcomes} after {seconds} s; out: {executor.running()}"
-        for job, outcome in executor.wait(0.1):
-            assert job.payload["name"] not in outcomes, "handed back twice"
-            outcomes[job.payload["name"]] = outcome
-    return outcomes
-
-
-def run(executor: SlurmExecutor, *jobs: Job) -> dict[str, Outcome]:
-    for job in jobs:
-        executor.submit(job)
-    return drive(executor, {})
-
-
-def queue(*words: str) -> list[str]:
-    done = subprocess.run(["squeue", "--me", "-h", "-r", *words], capture_output=True, text=True, check=True)
-    return done.stdout.split()
+from mmbench.executors import Outcome
 
 
 def test_cells_of_a_pack_run_one_after_the_other_in_jobs_of_an_array(bench: Bench) -> None:
@@ -268,21 +143,34 @@ def test_a_job_that_slurm_puts_back_continues_with_its_next_cell(bench: Bench) -
 
 
 @pytest.mark.slow
-def test_a_host_with_a_full_disk_costs_the_cell_that_met_it(bench: Bench) -> None:
-    disk = bench.folder / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
-    made = subprocess.run(mount, capture_output=True, text=True, check=False)
-    if made.returncode:
-        pytest.skip(f"no file system can be mounted here: {made.stderr.strip()}")
-    try:
-        with bench.executor(cells_per_job=2) as executor:
-            outcomes = run(executor, bench.job("a", "fill_cache", cache_dir=str(disk)), bench.job("b"))
-    finally:
-        subprocess.run(["umount", "-l", str(disk)], check=True)
+def test_a_cell_that_outlasts_its_walltime_says_so(bench: Bench) -> None:
+    outcomes: dict[str, Outcome] = {}
+    with bench.executor(time="1m", cells_per_job=2) as executor:
+        for job in (bench.job("a"), bench.job("b", "slow")):
+            executor.submit(job)
+        for number in (2, 3):
+            drive(executor, outcomes, until=lambda number=number: len(bench.noted()) == number)
+            (job_id,) = queue("-t", "R", "-o", "%i")
+            # The minute that the job was given, which is the least there is, is over now.
+            subprocess.run(["scontrol", "update", f"JobId={job_id}", "EndTime=now+1"], check=True)
+        drive(executor, outcomes)
+
+    assert outcomes["a"].status == "ok"
+    assert outcomes["b"].status == "timeout"
+    assert "ended as TIMEOUT, its walltime being over (the option time gives more), while the cell ran" in (
+        outcomes["b"].reason
+    )
+    # Behind another cell it had less than the whole walltime, so it was tried once more.
+    assert [name for name, *_ in bench.noted()] == ["a", "b", "b"]
+
+
+@pytest.mark.slow
+def test_a_host_with_a_full_disk_costs_the_cell_that_met_it(bench: Bench, small_disk: Path) -> None:
+    with bench.executor(cells_per_job=2) as executor:
+        outcomes = run(executor, bench.job("a", "fill_cache", cache_dir=str(small_disk)), bench.job("b"))
 
     assert outcomes["a"].status == "killed"
-    assert f"is full at {disk} (0 MiB free of 1 MiB); the cell ended as failed: OSError: " in outcomes["a"].reason
+    assert f"is full at {small_disk} (0 MiB free of 1 MiB); the cell ended as failed: OSError: " in outcomes["a"].reason
     assert outcomes["b"].status == "ok"
 
 
@@ -297,12 +185,8 @@ def test_a_host_that_loses_the_file_system_costs_the_cell_that_ran(bench: Bench)
 
 
 @pytest.mark.slow
-def test_a_host_with_another_version_of_a_plugin_costs_the_cells_that_use_it(bench: Bench) -> None:
-    made = bench.folder / "elsewhere" / "mmbench_fusion-9.9.dist-info"
-    made.mkdir(parents=True)
-    (made / "METADATA").write_text("Metadata-Version: 2.1\nName: mmbench-fusion\nVersion: 9.9\n")
-    (made / "entry_points.txt").write_text("[mmbench]\nfusion = mmbench_fusion\n")
-    setup = [f"export PYTHONPATH={made.parent}:$PYTHONPATH"]
+def test_a_host_with_another_version_of_a_plugin_costs_the_cells_that_use_it(bench: Bench, fusions_9_9: Path) -> None:
+    setup = [f"export PYTHONPATH={fusions_9_9}:$PYTHONPATH"]
 
     with bench.executor(cells_per_job=2, setup=setup) as executor:
         using = bench.job("a", fusion={"ref": "mmbench-fusion/concat"})
@@ -369,167 +253,3 @@ def test_cancel_ends_every_job(bench: Bench) -> None:
     while [pid for *_, pid in bench.noted() if psutil.pid_exists(int(pid))]:
         assert time.monotonic() < end, "a cell outlived its job"
         time.sleep(0.1)
-
-
-def test_a_later_process_takes_up_what_an_earlier_one_submitted(bench: Bench) -> None:
-    code = f"""
-import sys, time
-sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(bench.folder / "code")!r}]
-from pathlib import Path
-from test_slurm import Bench
-bench = Bench(Path({str(bench.folder)!r}))
-executor = bench.executor(cells_per_job=2)
-(bench.folder / "slurm" / "ledger.jsonl").touch()
-for name, function in (("a", "quick"), ("b", "slow"), ("c", "slow")):
-    executor.submit(bench.job(name, function))
-while "submitted" not in (bench.folder / "slurm" / "ledger.jsonl").read_text():
-    executor.wait(0.1)
-time.sleep(600)
-"""
-    first = subprocess.Popen([sys.executable, "-c", code])
-    try:
-        end = time.monotonic() + 60
-        while len(bench.noted()) < 3:
-            assert time.monotonic() < end
-            time.sleep(0.05)
-    finally:
-        first.kill()
-        first.wait()
-    outcomes: dict[str, Outcome] = {}
-
-    with bench.executor(cells_per_job=2) as executor:
-        for job in (bench.job("a"), bench.job("b", "slow"), bench.job("c", "slow"), bench.job("d")):
-            executor.submit(job)
-        drive(executor, outcomes, until=lambda: "a" in outcomes)
-        (bench.folder / "go").touch()
-        drive(executor, outcomes)
-
-    assert {name: outcome.status for name, outcome in outcomes.items()} == dict.fromkeys("abcd", "ok")
-    assert sorted(name for name, *_ in bench.noted()) == ["a", "b", "c", "d"]
-
-
-@pytest.mark.slow
-def test_a_submission_of_which_nobody_heard_is_found_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    died = bench.executor()
-    died.submit(bench.job("a"))
-    with monkeypatch.context() as patch:
-        # As if the process had died between sbatch and the ledger.
-        patch.setattr(died._ledger, "submitted", lambda token, job_ids: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            drive(died, {})
-
-    with bench.executor() as executor:
-        outcomes = run(executor, bench.job("a"))
-
-    assert outcomes["a"].status == "ok"
-    assert len(bench.noted()) == 1
-
-
-@pytest.mark.slow
-def test_a_submission_that_never_arrived_is_made_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    died = bench.executor()
-    died.submit(bench.job("a"))
-    with monkeypatch.context() as patch:
-        patch.setattr(died._queue, "submit", lambda token, packs: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            drive(died, {})
-    monkeypatch.setattr(slurm_module, "ARRIVE_S", 3.0)
-    outcomes: dict[str, Outcome] = {}
-
-    with bench.executor() as executor:
-        executor.submit(bench.job("a"))
-        began = time.monotonic()
-        drive(executor, outcomes, until=lambda: queue() or outcomes)
-        waited_s = time.monotonic() - began
-        drive(executor, outcomes)
-
-    assert outcomes["a"].status == "ok"
-    assert waited_s > 1.5
-    assert len(bench.noted()) == 1
-
-
-def test_options_reach_sbatch(bench: Bench) -> None:
-    outcomes: dict[str, Outcome] = {}
-    options = {"time": "90s", "memory": "300M", "partition": "debug", "sbatch": ["nice=5", "--exclusive"]}
-    with bench.executor(threads=2, setup=["export MARK=1"], **options) as executor:
-        executor.submit(bench.job("a"))
-        drive(executor, outcomes, until=lambda: list((bench.folder / "slurm" / "logs").glob("*_submission.sh")))
-        (file,) = (bench.folder / "slurm" / "logs").glob("*_submission.sh")
-        script = file.read_text().splitlines()
-        drive(executor, outcomes)
-
-    assert outcomes["a"].status == "ok"
-    assert {"export MARK=1", "#SBATCH --exclusive", "#SBATCH --nice=5", "#SBATCH --cpus-per-task=2"} < set(script)
-    assert {"#SBATCH --time=2", "#SBATCH --mem=300M", "#SBATCH --partition=debug"} < set(script)
-
-
-def test_gpus_that_no_node_has_are_refused(bench: Bench) -> None:
-    with bench.executor(gpus=1) as executor, pytest.raises(UsageError, match=r"SLURM does not take the jobs: .*gres"):
-        run(executor, bench.job("a"))
-
-
-def test_a_result_that_comes_before_the_cell_is_submitted_is_taken(bench: Bench) -> None:
-    folder = bench.folder / "slurm"
-    with bench.executor() as executor:
-        executor.submit(bench.job("a"))
-        # As a job does that was given up for lost and was not.
-        (request,) = (folder / "requests").iterdir()
-        (folder / "elsewhere").mkdir()
-        data = {**json.loads(request.read_text()), "folder": str(folder / "elsewhere"), "function": "slurm_cells:idle"}
-        with Worker(preload=()) as worker:
-            run_to_file(worker, data, folder / "results" / request.name)
-        outcomes = run(executor, bench.job("b"))
-
-    assert (outcomes["a"].status, outcomes["b"].status) == ("ok", "ok")
-    assert [name for name, *_ in bench.noted()] == ["b"]
-
-
-def test_options_that_slurm_refuses_are_one_sentence(bench: Bench) -> None:
-    with bench.executor(partition="nowhere") as executor, pytest.raises(UsageError) as refused:
-        run(executor, bench.job("a"))
-
-    assert str(refused.value).startswith("SLURM does not take the jobs: ")
-    assert "invalid partition specified: nowhere" in str(refused.value)
-
-
-@pytest.mark.parametrize(
-    ("options", "reason"),
-    [
-        ({"time": "soon"}, "the option time cannot be read: a duration reads 90, 90s, 15m, 2h or 30d; got 'soon'"),
-        ({"time": "0"}, "the option time must be above 0"),
-        ({"gpus": -1}, "must not be negative"),
-        ({"sbatch": ["what is this"]}, "sbatch takes words such as constraint=a100 or exclusive"),
-    ],
-)
-def test_options_that_mean_nothing_are_refused(tmp_path: Path, options: dict[str, Any], reason: str) -> None:
-    with pytest.raises(UsageError, match=reason):
-        SlurmExecutor(tmp_path, 1, 1, **options)
-
-
-def test_without_slurm_the_reason_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-
-    with pytest.raises(Unavailable, match="needs sbatch, srun, squeue, scancel on the PATH"):
-        SlurmExecutor(tmp_path, 1, 1)
-
-
-@pytest.mark.slow
-def test_a_cell_that_outlasts_its_walltime_says_so(bench: Bench) -> None:
-    outcomes: dict[str, Outcome] = {}
-    with bench.executor(time="1m", cells_per_job=2) as executor:
-        for job in (bench.job("a"), bench.job("b", "slow")):
-            executor.submit(job)
-        for number in (2, 3):
-            drive(executor, outcomes, until=lambda number=number: len(bench.noted()) == number)
-            (job_id,) = queue("-t", "R", "-o", "%i")
-            # The minute that the job was given, which is the least there is, is over now.
-            subprocess.run(["scontrol", "update", f"JobId={job_id}", "EndTime=now+1"], check=True)
-        drive(executor, outcomes)
-
-    assert outcomes["a"].status == "ok"
-    assert outcomes["b"].status == "timeout"
-    assert "ended as TIMEOUT, its walltime being over (the option time gives more), while the cell ran" in (
-        outcomes["b"].reason
-    )
-    # Behind another cell it had less than the whole walltime, so it was tried once more.
-    assert [name for name, *_ in bench.noted()] == ["a", "b", "b"]

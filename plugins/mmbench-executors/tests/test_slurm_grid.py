@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import slurm_cluster
 
 PLUGIN = """
 from mmbench import FusionSpec, hookimpl
@@ -109,34 +108,32 @@ def until(condition: Callable[[], Any], seconds: float = 240) -> None:
 
 
 @pytest.mark.slow
-def test_a_grid_on_slurm_survives_what_happens_to_it_and_equals_the_local_one(tmp_path: Path) -> None:
-    pytest.importorskip("submitit", reason="submitit is not installed: pip install 'mmbench-executors[slurm]'")
-    if slurm_cluster.why_not():
-        pytest.skip(slurm_cluster.why_not())
-    with slurm_cluster.cluster(tmp_path / "cluster") as variables:
-        grid = Grid(tmp_path, variables)
-        local = grid.run("local", "local")
-        assert local.returncode == 0, local.stderr
-        (tmp_path / "began.txt").unlink()
-        executor = "slurm[poll=1,time=1h,cells_per_job=2]"
+def test_a_grid_on_slurm_survives_what_happens_to_it_and_equals_the_local_one(
+    tmp_path: Path, slurm: dict[str, str]
+) -> None:
+    grid = Grid(tmp_path, slurm)
+    local = grid.run("local", "local")
+    assert local.returncode == 0, local.stderr
+    (tmp_path / "began.txt").unlink()
+    executor = "slurm[poll=1,time=1h,cells_per_job=2]"
 
-        # Two cells stand, one on each processor of the cluster; the third waits behind them.
-        (tmp_path / "hold").touch()
-        login = subprocess.Popen(grid.command("cluster", executor), cwd=tmp_path, env=grid.env)
-        try:
-            until(lambda: len(grid.began()) == 2)
-            (first, _), (_, job) = grid.began()
-            os.kill(int(first), signal.SIGKILL)
-            subprocess.run(["scancel", job], env=grid.env, check=True)
-            until(lambda: Counter(line["status"] for line in grid.journal("cluster"))["killed"] >= 2)
-            until(lambda: len(grid.began()) == 3)
-        finally:
-            login.kill()
-            login.wait()
-        dead = grid.journal("cluster")
-        (tmp_path / "hold").unlink()
-        again = grid.run("cluster", executor)
-        once_more = grid.run("cluster", executor)
+    # Two cells stand, one on each processor of the cluster; the third waits behind them.
+    (tmp_path / "hold").touch()
+    login = subprocess.Popen(grid.command("cluster", executor), cwd=tmp_path, env=grid.env)
+    try:
+        until(lambda: len(grid.began()) == 2)
+        (first, _), (_, job) = grid.began()
+        os.kill(int(first), signal.SIGKILL)
+        subprocess.run(["scancel", job], env=grid.env, check=True)
+        until(lambda: Counter(line["status"] for line in grid.journal("cluster"))["killed"] >= 2)
+        until(lambda: len(grid.began()) == 3)
+    finally:
+        login.kill()
+        login.wait()
+    dead = grid.journal("cluster")
+    (tmp_path / "hold").unlink()
+    again = grid.run("cluster", executor)
+    once_more = grid.run("cluster", executor)
 
     assert again.returncode == 0, again.stdout + again.stderr
     assert "nothing left to do" in once_more.stdout

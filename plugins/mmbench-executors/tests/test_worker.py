@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,20 +55,6 @@ def cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "code" / "worker_cells.py").write_text(CELLS)
     monkeypatch.syspath_prepend(tmp_path / "code")
     return tmp_path
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """Return a file system of one MiB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], capture_output=True, check=False
-    )
-    if made.returncode:
-        pytest.skip(f"no file system can be mounted here: {made.stderr.decode().strip()}")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 def job(folder: Path, function: str, **payload: Any) -> Job:
@@ -185,14 +170,10 @@ def test_a_host_without_the_data_says_which_folder(cells: Path) -> None:
     assert f"does not see {cells / 'data'}, which the submitting host does: is it mounted there?" in told["reason"]
 
 
-def test_another_version_of_a_plugin_fails_its_cells_alone(cells: Path) -> None:
-    made = cells / "elsewhere" / "mmbench_fusion-9.9.dist-info"
-    made.mkdir(parents=True)
-    (made / "METADATA").write_text("Metadata-Version: 2.1\nName: mmbench-fusion\nVersion: 9.9\n")
-    (made / "entry_points.txt").write_text("[mmbench]\nfusion = mmbench_fusion\n")
+def test_another_version_of_a_plugin_fails_its_cells_alone(cells: Path, fusions_9_9: Path) -> None:
     using = make_request(job(cells / "a", "quick", value=1, fusion={"ref": "mmbench-fusion/concat"}), threads=1)
     other = make_request(job(cells / "b", "quick", value=1, fusion={"ref": "mmbench-vision/cnn"}), threads=1)
-    path = os.pathsep.join([str(cells / "elsewhere"), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(fusions_9_9), os.environ.get("PYTHONPATH", "")])
 
     told = run_elsewhere(using, PYTHONPATH=path)
     told_other = run_elsewhere(other, PYTHONPATH=path)
