@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from mmbench.record import STATUSES, Record, Status
+from mmbench.tail import Tail
 
 JOURNAL_FILE = "journal.jsonl"
 CELL_ID = re.compile(r"[0-9a-f]{16}")
@@ -156,44 +157,19 @@ class Journal:
             return stream.read(1) == b"\n"
 
 
-class Follower:
-    """Reads a journal that grows, each line once, from any machine: it takes no lock and keeps no file open.
-
-    A file that is opened anew shows what another machine has written, on a network file system too.
-
-    Args:
-        path: Of the journal.
-    """
+class Follower(Tail):
+    """Reads a journal that grows, each line once."""
 
     def __init__(self, path: Path) -> None:
-        self._journal = Journal(path)
-        self._offset = 0
-        self._inode = 0
+        super().__init__(path)
         self._packed_is_read = False
 
-    def was_replaced(self) -> bool:
-        """Return whether the journal is another one than was read: begin anew."""
-        try:
-            about = self._journal.path.stat()
-        except OSError:
-            return self._inode != 0
-        return self._inode not in (0, about.st_ino) or about.st_size < self._offset
-
-    def new_lines(self) -> Iterator[dict[str, Any]]:
-        """Yield the JSON of every line about a cell that was appended since the last call; a line counts when whole."""
+    def new_records(self) -> Iterator[dict[str, Any]]:
+        """Yield the JSON of every line about a cell that was appended since the last call."""
         if not self._packed_is_read:
             self._packed_is_read = True
-            yield from filter(None, map(_read, self._journal.packed_lines()))
-        with suppress(FileNotFoundError), self._journal.path.open("rb") as stream:
-            self._inode = os.fstat(stream.fileno()).st_ino
-            stream.seek(self._offset)
-            for line in stream:
-                if not line.endswith(b"\n"):
-                    return
-                self._offset += len(line)
-                data = _read(line)
-                if data is not None:
-                    yield data
+            yield from filter(None, map(_read, Journal(self.path).packed_lines()))
+        yield from filter(None, map(_read, self.new_lines()))
 
 
 def note(states: dict[str, CellState], data: Mapping[str, Any]) -> CellState:

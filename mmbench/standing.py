@@ -12,6 +12,7 @@ from typing import Any
 from mmbench.journal import CellState
 from mmbench.record import DONE, HISTORY_FILE
 from mmbench.runner import is_final
+from mmbench.tail import Tail
 
 #: Combos of encoders and fusion that are told apart; beyond, a cell counts as any other of its dataset.
 MAX_KINDS = 20_000
@@ -36,20 +37,15 @@ class RunningCell:
     began: float
     folder: Path | None = None
     max_epochs: int | None = None
-    _offset: int = field(default=0, repr=False)
     _num_epochs: int = field(default=0, repr=False)
+
+    def __post_init__(self) -> None:
+        self._curve = None if self.folder is None else Tail(self.folder / HISTORY_FILE)
 
     def num_epochs(self) -> int:
         """Return how many epochs it has trained, by the lines of its learning curve."""
-        if self.folder is not None:
-            try:
-                with (self.folder / HISTORY_FILE).open("rb") as stream:
-                    stream.seek(self._offset)
-                    new = stream.read()
-            except OSError:  # not begun, or ended and moved
-                new = b""
-            self._offset += len(new)
-            self._num_epochs += new.count(b"\n")
+        if self._curve is not None:
+            self._num_epochs += sum(1 for _ in self._curve.new_lines())
         return self._num_epochs
 
 

@@ -100,7 +100,7 @@ class Watched:
             self._plan = plan
             self._begin_anew(since)
             return
-        for data in self._new_lines():
+        for data in self._new_records():
             state = note(self._states, data)
             if state.status in _RUNS_AGAIN:
                 continue
@@ -113,7 +113,7 @@ class Watched:
         self._follower = Follower(self.store.journal.path)
         self._states = {}
         tried = set()
-        for data in self._new_lines():
+        for data in self._new_records():
             state = note(self._states, data)
             if since and str(data.get("started_at", "")) >= since and state.status not in (*DONE, *_RUNS_AGAIN):
                 tried.add(data["cell_id"])  # by the process that writes now: it tries nothing twice
@@ -133,8 +133,8 @@ class Watched:
                 self._kinds[cell_id] = kind
         self.standing = standing
 
-    def _new_lines(self) -> Iterator[dict[str, Any]]:
-        return (data for data in self._follower.new_lines() if data.get("status") in STATUSES)
+    def _new_records(self) -> Iterator[dict[str, Any]]:
+        return (data for data in self._follower.new_records() if data.get("status") in STATUSES)
 
     def _take_news(self, writer: dict[str, Any]) -> None:
         """Take what the writer says of running cells and of its machine; what cannot be read is no news."""

@@ -16,6 +16,7 @@ from mmbench.loading import in_words
 from mmbench.record import HISTORY_FILE, Record
 from mmbench.registry import Reference, load_attribute
 from mmbench.runner import Event, Summary
+from mmbench.tail import Tail
 
 FOLDER = "trackers"
 #: A tracker that takes longer over one call is left out; opening it may take longer, for that imports libraries.
@@ -47,8 +48,7 @@ class _Curve:
     """How much of a running cell's learning curve was passed on."""
 
     row: Mapping[str, Any]
-    path: Path
-    offset: int = 0
+    lines: Tail
     num_epochs: int = 0
 
 
@@ -80,7 +80,7 @@ class TrackerThread:
     def on_event(self, event: Event, row: Mapping[str, Any]) -> None:
         """Pass on what the runner says of one cell; `row` is its line of the plan."""
         if event.kind == "started" and event.folder is not None and self._wants_epochs:
-            curve = _Curve(row, event.folder / HISTORY_FILE)
+            curve = _Curve(row, Tail(event.folder / HISTORY_FILE))
             self._events.put(lambda: self._curves.__setitem__(row["cell_id"], curve))
         elif event.kind == "finished" and event.record is not None:
             record = event.record
@@ -126,26 +126,17 @@ class TrackerThread:
             self._busy = None
 
     def _look_on(self, curve: _Curve) -> None:
-        """Pass on the epochs that a running cell has written since; a line is taken when it is whole."""
-        try:
-            with curve.path.open("rb") as stream:
-                stream.seek(curve.offset)
-                lines = stream.read().splitlines(keepends=True)
-        except OSError:  # not begun, or ended and moved: the record has it all
-            return
-        for line in lines:
-            if not line.endswith(b"\n"):
-                return
-            curve.offset += len(line)
+        """Pass on the epochs that a running cell has written since; of one that has ended the record has them all."""
+        for line in list(curve.lines.new_lines()):
             try:
                 epoch = json.loads(line)
-            except ValueError:
-                return
+            except ValueError:  # a cell can write what it likes
+                continue
             self._pass_on(curve, epoch)
 
     def _end_cell(self, row: Mapping[str, Any], record: Record) -> None:
         if self._wants_epochs:
-            curve = self._curves.pop(row["cell_id"], None) or _Curve(row, Path())
+            curve = self._curves.pop(row["cell_id"], None) or _Curve(row, Tail(Path()))
             history = record.info.get("history")
             for epoch in (history if isinstance(history, list) else [])[curve.num_epochs :]:
                 self._pass_on(curve, epoch)

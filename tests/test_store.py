@@ -259,7 +259,7 @@ def test_a_journal_that_was_removed_takes_no_more_records(tmp_path: Path) -> Non
 
 
 def followed(follower: Follower) -> list[str]:
-    return [line["cell_id"] for line in follower.new_lines()]
+    return [line["cell_id"] for line in follower.new_records()]
 
 
 def test_a_follower_reads_each_line_once_and_only_when_it_is_whole(tmp_path: Path) -> None:
