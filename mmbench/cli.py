@@ -1,17 +1,19 @@
-"""The command line: each command imports what it needs inside its function, so that all answer at once."""
+"""The command line: each command imports what it needs inside its function, so that all answer at once.
+
+Here are commands that select cells, and those about this machine; `cli_runs` and `cli_authors` have the others.
+"""
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 
+from mmbench import cli_authors, cli_runs
 from mmbench.cli_options import (
     BatchSize,
     Cache,
@@ -38,12 +40,13 @@ from mmbench.cli_options import (
     Race,
     Results,
     Run,
-    RunName,
     Seeds,
     Set,
     Together,
+    emit,
     flags_of,
     measuring,
+    registry_of,
     running,
 )
 from mmbench.errors import MmbenchError, UsageError
@@ -56,16 +59,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Train, evaluate and profile every combination of encoder, fusion and dataset; say which are worth it.",
 )
-plugins_app = typer.Typer(no_args_is_help=False, help="What is loaded, from where, and what failed.")
-app.add_typer(plugins_app, name="plugins", invoke_without_command=True)
-
-
-class Level(StrEnum):
-    """How much `check` checks."""
-
-    api = "api"
-    smoke = "smoke"
-    full = "full"
+app.add_typer(cli_authors.plugins_app, name="plugins", invoke_without_command=True)
 
 
 class Role(StrEnum):
@@ -88,9 +82,9 @@ def list_command(
     """List the installed encoders, fusions, datasets, objectives, trackers and executors."""
     from mmbench import views
 
-    registry = _registry(plugin)
+    registry = registry_of(plugin)
     chosen = [role.value] if role else [item.value for item in Role]
-    _emit(as_json, lambda: views.parts_json(registry, chosen), lambda: views.print_parts(registry, chosen))
+    emit(as_json, lambda: views.parts_json(registry, chosen), lambda: views.print_parts(registry, chosen))
 
 
 @app.command()
@@ -102,31 +96,9 @@ def show(
     """Show everything that is known of one part: facts, options with their defaults, paper, licence."""
     from mmbench import views
 
-    registry = _registry(plugin)
+    registry = registry_of(plugin)
     entries = views.find_entries(registry, name)
-    _emit(as_json, lambda: [views.entry_json(entry) for entry in entries], lambda: views.print_entries(entries))
-
-
-@plugins_app.callback()
-def plugins(context: typer.Context, plugin: Plugin = None, as_json: Json = False) -> None:
-    """Show which plugins are loaded, from where, and which were left out and why."""
-    if context.invoked_subcommand:
-        return
-    from mmbench import views
-
-    registry = _registry(plugin)
-    _emit(as_json, lambda: views.plugins_json(registry), lambda: views.print_plugins(registry))
-
-
-@plugins_app.command()
-def doctor(plugin: Plugin = None, as_json: Json = False) -> None:
-    """Say what is wrong with the installed plugins and what each needs; exit 4 when one is broken."""
-    from mmbench import doctor as clinic
-
-    registry = _registry(plugin)
-    findings = clinic.examine(registry)
-    _emit(as_json, lambda: clinic.findings_json(findings), lambda: clinic.print_findings(findings))
-    raise typer.Exit(4 if any(finding.severity == "error" for finding in findings) else 0)
+    emit(as_json, lambda: [views.entry_json(entry) for entry in entries], lambda: views.print_entries(entries))
 
 
 @app.command()
@@ -220,7 +192,7 @@ def prepare(
         raise UsageError(f"--patience: {error}") from None
     loaded = load_config(flags, config_file=config)
     sources = Sources(mirror=mirror, folder=source, patience=Patience(timeout_s=timeout_s))
-    registry = _registry([Path(file) for file in loaded.plugin])
+    registry = registry_of([Path(file) for file in loaded.plugin])
     raise typer.Exit(
         run_prepare(
             loaded, registry, data_dir(), sources=sources, check=check, dry_run=dry_run, yes=yes, as_json=as_json
@@ -396,149 +368,17 @@ def profile(
     raise typer.Exit(profile_plan(made, options, argv=sys.argv[1:], as_json=as_json))
 
 
-@app.command()
-def status(
-    run: RunName,
-    results: Results = None,
-    watch: Annotated[
-        bool, typer.Option("--watch", help="Look on until the run ends, from any machine that sees its files.")
-    ] = False,
-    as_json: Json = False,
-) -> None:
-    """Show how far a run is: cells by status, failures with their reasons."""
-    store = _store(run, results)
-    if watch:
-        from mmbench.status_session import watch as look_on
-
-        raise typer.Exit(look_on(store, as_json=as_json))
-    from mmbench import views
-
-    _emit(as_json, lambda: views.status_json(store), lambda: views.print_status(store))
-
-
-@app.command()
-def export(
-    run: RunName,
-    results: Results = None,
-    format_: Annotated[str, typer.Option("--format", metavar="csv|json|jsonl|parquet|pytest-benchmark")] = "csv",
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Standard output by default.")
-    ] = None,
-) -> None:
-    """Write one row per number: run, cell, combo, status, phase, split, condition, task, metric, value, unit."""
-    from mmbench.report.export import export_run
-
-    export_run(_store(run, results), format_, output)
-
-
-@app.command()
-def compare(
-    first: Annotated[str, typer.Argument(metavar="RUN_A", help="The run to compare with, by name or folder.")],
-    second: Annotated[str, typer.Argument(metavar="RUN_B", help="The run that may have changed.")],
-    results: Results = None,
-    fail_if: Annotated[
-        list[str] | None,
-        typer.Option("--fail-if", metavar="'throughput<-5%'", help="Exit 5 when a change goes beyond. Repeatable."),
-    ] = None,
-    any_: Annotated[bool, typer.Option("--any", help="Let changes count that may be chance.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Compare although the data differ.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Compare two runs: scores on the same test samples, costs by their raw timings; exit 5 when a limit is crossed."""
-    from mmbench.compare_session import compare as compare_stores
-
-    stores = _store(first, results), _store(second, results)
-    raise typer.Exit(compare_stores(*stores, fail_if=fail_if or (), force=force, include_chance=any_, as_json=as_json))
-
-
-@app.command()
-def ensemble(run: RunName, results: Results = None, as_json: Json = False) -> None:
-    """Join kept predictions without training again: a combo's seeds, and cells chosen on val; tested in pairs."""
-    from mmbench.ensemble_session import ensemble as show_ensembles
-    from mmbench.store import RunStore
-
-    folder = _run_folder(run, results)
-    RunStore.open(folder).close()
-    show_ensembles(folder, as_json=as_json)
-
-
-@app.command()
-def merge(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN_A RUN_B …", help="Runs to join, by name or folder.")],
-    into: Annotated[str, typer.Option("--into", metavar="NAME", help="Name of the new run.")],
-    results: Results = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Keep datasets apart that are not the same in all runs, and merge the rest.")
-    ] = False,
-    as_json: Json = False,
-) -> None:
-    """Join runs, from several machines or of several selections, into a new one."""
-    from mmbench import views
-    from mmbench.merge import merge_runs
-
-    folders = [_run_folder(run, results) for run in runs]
-    made = merge_runs(folders, _run_folder(into, results), argv=sys.argv[1:], force=force)
-    _emit(as_json, made.to_json, lambda: views.print_merged(made))
-
-
-@app.command()
-def report(
-    run: Annotated[str | None, typer.Argument(metavar="RUN", help="Name of a run, or its folder.")] = None,
-    index: Annotated[
-        bool, typer.Option("--index", help="Write README.md beside all runs instead: the leaderboard over them.")
-    ] = False,
-    results: Results = None,
-    as_json: Json = False,
-) -> None:
-    """Write a run's report again and show its tables."""
-    if index == (run is not None):
-        raise UsageError("name a run: mmbench report RUN; or list all runs: mmbench report --index")
-    if run is None:
-        from mmbench.report.index import write_index
-
-        file = write_index(Path(results or "results").expanduser())
-        _emit(as_json, lambda: {"index": str(file)}, lambda: typer.echo(str(file)))
-        return
-    store = _store(run, results)
-    if store.read_run().get("kind") == "profile":
-        from mmbench.profile_session import show_costs
-
-        show_costs(store, as_json=as_json)
-        return
-    from mmbench.session import show_report
-
-    show_report(store, as_json=as_json)
-
-
-@app.command()
-def check(
-    target: Annotated[
-        str, typer.Argument(help="A reference, an installed distribution, a package's folder or a .py file.")
-    ],
-    level: Annotated[Level, typer.Option("--level", help="How much to check.")] = Level.smoke,
-    gpu: Annotated[bool, typer.Option("--gpu", help="Check on the GPU too.")] = False,
-    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show what passed as well.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Check that a plugin keeps its promises; exit 4 when it does not."""
-    from mmbench.testing.command import run_check
-
-    raise typer.Exit(
-        run_check(target, cast(Any, level.value), "cuda" if gpu else "cpu", as_json=as_json, verbose=verbose)
-    )
-
-
-@app.command()
-def new(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="plugin, encoder, fusion, dataset or objective.")],
-    name: Annotated[str, typer.Argument(help="Name of the new part, such as my-fusion.")],
-    folder: Annotated[Path | None, typer.Option("--into", metavar="DIR", help="Where; the current folder.")] = None,
-) -> None:
-    """Write a small, complete, installable plugin package."""
-    from mmbench.scaffold import new as scaffold
-
-    for file in scaffold(kind, name, folder or Path.cwd()):
-        typer.echo(str(file))
+for command in (
+    cli_runs.status,
+    cli_runs.export,
+    cli_runs.compare,
+    cli_runs.ensemble,
+    cli_runs.merge,
+    cli_runs.report,
+    cli_authors.check,
+    cli_authors.new,
+):
+    app.command()(command)
 
 
 @app.command()
@@ -548,7 +388,7 @@ def env(as_json: Json = False) -> None:
     from mmbench.environment import environment
 
     found = environment()
-    _emit(as_json, lambda: found, lambda: views.print_environment(found))
+    emit(as_json, lambda: found, lambda: views.print_environment(found))
 
 
 @app.command()
@@ -588,7 +428,7 @@ def clean(
         if size:
             typer.confirm(f"Remove {views.size_text(size)} under {folder}?", abort=True, err=as_json)
     done = store.trim(max_bytes=max_bytes, older_than_s=older_than_s, dry_run=dry_run)
-    _emit(
+    emit(
         as_json,
         lambda: views.cache_json(folder, done, dry_run=dry_run),
         lambda: views.print_cache(folder, done, dry_run=dry_run),
@@ -608,27 +448,13 @@ def main() -> None:
         raise SystemExit(error.exit_code) from None
 
 
-def _registry(plugin: list[Path] | None, *, strict: bool = False) -> Any:
-    from mmbench.registry import load_registry
-
-    registry = load_registry(tuple(plugin or ()))
-    failed = [item for item in registry.plugins if item.status == "failed"]
-    for item in failed:
-        sys.stderr.write(f"mmbench: plugin {item.name!r} ({item.dist}) is left out: {item.reason}\n")
-    if strict and failed:
-        from mmbench.errors import PluginError
-
-        raise PluginError(f"{len(failed)} plugin(s) failed to load and --strict-plugins was given")
-    return registry
-
-
 def _plan(flags: dict[str, Any], config_file: Path | None, *, strict_plugins: bool = False) -> Any:
     from mmbench.config import cache_dir, data_dir, load_config
     from mmbench.environment import usable_cpus
     from mmbench.plan import local_runtime, make_plan
 
     config = load_config(flags, config_file=config_file)
-    registry = _registry([Path(file) for file in config.plugin], strict=strict_plugins)
+    registry = registry_of([Path(file) for file in config.plugin], strict=strict_plugins)
     jobs = config.jobs or max(1, usable_cpus() // config.threads)
     runtime = local_runtime(config, cache=cache_dir(config), data=data_dir(), jobs=jobs)
     made = make_plan(config, registry, runtime=runtime)
@@ -644,23 +470,6 @@ def _show_plan(made: Any, rows: int, *, as_json: bool) -> None:
         views.write_plan_json(made, sys.stdout)
     else:
         views.print_plan(made, rows)
-
-
-def _store(run: str, results: str | None) -> Any:
-    from mmbench.store import RunStore
-
-    return RunStore.open(_run_folder(run, results))
-
-
-def _run_folder(run: str, results: str | None) -> Path:
-    return Path(run) if "/" in run or os.sep in run else Path(results or "results").expanduser() / run
-
-
-def _emit(as_json: bool, data: Callable[[], Any], show: Callable[[], None]) -> None:
-    if as_json:
-        sys.stdout.write(json.dumps(data(), indent=2, ensure_ascii=False, default=str) + "\n")
-    else:
-        show()
 
 
 if __name__ == "__main__":

@@ -1,14 +1,17 @@
-"""Options that several commands share, and what they come to as keys of a run's configuration."""
+"""Options that several commands share, and what they come to: a run's configuration, what is installed, JSON."""
 
 from __future__ import annotations
 
+import json
+import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from mmbench.errors import UsageError
+from mmbench.errors import PluginError, UsageError
 
 selection = partial(typer.Option, rich_help_panel="Selection")
 training = partial(typer.Option, rich_help_panel="Training")
@@ -125,6 +128,31 @@ def flags_of(given: dict[str, Any]) -> dict[str, Any]:
             raise UsageError("--isolate and --executor both say where cells run; give one of them")
         flags["executor"] = "inline" if isolate == "none" else "local"
     return flags
+
+
+def registry_of(plugin: list[Path] | None, *, strict: bool = False) -> Any:
+    """Return what is installed, with the files that `--plugin` names; what failed to load is told.
+
+    Raises:
+        PluginError: something failed, and `strict` says that nothing may.
+    """
+    from mmbench.registry import load_registry
+
+    registry = load_registry(tuple(plugin or ()))
+    failed = [item for item in registry.plugins if item.status == "failed"]
+    for item in failed:
+        sys.stderr.write(f"mmbench: plugin {item.name!r} ({item.dist}) is left out: {item.reason}\n")
+    if strict and failed:
+        raise PluginError(f"{len(failed)} plugin(s) failed to load and --strict-plugins was given")
+    return registry
+
+
+def emit(as_json: bool, data: Callable[[], Any], show: Callable[[], None]) -> None:
+    """Write data as JSON where `--json` asks for it, else show them to people."""
+    if as_json:
+        sys.stdout.write(json.dumps(data(), indent=2, ensure_ascii=False, default=str) + "\n")
+    else:
+        show()
 
 
 def _config_keys() -> tuple[str, ...]:

@@ -1,0 +1,131 @@
+"""Commands about runs that are there: how far they are, what they found, compared, joined."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mmbench.cli_options import Json, Results, RunName, emit
+from mmbench.errors import UsageError
+
+
+def status(
+    run: RunName,
+    results: Results = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Look on until the run ends, from any machine that sees its files.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Show how far a run is: cells by status, failures with their reasons."""
+    store = _store(run, results)
+    if watch:
+        from mmbench.status_session import watch as look_on
+
+        raise typer.Exit(look_on(store, as_json=as_json))
+    from mmbench import views
+
+    emit(as_json, lambda: views.status_json(store), lambda: views.print_status(store))
+
+
+def export(
+    run: RunName,
+    results: Results = None,
+    format_: Annotated[str, typer.Option("--format", metavar="csv|json|jsonl|parquet|pytest-benchmark")] = "csv",
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Standard output by default.")
+    ] = None,
+) -> None:
+    """Write one row per number: run, cell, combo, status, phase, split, condition, task, metric, value, unit."""
+    from mmbench.report.export import export_run
+
+    export_run(_store(run, results), format_, output)
+
+
+def compare(
+    first: Annotated[str, typer.Argument(metavar="RUN_A", help="The run to compare with, by name or folder.")],
+    second: Annotated[str, typer.Argument(metavar="RUN_B", help="The run that may have changed.")],
+    results: Results = None,
+    fail_if: Annotated[
+        list[str] | None,
+        typer.Option("--fail-if", metavar="'throughput<-5%'", help="Exit 5 when a change goes beyond. Repeatable."),
+    ] = None,
+    any_: Annotated[bool, typer.Option("--any", help="Let changes count that may be chance.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Compare although the data differ.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Compare two runs: scores on the same test samples, costs by their raw timings; exit 5 when a limit is crossed."""
+    from mmbench.compare_session import compare as compare_stores
+
+    stores = _store(first, results), _store(second, results)
+    raise typer.Exit(compare_stores(*stores, fail_if=fail_if or (), force=force, include_chance=any_, as_json=as_json))
+
+
+def ensemble(run: RunName, results: Results = None, as_json: Json = False) -> None:
+    """Join kept predictions without training again: a combo's seeds, and cells chosen on val; tested in pairs."""
+    from mmbench.ensemble_session import ensemble as show_ensembles
+    from mmbench.store import RunStore
+
+    folder = _run_folder(run, results)
+    RunStore.open(folder).close()
+    show_ensembles(folder, as_json=as_json)
+
+
+def merge(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN_A RUN_B …", help="Runs to join, by name or folder.")],
+    into: Annotated[str, typer.Option("--into", metavar="NAME", help="Name of the new run.")],
+    results: Results = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Keep datasets apart that are not the same in all runs, and merge the rest.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Join runs, from several machines or of several selections, into a new one."""
+    from mmbench import views
+    from mmbench.merge import merge_runs
+
+    folders = [_run_folder(run, results) for run in runs]
+    made = merge_runs(folders, _run_folder(into, results), argv=sys.argv[1:], force=force)
+    emit(as_json, made.to_json, lambda: views.print_merged(made))
+
+
+def report(
+    run: Annotated[str | None, typer.Argument(metavar="RUN", help="Name of a run, or its folder.")] = None,
+    index: Annotated[
+        bool, typer.Option("--index", help="Write README.md beside all runs instead: the leaderboard over them.")
+    ] = False,
+    results: Results = None,
+    as_json: Json = False,
+) -> None:
+    """Write a run's report again and show its tables."""
+    if index == (run is not None):
+        raise UsageError("name a run: mmbench report RUN; or list all runs: mmbench report --index")
+    if run is None:
+        from mmbench.report.index import write_index
+
+        file = write_index(Path(results or "results").expanduser())
+        emit(as_json, lambda: {"index": str(file)}, lambda: typer.echo(str(file)))
+        return
+    store = _store(run, results)
+    if store.read_run().get("kind") == "profile":
+        from mmbench.profile_session import show_costs
+
+        show_costs(store, as_json=as_json)
+        return
+    from mmbench.session import show_report
+
+    show_report(store, as_json=as_json)
+
+
+def _store(run: str, results: str | None) -> Any:
+    from mmbench.store import RunStore
+
+    return RunStore.open(_run_folder(run, results))
+
+
+def _run_folder(run: str, results: str | None) -> Path:
+    return Path(run) if "/" in run or os.sep in run else Path(results or "results").expanduser() / run
