@@ -70,6 +70,8 @@ class Progress:
         row = event.cell.row()
         if event.kind == "started":
             self.standing.begin(row, event.folder)
+        elif event.kind == "again":
+            self.standing.leave(row["cell_id"])
         elif event.record is not None:
             record = event.record
             self.standing.end(record.cell_id, record.status, record.duration_s, self.standing.kind_of(row))

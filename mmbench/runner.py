@@ -50,7 +50,7 @@ class PlannedCell(Protocol):
         """Return why it does not run."""
 
     def row(self) -> Mapping[str, Any]:
-        """Return it as a line of plan.json; the runner itself does not ask for it."""
+        """Return it as a line of plan.json; the runner asks for it where cells share a GPU."""
 
     def payload(self) -> Mapping[str, Any]:
         """Return what its function is called with."""
@@ -61,7 +61,8 @@ class Event:
     """Something to show.
 
     Attributes:
-        kind: "started" and "finished" are about one cell; "stopped" comes once, when no more cells are launched.
+        kind: "started" and "finished" are about one cell, and so is "again": what started settled nothing and
+            will start anew. "stopped" comes once, when no more cells are launched.
         cell: The cell, or None.
         record: How it went, for "finished".
         reason: Why, for "stopped".
@@ -69,7 +70,7 @@ class Event:
         counts: Cells by status so far, of those that were looked at.
     """
 
-    kind: Literal["started", "finished", "stopped"]
+    kind: Literal["started", "again", "finished", "stopped"]
     cell: PlannedCell | None = None
     record: Record | None = None
     reason: str = ""
@@ -245,6 +246,11 @@ class _Run:
             cell, not_together = self.again.popleft()
             self._consider([cell], not_together)
 
+    def _put_back(self, cell: PlannedCell, not_together: str = "") -> None:
+        """Let a cell start anew, alone."""
+        self.again.append((cell, not_together))
+        self._tell("again", cell=cell)
+
     def _consider(self, cells: Sequence[PlannedCell], not_together: str = "") -> None:
         """Launch cells as one job, those of them that are due."""
         due = [cell for cell in cells if self._is_due(cell)]
@@ -335,7 +341,7 @@ class _Run:
             # Which a later command tries again too, should this one not come to it.
             outcome = replace(outcome, status="interrupted", reason=f"beside other cells: {outcome.reason}")
             self.states[job.cell_id] = CellState("interrupted", num_attempts=attempt)
-            self.again.append((cell, ""))
+            self._put_back(cell)
         self._write(cell, attempt, outcome, job.folder, counts=not crowded)
 
     def _settle_group(self, job: Job, members: Sequence[tuple[PlannedCell, int]], outcome: Outcome) -> None:
@@ -347,7 +353,8 @@ class _Run:
             outcomes = [outcome] * len(members)
         if outcomes is None:
             self.num_launched -= len(members)
-            self.again.extend((cell, f"{outcome.status}: {outcome.reason}") for cell, _ in members)
+            for cell, _ in members:
+                self._put_back(cell, f"{outcome.status}: {outcome.reason}")
         else:
             for (cell, attempt), own in zip(members, outcomes):
                 self._write(cell, attempt, own, part_folder(job.folder, cell.cell_id))
@@ -435,7 +442,7 @@ class _Run:
             return "max_failures", f"{self.num_failed} of {self.num_ended} cells failed, more than {limit:.0%}"
         return "", ""
 
-    def _tell(self, kind: Literal["started", "finished", "stopped"], **about: Any) -> None:
+    def _tell(self, kind: Literal["started", "again", "finished", "stopped"], **about: Any) -> None:
         self.on_event(Event(kind=kind, counts=dict(self.counts), **about))
 
     @contextmanager

@@ -138,19 +138,19 @@ class Standing:
 
     def enter(self, cell_id: str, cell: RunningCell) -> None:
         """Count a cell that was waited for as running; one that did already starts anew."""
-        if cell_id in self.running:
-            self.leave(cell_id)
+        self.leave(cell_id)
         self._waiting[cell.kind] -= 1
         self.running[cell_id] = cell
 
     def leave(self, cell_id: str) -> None:
-        """Count a running cell as waited for again."""
-        self._waiting[self.running.pop(cell_id).kind] += 1
+        """Count a cell as waited for again, if it runs."""
+        cell = self.running.pop(cell_id, None)
+        if cell is not None:
+            self._waiting[cell.kind] += 1
 
     def end(self, cell_id: str, status: str, duration_s: float, kind: int) -> None:
         """Take note of a cell that has ended, whether or not it was known to run."""
-        if cell_id in self.running:
-            self.leave(cell_id)
+        self.leave(cell_id)
         self._waiting[kind] -= 1
         self.num_left -= 1
         self.counts[status] += 1

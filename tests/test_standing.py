@@ -6,18 +6,22 @@ import doctest
 import io
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from rich.console import Console
+from test_runner import Scripted
 
 import mmbench.standing
 from mmbench import progress
 from mmbench.journal import CellState
 from mmbench.progress import devices, line, live_table
+from mmbench.runner import Event, run
 from mmbench.standing import Standing, describe
+from mmbench.store import RunStore
 from mmbench.utilisation import Gpu, Meter, Utilisation
 
 GIB = 2**30
@@ -120,6 +124,48 @@ def test_cells_that_run_end_once_and_may_be_waited_for_again() -> None:
     assert standing.running == {}
     assert (standing.num_settled, standing.num_left) == (1, 1)
     assert sum(standing._waiting.values()) == 1
+
+
+@dataclass(frozen=True)
+class Seed:
+    """A cell of one group, as a plan gives it."""
+
+    number: int
+    group: str = "combo"
+    status: str = "run"
+    reason: str = ""
+
+    @property
+    def cell_id(self) -> str:
+        return f"{self.number:016x}"
+
+    def row(self) -> dict[str, Any]:
+        return row(self.number, seed=self.number)
+
+    def payload(self) -> dict[str, Any]:
+        return {"number": self.number}
+
+
+def test_seeds_whose_common_job_failed_run_one_by_one_and_only_the_one_that_does_is_shown(tmp_path: Path) -> None:
+    seeds = [Seed(number) for number in range(3)]
+    standing = expected(*((seed.row(), None) for seed in seeds))
+    executor = Scripted(lambda job, attempt: "failed" if "cells" in job.payload else "ok", capacity=1)
+    shown: list[list[str]] = []
+
+    def look(event: Event) -> None:
+        watched.on_event(event)
+        shown.append([cell.label[-6:] for cell in standing.running.values()])
+
+    with (
+        RunStore.create(tmp_path / "run") as store,
+        progress.Progress(Console(file=io.StringIO()), standing) as watched,
+    ):
+        run(seeds, store, executor, on_event=look)
+
+    together, one_by_one = shown[:3], shown[6:]
+    assert together[-1] == ["seed 0", "seed 1", "seed 2"]
+    assert one_by_one == [["seed 0"], [], ["seed 1"], [], ["seed 2"], []]
+    assert (standing.num_settled, standing.counts) == (3, {"ok": 3})
 
 
 def test_the_memory_of_many_combos_is_bounded_and_they_count_as_any_of_their_dataset(
