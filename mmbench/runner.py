@@ -210,6 +210,8 @@ class _Run:
     counts: Counter[str] = field(default_factory=Counter)
     #: By the id of a job, its cells and the number of the attempt at each.
     launched: dict[str, list[tuple[PlannedCell, int]]] = field(default_factory=dict)
+    #: The ids of all those cells.
+    under_way: set[str] = field(default_factory=set)
     #: Cells to launch alone, and why where their group came to nothing.
     again: deque[tuple[PlannedCell, str]] = field(default_factory=deque)
     num_launched: int = 0
@@ -272,6 +274,7 @@ class _Run:
             self._put_off(states)
             return
         self.launched[first.cell_id] = members
+        self.under_way.update(cell.cell_id for cell in due)
         self.num_launched += len(members)
         payload = joined([cell.payload() for cell in due]) if together else first.payload()
         self.executor.submit(
@@ -295,7 +298,7 @@ class _Run:
         if cell.status != "run":
             self.counts[cell.status] += 1
             return False
-        if any(cell.cell_id == other.cell_id for members in self.launched.values() for other, _ in members):
+        if cell.cell_id in self.under_way:
             return False
         state = self.states.get(cell.cell_id)
         if state is not None and is_final(state, self.retry):
@@ -332,6 +335,7 @@ class _Run:
 
     def _settle(self, job: Job, outcome: Outcome) -> None:
         members = self.launched.pop(job.cell_id)
+        self.under_way.difference_update(cell.cell_id for cell, _ in members)
         if len(members) > 1:
             self._settle_group(job, members, outcome)
             return
