@@ -13,7 +13,7 @@ from typing import Any, Literal
 from rich.text import Text
 
 from mmbench.loading import PluginInfo
-from mmbench.registry import Registry, load_attribute, missing_packages
+from mmbench.registry import Registry, install_command, load_attribute, missing_packages
 from mmbench.report.text import counted
 from mmbench.spec import SPEC_OF_ROLE
 from mmbench.views import console
@@ -150,7 +150,7 @@ def _unusable(registry: Registry) -> Iterable[Finding]:
                     severity="warning",
                     subject=f"{role} {entry.ref}",
                     problem=f"needs {', '.join(absent)}, which cannot be imported here",
-                    mend=f"pip install {' '.join(absent)}",
+                    mend=install_command(entry),
                 )
                 continue
             try:

@@ -10,7 +10,7 @@ from typing import Any
 
 from mmbench.config import RunConfig, TrainConfig, resolve_train
 from mmbench.errors import DataError, MmbenchError, Unavailable
-from mmbench.registry import Reference, Registry, load_attribute, missing_packages
+from mmbench.registry import Reference, Registry, lacking_packages, load_attribute
 from mmbench.spec import (
     AUGMENT_VERSION,
     MISSING_POLICIES,
@@ -201,13 +201,13 @@ def _shown(value: Any) -> str:
 
 def _unavailable(reference: Reference) -> str:
     spec = reference.entry.spec
-    absent = missing_packages(spec)
-    if absent:
-        return f"{reference.entry.ref} needs {', '.join(absent)}: pip install {' '.join(absent)}"
-    lacking = [name for name in spec.must_give if reference.options.get(name) in ("", None)]
+    lacking = lacking_packages(reference.entry)
     if lacking:
-        given = ",".join(f"{name}=…" for name in lacking)
-        return f"{reference.entry.ref} must be given {', '.join(lacking)}: write {spec.name}[{given}]"
+        return lacking
+    options = [name for name in spec.must_give if reference.options.get(name) in ("", None)]
+    if options:
+        given = ",".join(f"{name}=…" for name in options)
+        return f"{reference.entry.ref} must be given {', '.join(options)}: write {spec.name}[{given}]"
     return ""
 
 

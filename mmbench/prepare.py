@@ -22,7 +22,7 @@ from mmbench.config import RunConfig, part_root
 from mmbench.download import NotThereError, Patience, check_room, fetch, sha256_of
 from mmbench.errors import DataError, DownloadError, EmptySelection, MmbenchError, Unavailable, UsageError
 from mmbench.parts import call_plugin, label_of, make_dataset_part
-from mmbench.registry import Reference, Registry, missing_packages
+from mmbench.registry import Reference, Registry, check_packages
 from mmbench.report.text import counted
 from mmbench.selection import dataset_references, encoder_references, is_excluded, split_selector
 from mmbench.spec import KINDS, AssetSpec, DatasetSpec, EncoderSpec, Modality
@@ -267,9 +267,7 @@ def _assets(reference: Reference) -> Iterable[AssetSpec]:
     fixed = spec.files if isinstance(spec, DatasetSpec) else spec.weights
     if not spec.prepare:
         return fixed
-    absent = missing_packages(spec)
-    if absent:
-        raise Unavailable(f"{reference.entry.ref} needs {', '.join(absent)}: pip install {' '.join(absent)}")
+    check_packages(reference.entry)
     facts = {"tuning": reference.tuning} if isinstance(spec, EncoderSpec) else {}
     with redirect_stdout(sys.stderr):  # what a plugin prints must not stand among JSON
         told = call_plugin(spec.prepare, reference, **facts)

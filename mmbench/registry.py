@@ -362,8 +362,8 @@ def load_attribute(reference: str) -> Any:
             raise ContractError(f"{reference!r}: there is no module {missing!r}.{_near_modules(missing)}") from None
         package = missing.partition(".")[0]
         if isinstance(error, ModuleNotFoundError) and package != module_name.partition(".")[0]:
-            install = f"pip install {_INDEX_NAMES.get(package, package)}"
-            raise Unavailable(f"{reference!r} needs the package {package!r}: {install}") from error
+            needs = f"{reference!r} needs the package {package!r}"
+            raise Unavailable(f"{needs}: pip install {_index_name(package)}") from error
         raise Unavailable(f"{reference!r} cannot be imported: {error}") from error
     except OSError as error:  # a shared library that does not fit the machine or another package
         raise Unavailable(f"{reference!r} cannot be imported: {error}") from error
@@ -382,19 +382,29 @@ def missing_packages(spec: Spec) -> list[str]:
     return [package for package in spec.requires if not _is_importable(package)]
 
 
-def check_packages(reference: Reference) -> None:
-    """Check that the packages are installed that a tracker or an executor needs in this process.
+def lacking_packages(entry: Entry) -> str:
+    """Say which packages an entry requires that cannot be imported here, and what to do, or ""; nothing is imported."""
+    absent = missing_packages(entry.spec)
+    return f"{entry.ref} needs {', '.join(absent)}: {install_command(entry)}" if absent else ""
+
+
+def check_packages(entry: Entry) -> None:
+    """Check that the packages are installed that an entry needs in this process.
 
     Raises:
         Unavailable: one is not; the message says what to install.
     """
-    spec = reference.entry.spec
-    absent = missing_packages(spec)
-    if absent:
-        of_file = reference.entry.dist == FILE_DIST
-        install = " ".join(absent) if of_file else f"'{reference.entry.dist}[{spec.name}]'"
-        what = f"{role_of(spec)} {spec.name!r} needs {', '.join(absent)}, which cannot be imported"
-        raise Unavailable(f"{what}: pip install {install}")
+    lacking = lacking_packages(entry)
+    if lacking:
+        raise Unavailable(lacking)
+
+
+def install_command(entry: Entry) -> str:
+    """Return what brings the packages that an entry lacks: a tracker or an executor names an extra of its package."""
+    if role_of(entry.spec) in ("tracker", "executor") and entry.dist != FILE_DIST:
+        return f"pip install '{entry.dist}[{entry.spec.name}]'"
+    names = dict.fromkeys(_index_name(package) for package in missing_packages(entry.spec))
+    return f"pip install {' '.join(names)}"
 
 
 def _unless_taken(taken: dict[tuple[Role, str], str], plugin: LoadedPlugin) -> LoadedPlugin:
@@ -483,6 +493,11 @@ def _is_glob(text: str) -> bool:
 
 def _a(role: Role) -> str:
     return f"an {role}" if role[0] in "eo" else f"a {role}"
+
+
+def _index_name(module: str) -> str:
+    package = module.partition(".")[0]
+    return _INDEX_NAMES.get(package, package)
 
 
 def _is_importable(package: str) -> bool:

@@ -140,7 +140,7 @@ def tracker_references(plan: Plan) -> list[Reference]:
     """
     references = [plan.registry.resolve("tracker", name) for name in dict.fromkeys(plan.config.tracker)]
     for reference in references:
-        check_packages(reference)
+        check_packages(reference.entry)
     return references
 
 
@@ -230,7 +230,7 @@ def make_executor(plan: Plan, run_folder: Path) -> Executor:
 
         return LocalExecutor(capacity=plan.jobs, threads=config.threads)
     reference = plan.registry.resolve("executor", config.executor)
-    check_packages(reference)
+    check_packages(reference.entry)
     folder = run_folder / EXECUTORS_FOLDER / reference.entry.spec.name
     folder.mkdir(parents=True, exist_ok=True)
     factory = load_attribute(reference.entry.spec.factory)

@@ -67,7 +67,7 @@ def test_an_executor_that_cannot_be_had_costs_nothing(tmp_path: Path) -> None:
     assert unknown.returncode == lacking.returncode == both.returncode == 2
     assert "no executor is named 'tolt'" in unknown.stderr
     assert "did you mean 'told'?" in unknown.stderr.lower()
-    assert lacking.stderr.endswith("which cannot be imported: pip install no_such_package\n")
+    assert lacking.stderr == "mmbench: file/lacking needs no_such_package: pip install no_such_package\n"
     assert "give one of them" in both.stderr
     assert not list(tmp_path.glob("results/r/cells/*"))
 

@@ -23,8 +23,17 @@ from mmbench import loading
 from mmbench.environment import versions
 from mmbench.errors import ContractError, PluginError, Unavailable, UsageError
 from mmbench.loading import PluginInfo, load_plugin_file
-from mmbench.registry import Entry, Reference, Registry, load_attribute, load_registry, missing_packages
-from mmbench.spec import DatasetSpec, EncoderSpec, FusionSpec, ObjectiveSpec, TaskSpec
+from mmbench.registry import (
+    Entry,
+    Reference,
+    Registry,
+    install_command,
+    lacking_packages,
+    load_attribute,
+    load_registry,
+    missing_packages,
+)
+from mmbench.spec import DatasetSpec, EncoderSpec, FusionSpec, ObjectiveSpec, TaskSpec, TrackerSpec
 
 GOOD = """
 from mmbench import FusionSpec, hookimpl
@@ -1057,6 +1066,20 @@ def test_missing_packages_are_named_without_importing_any(monkeypatch: pytest.Mo
 
     assert missing_packages(spec) == ["no_such_pkg", "no_such_pkg.sub"]
     assert "wave" not in sys.modules
+
+
+def test_what_to_install_is_named_as_the_index_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("PIL", "sklearn"):
+        monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
+    picky = fusion("f", requires=("PIL", "sklearn.svm", "no_such_pkg", "no_such_pkg.sub"))
+
+    assert lacking_packages(picky) == (
+        "mmbench-x/f needs PIL, sklearn.svm, no_such_pkg, no_such_pkg.sub: pip install pillow scikit-learn no_such_pkg"
+    )
+    assert install_command(an_entry(TrackerSpec(name="t", factory="m:T", version="1", requires=("PIL",)))) == (
+        "pip install 'mmbench-x[t]'"
+    )
+    assert lacking_packages(fusion("f", requires=("sys",))) == ""
 
 
 def test_a_task_is_no_descriptor() -> None:

@@ -185,11 +185,9 @@ def test_a_tracker_has_a_folder_of_its_own_and_a_failing_factory_costs_no_run(tm
 
 def test_what_a_tracker_lacks_is_named_with_what_to_install() -> None:
     with pytest.raises(Unavailable) as caught:
-        check_packages(reference("x:Y", requires=("no_such_package",)))
+        check_packages(reference("x:Y", requires=("no_such_package",)).entry)
 
-    assert str(caught.value) == (
-        "tracker 'toy' needs no_such_package, which cannot be imported: pip install 'mmbench-toy[toy]'"
-    )
+    assert str(caught.value) == "mmbench-toy/toy needs no_such_package: pip install 'mmbench-toy[toy]'"
 
 
 PLUGIN = """

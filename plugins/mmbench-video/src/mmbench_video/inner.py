@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from mmbench.errors import Unavailable, UsageError
+from mmbench.errors import UsageError
 from mmbench.reference import parse_reference
-from mmbench.registry import Reference, Registry, load_attribute, load_registry, missing_packages
+from mmbench.registry import Reference, Registry, check_packages, load_attribute, load_registry
 from mmbench.spec import TUNING_NAMES, AssetSpec, EncoderInfo, EncoderSpec, to_json
 
 POOLS = ("mean", "lstm", "attention")
@@ -106,9 +106,7 @@ def find(target: str, tuning: str) -> Reference:
         )
     if "vector" not in spec.layouts and "sequence" not in spec.layouts:
         raise UsageError(f"frames needs one vector per frame, but {spec.name!r} gives {', '.join(spec.layouts)}")
-    absent = missing_packages(spec)
-    if absent:
-        raise Unavailable(f"{reference.entry.ref} needs {', '.join(absent)}: pip install {' '.join(absent)}")
+    check_packages(reference.entry)
     return reference
 
 
