@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mmbench.heartbeat import Heartbeat
+from mmbench.report.outcomes import style_of
 from mmbench.report.text import duration, size_bytes, visible
 from mmbench.runner import Event
 from mmbench.standing import RunningCell, Standing, describe
@@ -22,7 +23,6 @@ from mmbench.utilisation import Utilisation
 LINE_EVERY_S = 10.0
 #: Running cells that the table shows.
 MAX_ROWS = 16
-_STYLES = {"ok": "green", "cached": "green", "unavailable": "yellow", "interrupted": "yellow", "incompatible": "dim"}
 
 
 class Progress:
@@ -141,11 +141,6 @@ def devices(utilisation: Utilisation) -> Iterator[str]:
         if gpu.used_bytes is not None:
             parts.append(f"memory {size_bytes(gpu.used_bytes)} of {size_bytes(gpu.total_bytes)}")
         yield f"{gpu.name} {', '.join(parts)}"
-
-
-def style_of(status: str) -> str:
-    """Return the colour of a status."""
-    return _STYLES.get(status, "red")
 
 
 def _running_table(cells: list[RunningCell]) -> Table:

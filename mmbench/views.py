@@ -18,7 +18,7 @@ from mmbench.errors import UsageError, did_you_mean
 from mmbench.planners import planner_of
 from mmbench.record import FAILURES
 from mmbench.report.decisions import decision_lines, tuned_words
-from mmbench.report.outcomes import PENDING, STOPPED, status_of
+from mmbench.report.outcomes import PENDING, status_of, style_of
 from mmbench.report.text import counted, duration
 from mmbench.spec import (
     DatasetSpec,
@@ -51,14 +51,6 @@ _ROLE_OF_LIST: Mapping[str, Role] = {
     "objectives": "objective",
     "trackers": "tracker",
     "executors": "executor",
-}
-_STYLE = {
-    "ok": "green",
-    "run": "green",
-    "incompatible": "dim",
-    "unavailable": "yellow",
-    PENDING: "cyan",
-    STOPPED: "dim",
 }
 
 
@@ -239,7 +231,7 @@ def print_plan(plan: Plan, rows: int) -> None:
             continue
         status = row["role"] if row["role"] != "cell" and row["status"] == "run" else row["status"]
         made.add_row(
-            Text(status, _STYLE.get(row["status"], "")),
+            Text(status, style_of(row["status"])),
             row["dataset"], row["encoders"].replace("+", " + "), row["fusion"], row["objective"], str(row["seed"]),
             *([tuned_words(row)] if stages else []),
         )  # fmt: skip
@@ -247,7 +239,7 @@ def print_plan(plan: Plan, rows: int) -> None:
     if hidden:
         out.print(f"… {hidden} more; --rows 0 shows all, --json gives them to a program")
     for (status, reason), count in reasons.most_common():
-        out.print(Text(f"{status} ({counted(count, 'cell')}): {reason}", _STYLE.get(status, "")))
+        out.print(Text(f"{status} ({counted(count, 'cell')}): {reason}", style_of(status)))
     for item in plan.shared():
         what = f"{item['layout']} features of {item['modality']} in {item['dataset']} by {item['encoder']}"
         out.print(Text(f"computed once: {what}, for {counted(item['num_cells'], 'cell')}"))
@@ -278,7 +270,7 @@ def print_status(store: RunStore) -> None:
     out.print(f"{store.folder}: {done} of {counted(total, 'cell')} settled")
     made = table("status", "cells")
     for status, count in counts.most_common():
-        made.add_row(Text(status, _STYLE.get(status, "red")), str(count))
+        made.add_row(Text(status, style_of(status)), str(count))
     out.print(made)
     for line in decision_lines(store.decisions()):
         out.print(Text(line))

@@ -13,6 +13,16 @@ from mmbench.record import DONE, Metric, Record
 PENDING = "pending"
 #: Status of a planned cell whose combo a race stopped: it is not to be run.
 STOPPED = "stopped"
+_COLOURS = {
+    "ok": "green",
+    "cached": "green",
+    "run": "green",
+    "unavailable": "yellow",
+    "interrupted": "yellow",
+    PENDING: "cyan",
+    "incompatible": "dim",
+    STOPPED: "dim",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,6 +58,11 @@ class Outcome:
     def metrics(self) -> tuple[Metric, ...]:
         """Its numbers; a cell that did not finish has none, whatever its record holds."""
         return self.record.metrics if self.record is not None and self.done else ()
+
+
+def style_of(status: str) -> str:
+    """Return the colour of a status, a plan's or a record's, on a terminal; failures are red."""
+    return _COLOURS.get(status, "red")
 
 
 def status_of(row: Mapping[str, Any], record: Record | None) -> tuple[str, str]:
