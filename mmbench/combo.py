@@ -7,15 +7,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from mmbench.parts import DatasetPart, Part, combine_key
+from mmbench.record import CHOOSING, CellRole
 from mmbench.spec import Layout, to_json
 
 MAJORITY = "majority"
 #: Hex digits of a quality key that tell cells apart.
 ID_DIGITS = 16
 PlanStatus = Literal["run", "incompatible", "unavailable", "pending", "stopped"]
-CellRole = Literal["cell", "baseline", "rung", "trial"]
-#: Roles of cells that only help to choose others: they are scored on val alone and stand in no leaderboard.
-CHOOSING: tuple[CellRole, ...] = ("rung", "trial")
 
 
 @dataclass(frozen=True, kw_only=True)

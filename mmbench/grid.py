@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from mmbench.combo import CHOOSING, ID_DIGITS, Cell, CellRole, PlanStatus, cell_id_of
+from mmbench.combo import ID_DIGITS, Cell, PlanStatus, cell_id_of
 from mmbench.compatibility import choose_layout, frozen_reason, incompatibilities, layout_reason, reasons_apart
 from mmbench.config import RunConfig
 from mmbench.parts import DatasetPart, Part, digest, make_part
+from mmbench.record import CHOOSING, CellRole
 from mmbench.registry import Registry
 from mmbench.selection import encoder_references, is_excluded
 from mmbench.spec import EncoderSpec, Layout, Modality

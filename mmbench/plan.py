@@ -9,11 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from mmbench.combo import Cell, CellRole
+from mmbench.combo import Cell
 from mmbench.config import RunConfig, TrainConfig
 from mmbench.errors import EmptySelection, MmbenchError, UsageError, did_you_mean
 from mmbench.grid import DatasetGrid, in_turn
 from mmbench.parts import DatasetPart, Part, digest, make_dataset_part, make_part
+from mmbench.record import CellRole
 from mmbench.registry import Registry
 from mmbench.selection import dataset_references, is_excluded, split_selector
 from mmbench.spec import to_json

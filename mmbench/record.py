@@ -30,6 +30,9 @@ Status: TypeAlias = Literal[
     "interrupted",
 ]
 STATUSES: tuple[Status, ...] = get_args(Status)
+CellRole: TypeAlias = Literal["cell", "baseline", "rung", "trial"]
+#: Roles of cells that only help to choose others: they are scored on val alone and stand in no leaderboard.
+CHOOSING: tuple[CellRole, ...] = ("rung", "trial")
 Direction: TypeAlias = Literal["max", "min", ""]
 
 #: Statuses of a cell that has a result.

@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Protocol
 
-from mmbench.combo import CHOOSING
-from mmbench.record import DONE
+from mmbench.record import CHOOSING, DONE
 from mmbench.runner import MAX_KILLED, Summary
 from mmbench.stage import Planner, Result, Stage, only_val, result_of
 from mmbench.store import RunStore

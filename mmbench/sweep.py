@@ -13,10 +13,11 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from mmbench.combo import Cell, CellRole
+from mmbench.combo import Cell
 from mmbench.errors import UsageError
 from mmbench.parts import Part, make_part
 from mmbench.plan import Plan
+from mmbench.record import CellRole
 from mmbench.spec import to_json
 from mmbench.stage import Outlook, Results, Stage
 from mmbench.sweep_space import DEFAULT_TRIALS, Axis, Sampler, Values, num_points, parts_of, read_sweep, sampler_of

@@ -15,7 +15,6 @@ from rich.table import Table
 from rich.text import Text
 
 from mmbench.errors import UsageError, did_you_mean
-from mmbench.planners import planner_of
 from mmbench.record import FAILURES
 from mmbench.report.decisions import decision_lines, tuned_words
 from mmbench.report.outcomes import PENDING, status_of, style_of
@@ -169,6 +168,8 @@ def print_plugins(registry: Registry) -> None:
 
 def write_plan_json(plan: Plan, out: TextIO) -> None:
     """Write counts, estimate and every cell as JSON, a cell a line: a plan of a million is never held whole."""
+    from mmbench.planners import planner_of
+
     planner = planner_of(plan)
     stages = planner.outlook()
     if stages:
@@ -192,6 +193,8 @@ def write_plan_json(plan: Plan, out: TextIO) -> None:
 
 def plan_headline(plan: Plan, planner: Planner | None = None) -> str:
     """Return the one line that leads a plan."""
+    from mmbench.planners import planner_of
+
     counts = plan.count()
     stages = (planner or planner_of(plan)).outlook()
     if stages:
@@ -209,6 +212,8 @@ def plan_headline(plan: Plan, planner: Planner | None = None) -> str:
 
 def print_plan(plan: Plan, rows: int) -> None:
     """Print the headline and the first rows."""
+    from mmbench.planners import planner_of
+
     out = console()
     planner = planner_of(plan)
     out.print(plan_headline(plan, planner))

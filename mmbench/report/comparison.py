@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmbench.combo import CHOOSING
 from mmbench.errors import UsageError
 from mmbench.profile_plan import setup_of
-from mmbench.record import DONE, Metric, Record
+from mmbench.record import CHOOSING, DONE, Metric, Record
 from mmbench.report.evidence import paired
 from mmbench.report.predictions import checked_scores, load_predictions, order_of
 from mmbench.report.statistics import holm

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mmbench.combo import CHOOSING
-from mmbench.record import DONE, Metric, Record
+from mmbench.record import CHOOSING, DONE, Metric, Record
 
 #: Status of a planned cell that nobody has run yet.
 PENDING = "pending"
