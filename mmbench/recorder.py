@@ -64,8 +64,8 @@ class CudaRecorder:
         graph.capture_begin(capture_error_mode="thread_local")
         try:
             result = work()
-        except BaseException:
-            with suppress(RuntimeError):  # of the capture that is broken already
+        except BaseException:  # an interrupt, too, must not leave the stream capturing
+            with suppress(RuntimeError):  # the capture is broken already, and ending it says so again
                 graph.capture_end()
             self._mend_generator(state)
             raise

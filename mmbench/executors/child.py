@@ -126,11 +126,9 @@ def run_and_leave(job: Mapping[str, Any], *, parent_pid: int) -> None:
         if os.getpid() == pid:
             write_outcome(folder, outcome)
         code = 0
-    except OSError:
-        code = UNWRITTEN_EXIT
-        with suppress(BaseException):  # as below
-            traceback.print_exc()
-    except BaseException:  # whatever it is, the process ends below
+    except BaseException as error:  # whatever it is, the process ends below
+        # What the cell itself raises is in its outcome: the operating system only fails around it.
+        code = UNWRITTEN_EXIT if isinstance(error, OSError) else 1
         with suppress(BaseException):  # a plugin may have closed or replaced the streams
             traceback.print_exc()
     finally:
