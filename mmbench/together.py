@@ -223,10 +223,7 @@ class Stream:
 
     def __init__(self, seed: int, device: torch.device) -> None:
         self._device = device
-        before = self._get()
-        torch.manual_seed(seed)
-        self._state = self._get()
-        self._set(before)
+        self._state = torch.Generator(device).manual_seed(seed).get_state()
 
     def mask(self, shape: Sequence[int], p: float, dtype: torch.dtype) -> Tensor:
         """Return what dropout multiplies a tensor by: zeros, and 1 / (1 - p)."""
