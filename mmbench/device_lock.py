@@ -1,16 +1,14 @@
-"""One measurement at a time on one device of this machine, whoever started it."""
+"""One command at a time measures on one device of this machine, whoever started it."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
-from pathlib import Path
 
+from mmbench.device_turn import lock_stem, open_among_others
 from mmbench.errors import UsageError
 
 
@@ -35,7 +33,7 @@ def alone_on(
     with ExitStack() as stack:
         # Always in the same order: two that want the same two devices must not wait for each other.
         for device in sorted(set(devices)):
-            lock = FileLock(_path(device), mode=0o666)
+            lock = FileLock(lock_stem(device).with_suffix(".lock"), mode=0o666)
             try:
                 lock.acquire(timeout=0)
             except Timeout:
@@ -51,24 +49,17 @@ def alone_on(
         yield
 
 
-def _path(device: str) -> Path:
-    folder = Path(os.environ.get("MMBENCH_LOCKS") or tempfile.gettempdir())
-    return folder / f"mmbench-{re.sub(r'[^A-Za-z0-9]+', '-', device)}.lock"
-
-
 def _sign(device: str) -> None:
     about = {"pid": os.getpid(), "since": datetime.now(UTC).isoformat(timespec="seconds")}
-    with suppress(OSError):
-        # Follows no link that somebody may have put into a folder that all may write.
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0)
-        descriptor = os.open(_path(device).with_suffix(".json"), flags, 0o666)
+    with suppress(OSError):  # who waits reads "another process"
+        descriptor = open_among_others(lock_stem(device).with_suffix(".json"), os.O_WRONLY | os.O_TRUNC)
         with os.fdopen(descriptor, "w") as stream:
             stream.write(json.dumps(about))
 
 
 def _holder(device: str) -> str:
     try:
-        about = json.loads(_path(device).with_suffix(".json").read_text())
+        about = json.loads(lock_stem(device).with_suffix(".json").read_text())
         return f"process {int(about['pid'])} since {about['since']}"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"

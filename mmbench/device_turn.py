@@ -1,4 +1,8 @@
-"""Several cells compute on one device, one at a time measures on it: those who train let those who measure be alone."""
+"""Several cells compute on one device, one at a time measures on it: those who train let those who measure be alone.
+
+Cells take turns by themselves, epoch by epoch. That two commands never measure side by side, whatever runs beside
+them, is what `mmbench.device_lock` is for.
+"""
 
 from __future__ import annotations
 
@@ -28,20 +32,20 @@ class DeviceTurn:
     Args:
         device: What others call it too, on this machine, as `gpu_name` does. None is a device that is not shared by
             turns: nothing ever waits, and nobody is known to be alone.
-        folder: Where the locks lie; by default $MMBENCH_LOCKS, or the folder for temporary files.
+        folder: Where the locks lie, as in `lock_stem`.
     """
 
     def __init__(self, device: str | None, folder: Path | None = None) -> None:
-        self._name = None if device is None else "mmbench-" + re.sub(r"[^A-Za-z0-9]+", "-", device)
-        self._folder = folder or Path(os.environ.get("MMBENCH_LOCKS") or tempfile.gettempdir())
+        self._is_shared = device is not None and sys.platform != "win32"
+        self._stem = lock_stem(device or "", folder)
         self._gate = self._room = -1
         self._stack = ExitStack()
 
     def __enter__(self) -> DeviceTurn:
-        if self._name is None or sys.platform == "win32":
+        if not self._is_shared:
             return self
         try:
-            self._gate, self._room = (self._open(f"{self._name}.{part}.lock") for part in ("gate", "room"))
+            self._gate, self._room = (self._open(self._stem.with_suffix(f".{part}.lock")) for part in ("gate", "room"))
             self._enter()
             # Only now: who has not entered yet holds nothing of the device.
             self._sign()
@@ -105,12 +109,10 @@ class DeviceTurn:
 
     @property
     def _present(self) -> Path:
-        return self._folder / f"{self._name}.present"
+        return self._stem.with_suffix(".present")
 
-    def _open(self, name: str) -> int:
-        # Follows no link that somebody may have put into a folder that all may write.
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
-        descriptor = os.open(self._folder / name, flags, 0o666)
+    def _open(self, path: Path) -> int:
+        descriptor = open_among_others(path, os.O_RDWR)
         self._stack.callback(os.close, descriptor)
         return descriptor
 
@@ -118,7 +120,8 @@ class DeviceTurn:
         self._present.mkdir(exist_ok=True)
         own = self._present / str(os.getpid())
         self._stack.callback(own.unlink, missing_ok=True)
-        _lock(self._open(f"{self._present.name}/{own.name}"))
+        # Never waited for: a process of another container may have the same number.
+        _locked(self._open(own))
 
     def _enter(self) -> None:
         _lock(self._gate)
@@ -128,6 +131,25 @@ class DeviceTurn:
     def _leave(self) -> None:
         self._stack.close()
         self._gate = self._room = -1
+
+
+def lock_stem(device: str, folder: Path | None = None) -> Path:
+    """Return where the locks of a device lie, but for their suffix.
+
+    Args:
+        device: What all who ask call it.
+        folder: By default $MMBENCH_LOCKS, or the folder for temporary files.
+
+    >>> lock_stem("cuda:0", Path("locks")).name
+    'mmbench-cuda-0'
+    """
+    folder = folder or Path(os.environ.get("MMBENCH_LOCKS") or tempfile.gettempdir())
+    return folder / f"mmbench-{re.sub(r'[^A-Za-z0-9]+', '-', device)}"
+
+
+def open_among_others(path: Path, flags: int) -> int:
+    """Open or make a file in a folder that all may write; follow no link that somebody may have put there."""
+    return os.open(path, flags | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def gpu_name(index: int, visible: str | None) -> str:

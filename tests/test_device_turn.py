@@ -185,3 +185,21 @@ def test_where_locks_cannot_be_written_nobody_claims_to_be_alone(tmp_path):
 def test_where_the_folder_of_locks_is_gone_nobody_claims_to_be_alone(tmp_path):
     with DeviceTurn("GPU-1", tmp_path / "nowhere") as turn, turn.alone() as alone:
         assert alone is None
+
+
+def test_a_process_of_another_container_with_the_same_number_is_not_waited_for(tmp_path):
+    """Containers may share a folder for temporary files and no numbers of processes."""
+    code = """
+import fcntl, os, sys
+from pathlib import Path
+from mmbench.device_turn import DeviceTurn
+present = Path(sys.argv[1]) / "mmbench-GPU-1.present"
+present.mkdir()
+other = (present / str(os.getpid())).open("w")
+fcntl.flock(other, fcntl.LOCK_EX)
+with DeviceTurn("GPU-1", Path(sys.argv[1])) as turn, turn.alone(1.0) as alone:
+    print(alone)
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=20)
+
+    assert done.stdout == "True\n", done.stderr
