@@ -44,6 +44,7 @@ from mmbench.profiling.apart import add_encoders
 from mmbench.profiling.device import Neighbours, driver_version, hardware_name
 from mmbench.profiling.findings import mark_contended
 from mmbench.profiling.memory import cell_memory, peak_reserved_bytes
+from mmbench.profiling.watch import TrainingWatch
 from mmbench.record import PREDICTIONS_FILE, TIMINGS_FILE, Direction, Metric
 from mmbench.tasks import TargetScaler, majority_predictions, predictions
 from mmbench.train import Trainer, evaluation_batch_size, predict
@@ -71,6 +72,7 @@ def run_cell(payload: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     with turn_on(payload) as turn:
         made = make_subject(source, payload, folder, turn=turn)
         ready = time.perf_counter()
+        made.trainer.watch = _watch(made)
         with guarded_globals(made.warnings):
             trained = made.trainer.run()
         if "not_together" in payload:
@@ -124,6 +126,7 @@ def judge(
                 min(train.batch_size, len(data["train"])),
                 device,
                 captured=trainer.captured.num_replayed > 0,
+                watched=raw.get("watched", ()),
             ),
             **_device_facts(trainer, reserved),
             "layouts": dict(model.layouts),
@@ -250,8 +253,19 @@ def perf_facts(
     device: torch.device,
     *,
     captured: bool = False,
+    watched: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Return what decides a cost beside the combo, and the key of both; `captured` tells that of training only."""
+    """Return what decides a cost beside the combo, and the key of both.
+
+    Args:
+        payload: Of the cell.
+        train: Its settings.
+        variant: How the model is run.
+        batch_size: Of training.
+        device: Where.
+        captured: Whether training replayed graphs.
+        watched: What was measured while the cell trained, and not afterwards.
+    """
     setup = {
         "device": hardware_name(device),
         "driver": driver_version(device),
@@ -262,6 +276,7 @@ def perf_facts(
         "protocol": payload["protocol"],
         **variant.to_json(),
         **({"cuda_graphs": True} if captured else {}),
+        **({"watched": list(watched)} if watched else {}),
     }
     return {"perf_key": perf_key(payload["identity"], setup), "perf_setup": setup}
 
@@ -315,6 +330,20 @@ def _diagnose(
     return found
 
 
+def _watch(made: CellSubject) -> TrainingWatch | None:
+    """Return what takes the times of a cell's training while it goes on, where its protocol has that."""
+    protocol, trainer = made.payload["protocol"], made.trainer
+    if protocol == "none" or not PROTOCOLS[protocol].watches or trainer.device.type != "cpu":
+        return None
+    config = trainer.config
+    return TrainingWatch(
+        trainer.model,
+        batch_size=min(config.batch_size, len(trainer.stepped_on)),
+        pass_size=min(evaluation_batch_size(config), len(made.data["val"])),
+        protocol=PROTOCOLS[protocol],
+    )
+
+
 def _profile(made: CellSubject) -> tuple[list[Metric], dict[str, Any]]:
     """Measure a trained cell, alone on its device where that is shared by turns."""
     if made.payload["protocol"] == "none":
@@ -327,7 +356,8 @@ def _profile(made: CellSubject) -> tuple[list[Metric], dict[str, Any]]:
 def _profile_now(made: CellSubject, contended: bool, num_waiting: int) -> tuple[list[Metric], dict[str, Any]]:
     trainer, data, frozen = made.trainer, made.data["train"], made.frozen
     size, protocol = min(trainer.config.batch_size, len(data)), PROTOCOLS[made.payload["protocol"]]
-    neighbours = Neighbours(data.device, num_waiting)
+    watch = trainer.watch
+    neighbours = Neighbours(data.device, num_waiting) if watch is None else watch.neighbours
     found, raw = profile(
         trainer.model,
         {"train": data.batch(torch.arange(size)), "single": data.single()},
@@ -336,6 +366,7 @@ def _profile_now(made: CellSubject, contended: bool, num_waiting: int) -> tuple[
         protocol,
         contended=contended,
         autocast=torch.bfloat16 if trainer.config.precision == "bf16" else None,
+        watch=watch,
     )
     found = mark_contended(found, neighbours.reason())
     stored = {name: encoder for name, encoder in frozen.items() if encoder.stored}

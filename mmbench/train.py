@@ -21,6 +21,7 @@ from mmbench.errors import Diverged
 from mmbench.evaluate import primary_value
 from mmbench.hostwork import watched
 from mmbench.model import Batch, MultimodalModel, Output
+from mmbench.profiling.watch import TrainingWatch
 from mmbench.spec import TaskSpec
 from mmbench.tasks import TargetScaler, class_weights, metric_specs, predictions, primary_metric, task_loss
 from mmbench.tuning import EncoderTuning, layer_groups
@@ -94,6 +95,9 @@ class Trainer:
         augments: Random changes to what each step reads, by modality.
         on_epoch: Told of every epoch when it is done; its time does not count as training.
         cuda_graphs: Whether steps may be captured.
+
+    Attributes:
+        watch: Takes the times of steps and of passes over val, where somebody wants them.
     """
 
     def __init__(
@@ -135,6 +139,7 @@ class Trainer:
         steps_per_epoch = max(1, math.ceil(len(self.stepped_on) / config.batch_size))
         self.total_steps = steps_per_epoch * config.epochs
         self.step_number = 0
+        self.watch: TrainingWatch | None = None
         self._after_backward = getattr(objective, "after_backward", None)
         self._before_epoch = getattr(objective, "before_epoch", None)
         self.captured = CapturedSteps(
@@ -225,10 +230,11 @@ class Trainer:
         # A last batch of one, after larger ones, would give BatchNorm nothing to normalise over.
         size, least = self.config.batch_size, min(2, self.config.batch_size)
         num_batches = len(split_order(order, size, min_size=least))
+        take = self.captured.step if self.watch is None else functools.partial(self.watch.step, self.captured.step)
         with self.captured.epoch():
             for batch in self.train_data.batches(order, size, min_size=least):
                 count += 1
-                total += self.captured.step(batch, epoch, norms if measured and count == num_batches else None)
+                total += take(batch, epoch, norms if measured and count == num_batches else None)
                 self.step_number += 1
         if grad_norms is not None:
             grad_norms.update({name: float(norm) for name, norm in norms.items()})
@@ -337,7 +343,8 @@ class Trainer:
 
     def validate(self) -> tuple[float, float]:
         """Return the task loss on val and the score that chooses the epoch, more being better."""
-        logits = predict(self.model, self.val_data, self.config)
+        run = self.model if self.watch is None else self.watch.infer
+        logits = predict(self.model, self.val_data, self.config, run)
         loss = float(self.loss(logits, self.val_data.targets))
         if self.selected_by == "loss":
             return loss, -loss
@@ -412,13 +419,16 @@ def make_optimiser(
 
 
 @torch.inference_mode()
-def predict(model: MultimodalModel, data: SplitData, config: TrainConfig) -> dict[str, Tensor]:
-    """Return logits by task for a whole split, in its order: (N, K)."""
+def predict(
+    model: MultimodalModel, data: SplitData, config: TrainConfig, run: Callable[[Batch], Output] | None = None
+) -> dict[str, Tensor]:
+    """Return logits by task for a whole split, in its order: (N, K); `run` runs the model in its place."""
+    run = run or model
     model.eval()
     parts: dict[str, list[Tensor]] = {task.name: [] for task in model.tasks}
     with _autocast(data.device, config):
         for batch in data.in_order(evaluation_batch_size(config)):
-            for name, logits in model(batch).logits.items():
+            for name, logits in run(batch).logits.items():
                 parts[name].append(logits)
     return {name: torch.cat(chunks) for name, chunks in parts.items()}
 

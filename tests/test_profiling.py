@@ -11,20 +11,19 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from profile_cases import Clock, Takes, batches, build, training_step
 from torch import nn
 from torch.nn import functional as F
 
 from mmbench.features import Features
-from mmbench.model import Batch, Input, MultimodalModel
+from mmbench.model import Batch, Input
 from mmbench.profiling import PROTOCOLS, profile
 from mmbench.profiling.flops import _cudnn_recurrent
-from mmbench.spec import TaskSpec
 
 CPU = torch.device("cpu")
 QUICK = PROTOCOLS["quick"]
 #: As little as can be, for tests that do not look at times.
 BRIEF = dataclasses.replace(QUICK, min_iterations=3, min_latency_iterations=3, min_seconds=0.0, stage_iterations=1)
-DIGIT = TaskSpec(name="digit", kind="multiclass", num_outputs=10)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -35,33 +34,6 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-class Encoder(nn.Module):
-    """Any network as an encoder of 8 features."""
-
-    feature_dim = 8
-
-    def __init__(self, network):
-        super().__init__()
-        self.network = network
-
-    def forward(self, values, mask):
-        return self.network(values)
-
-
-class Clock:
-    """A clock that only moves when it is told, and a microsecond whenever it is looked at."""
-
-    def __init__(self):
-        self.now = 0.0
-
-    def __call__(self):
-        self.now += 1e-6
-        return self.now
-
-    def advance(self, seconds):
-        self.now += seconds
-
-
 @pytest.fixture
 def clock(monkeypatch):
     """The profiler's clock on the CPU, in the test's hands: a busy machine changes nothing."""
@@ -70,56 +42,10 @@ def clock(monkeypatch):
     return clock
 
 
-class Takes(nn.Module):
-    """A linear layer that takes as long as it is told, call by call; then as long as the last time."""
-
-    def __init__(self, advance, *seconds):
-        super().__init__()
-        self.layer, self.advance, self.seconds, self.calls = nn.Linear(8, 8), advance, seconds, 0
-
-    def forward(self, values):
-        self.advance(self.seconds[min(self.calls, len(self.seconds) - 1)])
-        self.calls += 1
-        return self.layer(values)
-
-
 def spin(seconds):
     deadline = time.perf_counter() + seconds
     while time.perf_counter() < deadline:
         pass
-
-
-class Concat(nn.Module):
-    def __init__(self, fused_dim):
-        super().__init__()
-        self.fused_dim = fused_dim
-
-    def forward(self, features):
-        return torch.cat([features[name].tensor for name in sorted(features)], dim=1)
-
-
-def build(**networks):
-    encoders = {name: Encoder(network) for name, network in networks.items()}
-    return MultimodalModel(encoders, dict.fromkeys(encoders, "vector"), Concat(8 * len(encoders)), [DIGIT])
-
-
-def batches(model, shape=(8,), size=16):
-    def of(count):
-        inputs = {name: Input(torch.randn(count, *shape)) for name in model.modalities}
-        return Batch(count, inputs, {"digit": torch.randint(0, 10, (count,))})
-
-    return {"train": of(size), "single": of(1)}
-
-
-def training_step(model, optimiser=None):
-    optimiser = optimiser or torch.optim.AdamW(model.parameters(), lr=0.1)
-
-    def step(batch):
-        F.cross_entropy(model(batch).logits["digit"], batch.targets["digit"]).backward()
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-
-    return step
 
 
 def measure(model, step="usual", *, given=None, protocol=BRIEF, contended=False):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -19,6 +20,7 @@ from mmbench.profiling.meter import Meter, Timing
 from mmbench.profiling.protocol import MIN_SAMPLES_P99, PROTOCOLS, Protocol
 from mmbench.profiling.restore import gc_paused, restored
 from mmbench.profiling.stages import StageClock, staged
+from mmbench.profiling.watch import TrainingWatch
 from mmbench.record import Metric
 from mmbench.samples import block_interval
 
@@ -40,6 +42,7 @@ def profile(
     *,
     contended: bool,
     autocast: torch.dtype | None = None,
+    watch: TrainingWatch | None = None,
 ) -> tuple[list[Metric], Raw]:
     """Measure one trained model; leave its parameters, buffers, gradients, modes and the random state as they were.
 
@@ -54,6 +57,7 @@ def profile(
         protocol: How long.
         contended: Whether others compute on the device meanwhile; every time then says so.
         autocast: Precision of inference; None for the model's own. `step` decides for itself.
+        watch: What has watched the training; only what that does not know is measured now.
 
     Returns:
         Metrics of phase "profile", and the raw samples as plain JSON data.
@@ -71,45 +75,57 @@ def profile(
 
     with restored(model, device), gc_paused():
         model.eval()
-        _measure_inference(infer, batches, meter, found, raw)
+        _measure_throughput(infer, batches["train"], meter, found, raw, watch)
+        _measure_latency(infer, batches["single"], meter, found, raw)
         _count_flops(forward, batches["train"], found)
         _count_parameters(model, found)
-        if step is None:
+        if watch is not None and (timing := watch.steps()) is not None:
+            found.add("num_parameters_with_gradient", float(watch.num_reached_parameters), "1")
+            _add_stages(watch.stages(), "training", batches["train"], found, raw)
+            _measure_training(batches["train"], lambda: timing, meter, found, raw)
+            raw["watched"] = [*raw.get("watched", []), "step"]
+        elif step is None:
             _measure_stages(model, batches["train"], infer, "inference", meter, found, raw)
             _leave_out_training("no training step was given", batches["train"], meter, found)
         else:
             model.train()
-            warm_s = _measure_stages(model, batches["train"], step, "training", meter, found, raw)
-            _measure_training(batches["train"], step, warm_s, meter, found, raw)
+            stages_s = _measure_stages(model, batches["train"], step, "training", meter, found, raw)
+            # The stages' steps were the warm-up, where the protocol asks for no longer one.
+            warm_s = stages_s if protocol.stage_iterations >= protocol.warmup_window - 1 else None
+            run = partial(step, batches["train"])
+            take = partial(meter.time, run, min_iterations=protocol.min_iterations, warm_s=warm_s)
+            _measure_training(batches["train"], take, meter, found, raw)
     found.add("peak_rss_bytes", peak_rss_bytes(), "bytes", "min", note="of the whole process, its libraries included")
     return found.metrics, raw
 
 
-def _measure_inference(
-    infer: Callable[[Batch], Any],
-    batches: Mapping[Literal["train", "single"], Batch],
-    meter: Meter,
-    found: Findings,
-    raw: Raw,
+def _measure_throughput(
+    infer: Callable[[Batch], Any], batch: Batch, meter: Meter, found: Findings, raw: Raw, watch: TrainingWatch | None
 ) -> None:
-    batch, single = batches["train"], batches["single"]
+    size, seen = batch.size, None if watch is None else watch.passes()
+    note = ""
+    if watch is not None and seen is not None:
+        size, note = watch.pass_size, ", in the passes over val"
+        raw["watched"] = ["inference"]
     with peak_memory(meter) as peak:
-        timing = meter.time(lambda: infer(batch), min_iterations=meter.protocol.min_iterations)
-    raw["inference"] = {"batch_size": batch.size, **timing.to_json()}
+        timing = seen or meter.time(lambda: infer(batch), min_iterations=meter.protocol.min_iterations)
+    raw["inference"] = {"batch_size": size, **timing.to_json()}
     count = len(timing.samples_s)
     found.add(
         "throughput_samples_per_s",
-        batch.size * count / timing.window_s,
+        size * count / timing.window_s,
         "samples/s",
         "max",
         n=count,
-        note=f"inference at batch size {batch.size}",
+        note=f"inference at batch size {size}{note}",
         timed=True,
-        interval=_reciprocal(block_interval(timing.samples_s, timing.window_s / count, np.mean), batch.size),
+        interval=_reciprocal(block_interval(timing.samples_s, timing.window_s / count, np.mean), size),
     )
     _add_memory("inference", peak, found)
-    _add_energy("inference", timing, batch.size, meter, found)
+    _add_energy("inference", timing, size, meter, found)
 
+
+def _measure_latency(infer: Callable[[Batch], Any], single: Batch, meter: Meter, found: Findings, raw: Raw) -> None:
     timing = meter.time(lambda: infer(single), min_iterations=meter.protocol.min_latency_iterations, each_alone=True)
     raw["latency"] = {"batch_size": single.size, **timing.to_json()}
     count = len(timing.samples_s)
@@ -136,11 +152,9 @@ def _reciprocal(interval: tuple[float, float] | None, amount: float) -> tuple[fl
     return amount / interval[1], amount / interval[0]
 
 
-def _measure_training(batch: Batch, step: TrainStep, warm_s: float, meter: Meter, found: Findings, raw: Raw) -> None:
-    # The stages' steps were the warm-up, where the protocol asks for no longer one.
-    warm = warm_s if meter.protocol.stage_iterations >= meter.protocol.warmup_window - 1 else None
+def _measure_training(batch: Batch, take: Callable[[], Timing], meter: Meter, found: Findings, raw: Raw) -> None:
     with peak_memory(meter) as peak:
-        timing = meter.time(lambda: step(batch), min_iterations=meter.protocol.min_iterations, warm_s=warm)
+        timing = take()
     raw["step"] = {"batch_size": batch.size, **timing.to_json()}
     middle = statistics.median(timing.samples_s)
     found.add(
@@ -187,15 +201,21 @@ def _measure_stages(
             clock.reset()
             run(batch)
             steps.append(clock.times())
-    measured = steps[1:] or steps  # the first one warms up, unless it is so slow that it has to do
-    stages = sorted({stage for step in measured for stage in step})
+    # The first one warms up, unless it is so slow that it has to do.
+    return _add_stages(steps[1:] or steps, what, batch, found, raw)
+
+
+def _add_stages(steps: Sequence[Mapping[str, float]], what: str, batch: Batch, found: Findings, raw: Raw) -> float:
+    """Add the median time of each stage over steps that were taken apart; return the sum."""
+    stages = sorted({stage for step in steps for stage in step})
     # A stage that some steps skip took no time in those.
-    raw["stages"] = {stage: [float(f"{step.get(stage, 0.0):.6g}") for step in measured] for stage in stages}
-    note = f"{what} at batch size {batch.size}"
-    for stage in stages:
-        middle = statistics.median(step.get(stage, 0.0) for step in measured)
-        found.add(f"stage_time_s:{stage}", middle, "s", "min", n=len(measured), note=note, timed=True)
-    return sum(statistics.median(step.get(stage, 0.0) for step in measured) for stage in stages)
+    times = {stage: [step.get(stage, 0.0) for step in steps] for stage in stages}
+    raw["stages"] = {stage: [float(f"{value:.6g}") for value in values] for stage, values in times.items()}
+    middles = {stage: statistics.median(values) for stage, values in times.items()}
+    for stage, middle in middles.items():
+        note = f"{what} at batch size {batch.size}"
+        found.add(f"stage_time_s:{stage}", middle, "s", "min", n=len(steps), note=note, timed=True)
+    return sum(middles.values())
 
 
 def _count_parameters(model: MultimodalModel, found: Findings) -> None:

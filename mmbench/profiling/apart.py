@@ -111,8 +111,10 @@ def _with_encoders(metric: Metric, costs: Mapping[str, EncoderCost]) -> Metric:
     if value is None:
         return metric
     if name == "throughput_samples_per_s":
-        batch_size = next(iter(costs.values())).batch_size
-        value = batch_size / (batch_size / value + sum(cost.window_s for cost in costs.values()))
+        # Per sample: the cell's own part may have been timed at another batch size.
+        value = 1 / (1 / value + sum(cost.window_s / cost.batch_size for cost in costs.values()))
+        size = next(iter(costs.values())).batch_size
+        added = f"frozen encoders of {names} measured once, apart, at batch size {size}, and added"
     elif name in _LATENCIES:
         if name == "latency_p99_s" and min(len(cost.latency_s) for cost in costs.values()) < MIN_SAMPLES_P99:
             return dataclasses.replace(metric, value=None, note=f"the frozen encoders of {names} took fewer samples")

@@ -27,6 +27,7 @@ class Protocol:
         min_latency_iterations: Of latency at batch size 1, which also takes at least `min_seconds`.
         max_seconds: Of any one measurement, and of the steps taken apart into stages.
         stage_iterations: Training steps taken apart into stages; fewer, but one at least, where they are slow.
+        watches: Whether the times of a training on the CPU are taken while it goes on, instead of after it.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Protocol:
     min_latency_iterations: int
     max_seconds: float
     stage_iterations: int
+    watches: bool = False
 
 
 PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
@@ -50,12 +52,13 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
                 warmup_window=3,
                 warmup_spread=0.1,
                 warmup_max_iterations=10,
-                warmup_max_seconds=0.01,
+                warmup_max_seconds=0.005,
                 min_iterations=3,
-                min_seconds=0.02,
+                min_seconds=0.01,
                 min_latency_iterations=10,
                 max_seconds=0.1,
                 stage_iterations=2,
+                watches=True,
             ),
             Protocol(
                 name="standard",

@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils import benchmark as torch_benchmark
 
 from mmbench import cell
-from mmbench.config import load_config
+from mmbench.config import cache_dir, data_dir, load_config
 from mmbench.model import Batch, Input, MultimodalModel
 from mmbench.plan import local_runtime, make_plan
 from mmbench.profiling import PROTOCOLS, profile
@@ -27,6 +27,8 @@ CPU = torch.device("cpu")
 BATCH_SIZE = 4
 NUM_WARM_UP, NUM_ITERATIONS = 2, 3
 NUM_ROUNDS = 25
+#: How often three cells are run with and without a profile.
+NUM_PROFILED = 12
 #: As many iterations as the other side takes.
 SAME = dataclasses.replace(
     PROTOCOLS["quick"],
@@ -134,43 +136,60 @@ def test_throughput_and_latency_agree_with_timms_procedure_and_with_torchs_timer
     assert latency == pytest.approx(1.0, abs=0.03)
 
 
-def payload_of(folder, protocol):
+def payloads_of(folder, protocol):
+    """The cells of `mmbench run -d digits -f concat -f gated -f tensor` as they are by default: two to three seconds each."""
     config = load_config(
         {
             "dataset": ["digits"],
             "encoder": ["image=cnn", "audio=logmel-cnn", "text=embedding-lstm"],
-            "fusion": ["concat"],
+            "fusion": ["concat", "gated", "tensor"],
             "baselines": False,
+            "device": "cpu",
             "protocol": protocol,
             "diagnostics": "none",
-            # About twenty seconds on one core: the quick protocol takes a third of one, whatever the cell.
-            "train": {"epochs": 40, "patience": 0},
         },
         folder=folder,
     )
-    from mmbench.config import cache_dir, data_dir
-
     runtime = local_runtime(config, cache=cache_dir(config), data=data_dir(), jobs=1)
-    plan = make_plan(config, load_registry(), runtime=runtime)
-    return next(made for made in plan.cells() if made.fusion is not None).payload()
+    return [made.payload() for made in make_plan(config, load_registry(), runtime=runtime).cells() if made.fusion]
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_profiling_a_cell_takes_at_most_a_fiftieth_of_its_training(benchmark, tmp_path, monkeypatch):
     if not benchmark.enabled:
         pytest.skip("a measurement; pytest tests/bench -m slow --benchmark-enable")
-    monkeypatch.setattr(time, "perf_counter", time.process_time)  # the cell's own stopwatch, not moved by others
+    # The cell's own stopwatch, not moved by others; what is measured with it must be their seconds too.
+    monkeypatch.setattr(time, "perf_counter", time.process_time)
+    monkeypatch.setattr("mmbench.profiling.meter.perf_counter", time.process_time)
     before = torch.get_num_threads()
+    shares = []
 
-    done = cell.run_cell(payload_of(tmp_path, "quick"), tmp_path)
+    def seconds(protocol):
+        def run():
+            taken = [cell.run_cell(payload, tmp_path)["info"]["times_s"] for payload in payloads_of(tmp_path, protocol)]
+            trained, profiled = (
+                sum(times.get(name, 0) for times in taken) for name in ("train_and_evaluate", "profile")
+            )
+            if protocol != "none":
+                shares.append(profiled / trained)
+            return trained + profiled
+
+        return run
+
+    with_it, without = in_turns([seconds("quick"), seconds("none")], NUM_PROFILED)
     torch.set_num_threads(before)
 
-    taken = done["info"]["times_s"]
-    ratio = 1 + taken["profile"] / taken["train_and_evaluate"]
-    benchmark.extra_info.update(times_s=taken, ratio=round(ratio, 4))
+    ratio, share = lower_quartile(with_it) / lower_quartile(without), statistics.median(shares)
+    benchmark.extra_info.update(
+        with_and_without=round(ratio, 4),
+        share_after_training=round(share, 4),
+        train_s=round(lower_quartile(without), 2),
+    )
     benchmark.pedantic(lambda: None, rounds=1)
-    print(f"\nprofiled / unprofiled training: {ratio:.4f} ({taken})")  # noqa: T201
+    print(f"\ntraining and profile / training: {ratio:.4f}; what comes after training: {share:.4f}")  # noqa: T201
     assert ratio <= 1.02
+    assert share <= 0.02
 
 
 def test_without_a_protocol_nothing_of_the_profiler_runs(tmp_path, monkeypatch):
