@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -75,6 +75,13 @@ def remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def empty(folder: Path, *, keep: Collection[str] = ()) -> None:
+    """Remove what is in a folder, but for some names; nothing where there is no folder, or a link to one."""
+    for entry in folder.iterdir() if folder.is_dir() and not folder.is_symlink() else ():
+        if entry.name not in keep:
+            remove(entry)
 
 
 def sync_tree(folder: Path) -> None:

@@ -25,7 +25,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from mmbench.durable import identity, make_ordinary, remove, sync, sync_tree, write_atomically, write_or_say
+from mmbench.durable import empty, identity, make_ordinary, remove, sync, sync_tree, write_atomically, write_or_say
 from mmbench.errors import UsageError, did_you_mean
 from mmbench.journal import CELL_ID, JOURNAL_FILE, CellState, Journal
 from mmbench.record import Record
@@ -275,9 +275,7 @@ class RunStore:
 
     def drop_files(self, folder: Path) -> None:
         """Remove what an attempt wrote but for its log and its traceback, to make room."""
-        for entry in folder.iterdir() if folder.is_dir() and not folder.is_symlink() else ():
-            if entry.name not in _WORDS:
-                remove(entry)
+        empty(folder, keep=_WORDS)
 
     def close(self) -> None:
         """Let others write."""

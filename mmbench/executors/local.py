@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 
+from mmbench.durable import empty
 from mmbench.executors import Job, Outcome, Running
 from mmbench.executors.child import LOG_FILE, MAX_OUTCOME_BYTES, OUTCOME_FILE, UNWRITTEN_EXIT, one_line
 from mmbench.executors.launch import (
@@ -267,7 +268,8 @@ class LocalExecutor:
                     verdict = (outcome["status"], outcome["reason"])
                 self._finish(task, *verdict, outcome or {})
                 continue
-            _empty(task.job.folder)
+            with suppress(OSError):
+                empty(task.job.folder)
             self.submit(task.job)
             self._tasks[self._num_submitted].retried = True
 
@@ -314,12 +316,3 @@ def _read_outcome(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         pass
     return None
-
-
-def _empty(folder: Path) -> None:
-    with suppress(OSError):
-        for entry in folder.iterdir():
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry, ignore_errors=True)
-            else:
-                entry.unlink(missing_ok=True)

@@ -13,7 +13,6 @@ import json
 import math
 import os
 import queue
-import shutil
 import socket
 import threading
 import time
@@ -23,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from mmbench.durable import empty
 from mmbench.executors import Outcome
 from mmbench.executors.child import one_line
 from mmbench.record import Status
@@ -228,7 +228,8 @@ class Driver:
         if task.num_missed > MAX_MISSES:
             self._end(task, "killed", f"the cell was sent to nodes that were gone before it began: {error}")
             return
-        _empty(Path(task.request["folder"]))
+        with suppress(OSError):
+            empty(Path(task.request["folder"]))
         task.stream, task.node = None, ""
         task.launch_at = time.monotonic() + AGAIN_S * task.num_missed
         self._looked_at = 0.0
@@ -362,12 +363,3 @@ def inside(folder: Path, name: str) -> Path:
     if path.is_absolute() or ".." in path.parts:
         raise OSError(f"the node named a file {name!r} outside of the cell's folder")
     return folder / path
-
-
-def _empty(folder: Path) -> None:
-    with suppress(OSError):
-        for entry in folder.iterdir():
-            if entry.is_dir():
-                shutil.rmtree(entry, ignore_errors=True)
-            else:
-                entry.unlink(missing_ok=True)

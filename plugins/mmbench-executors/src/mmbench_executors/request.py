@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import site
 import sys
 import sysconfig
@@ -99,16 +98,6 @@ def read_result(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return dict(data)
-
-
-def write_whole(path: Path, data: Mapping[str, Any]) -> None:
-    """Write JSON so that whoever looks finds all of it or nothing: through a file beside it, renamed."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.writing")
-    with beside.open("w", encoding="utf-8") as stream:
-        json.dump(data, stream, allow_nan=False)
-        stream.flush()
-        os.fsync(stream.fileno())
-    beside.replace(path)
 
 
 def search_path() -> list[str]:

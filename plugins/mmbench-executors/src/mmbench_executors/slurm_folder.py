@@ -18,10 +18,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from mmbench.durable import write_atomically
 from mmbench.executors import Job, Outcome
 from mmbench.executors.child import LOG_FILE, one_line
 from mmbench.record import HISTORY_FILE
-from mmbench_executors.request import outcome_from_json, read_result, write_whole
+from mmbench_executors.request import outcome_from_json, read_result
 
 REQUESTS, CELLS, RESULTS, LOGS = "requests", "cells", "results", "logs"
 #: What can be watched while a cell runs.
@@ -48,7 +49,7 @@ class SharedFolder:
 
     def ask(self, key: str, request: Mapping[str, Any]) -> None:
         """Leave a request for a job."""
-        write_whole(self.path / REQUESTS / f"{key}.json", request)
+        write_atomically(self.path / REQUESTS / f"{key}.json", [json.dumps(request, allow_nan=False)])
 
     def has_result(self, key: str) -> bool:
         """Return whether a job has left a result."""
