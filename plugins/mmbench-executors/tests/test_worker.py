@@ -67,6 +67,16 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
         return worker.run(request)
 
 
+def run_to_result(request: dict[str, Any]) -> dict[str, Any]:
+    """Run a request and read what is left in its folder."""
+    result = Path(request["folder"]) / "result.json"
+    with Worker(preload=()) as worker:
+        run_to_file(worker, request, result)
+    told = read_result(result)
+    assert told is not None
+    return told
+
+
 def run_elsewhere(request: dict[str, Any], **variables: str) -> dict[str, Any]:
     """Run a request in another interpreter, as a host would."""
     code = """
@@ -84,13 +94,8 @@ def run_elsewhere(request: dict[str, Any], **variables: str) -> dict[str, Any]:
 
 
 def test_a_cell_leaves_its_result_and_its_files(cells: Path) -> None:
-    request = json.loads(json.dumps(make_request(job(cells / "a", "quick", value=0.5), threads=1)))
+    told = run_to_result(json.loads(json.dumps(make_request(job(cells / "a", "quick", value=0.5), threads=1))))
 
-    with Worker(preload=()) as worker:
-        run_to_file(worker, request)
-
-    told = read_result(cells / "a" / "result.json")
-    assert told is not None
     outcome = outcome_from_json(told)
     assert (outcome.status, outcome.reason, outcome.metrics[0].value, outcome.info["a"]) == ("ok", "", 0.5, 1)
     assert sorted(path.name for path in (cells / "a").iterdir()) == ["made.txt", "result.json"]
@@ -114,25 +119,15 @@ def test_one_worker_runs_the_next_cell_after_each(cells: Path) -> None:
 
 
 def test_a_cell_that_fills_the_disk_says_so(cells: Path, small_disk: Path) -> None:
-    request = make_request(job(small_disk / "a", "fill"), threads=1)
+    told = run_to_result(make_request(job(small_disk / "a", "fill"), threads=1))
 
-    with Worker(preload=()) as worker:
-        run_to_file(worker, request)
-
-    told = read_result(small_disk / "a" / "result.json")
-    assert told is not None
     assert told["status"] == "killed"
     assert f"is full at {small_disk / 'a'} (0 MiB free of 1 MiB)" in told["reason"]
 
 
 def test_a_result_that_no_longer_fits_keeps_its_reason(cells: Path, small_disk: Path) -> None:
-    request = make_request(job(small_disk / "a", "give_much"), threads=1)
+    told = run_to_result(make_request(job(small_disk / "a", "give_much"), threads=1))
 
-    with Worker(preload=()) as worker:
-        run_to_file(worker, request)
-
-    told = read_result(small_disk / "a" / "result.json")
-    assert told is not None
     assert told["status"] == "killed"
     assert "is full at" in told["reason"]
 

@@ -18,7 +18,6 @@ from mmbench.discovery import installed_points
 from mmbench.executors import Job, Outcome
 from mmbench.record import STATUSES
 
-RESULT_FILE = "result.json"
 #: Outside its own folder, what a cell reads and writes, by the names in its payload.
 _FOLDERS = ("data_dir", "cache_dir")
 

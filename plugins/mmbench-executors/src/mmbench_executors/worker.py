@@ -30,7 +30,6 @@ from mmbench.executors.local import PRELOAD, LocalExecutor
 from mmbench.record import Status
 from mmbench.runner import default_memory_bytes
 from mmbench_executors.request import (
-    RESULT_FILE,
     file_digest,
     installed_versions,
     job_of,
@@ -62,12 +61,11 @@ class Worker:
         self._executor: LocalExecutor | None = None
         self._made_for: tuple[int, list[str]] = (0, [])
 
-    def run(self, request: Mapping[str, Any], *, should_stop: Callable[[], bool] = lambda: False) -> dict[str, Any]:
+    def run(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Run one request to its end and return how it went, as plain JSON; raises for nothing that the cell does.
 
         Args:
             request: Of `make_request`.
-            should_stop: Asked several times a second; once it says True the cell ends as "interrupted".
 
         Returns:
             What `outcome_from_json` reads; with ``"host_lost": true`` where this host can run no other cell either.
@@ -81,7 +79,7 @@ class Worker:
         differing = other_versions(request)
         if differing:
             return _failed("failed", differing)
-        outcome, lost = self._run(request, should_stop)
+        outcome, lost = self._run(request)
         if lost or outcome.status in ("failed", "killed"):
             fault = lacking(request) or _fault_behind(request, outcome.reason)
             if fault:
@@ -107,7 +105,7 @@ class Worker:
     ) -> None:
         self.close()
 
-    def _run(self, request: Mapping[str, Any], should_stop: Callable[[], bool]) -> tuple[Outcome, bool]:
+    def _run(self, request: Mapping[str, Any]) -> tuple[Outcome, bool]:
         """Return how the cell ended, and whether it was ended because its folder is gone."""
         job = job_of(request)
         if job.memory_bytes is None:
@@ -115,17 +113,16 @@ class Worker:
         executor = self._executor_for(request["threads"])
         executor.submit(job)
         looked_at = time.monotonic()
-        lost = stopped = False
+        lost = False
         while True:
             for _, outcome in executor.wait(0.2):
                 return outcome, lost
             now = time.monotonic()
-            if now - looked_at > LOOK_S:
+            if not lost and now - looked_at > LOOK_S:
                 looked_at = now
-                lost = lost or not job.folder.is_dir()
-            if not stopped and (lost or should_stop()):
-                stopped = True
-                executor.cancel()
+                lost = not job.folder.is_dir()
+                if lost:
+                    executor.cancel()
 
     def _executor_for(self, threads: int) -> LocalExecutor:
         """Return the executor whose server was started with the modules that can be found now."""
@@ -140,7 +137,7 @@ class Worker:
 def run_to_file(
     worker: Worker,
     request: Mapping[str, Any],
-    result: Path | None = None,
+    result: Path,
     *,
     before_writing: Callable[[Mapping[str, Any]], None] = lambda outcome: None,
 ) -> dict[str, Any]:
@@ -151,13 +148,12 @@ def run_to_file(
     Args:
         worker: Runs it.
         request: Of `make_request`.
-        result: The file; ``result.json`` in the cell's folder by default.
+        result: The file.
         before_writing: Told the outcome; what it raises leaves the file unwritten.
 
     Raises:
         OSError: the place cannot be taken, or what was written there is gone.
     """
-    result = result or Path(request["folder"]) / RESULT_FILE
     beside = result.with_name(f".{result.name}.{socket.gethostname()}.{os.getpid()}.writing")
     reserve(beside)
     try:
