@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 from mmbench.errors import DiskError
 
@@ -44,6 +45,65 @@ def write_atomically(path: Path, chunks: Iterable[str], *, durably: bool = True)
     beside.replace(path)
     if durably:
         sync(path.parent)
+
+
+class LineFile:
+    """A file that whole lines are appended to, each on the disk before the next step.
+
+    Args:
+        path: The file; made with the first line.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._stream: IO[bytes] | None = None
+        self._whole = False  # whether the file is known to end with a newline
+
+    def append(self, line: bytes) -> None:
+        """Write a line, its newline included; when this returns, it stays.
+
+        Raises:
+            OSError: it cannot be written; nothing is left of it where that can be helped.
+        """
+        if self._stream is None:
+            self._stream = self.path.open("ab", buffering=0)
+            self._whole = self._ends_with_newline()
+        if not self._whole:
+            # What a crash left unfinished stays a line of its own.
+            line = b"\n" + line
+        before = os.fstat(self._stream.fileno())
+        if before.st_nlink == 0:
+            raise FileNotFoundError(errno.ENOENT, "it was removed while it was written", str(self.path))
+        try:
+            written = self._stream.write(line)
+            if written != len(line):
+                raise OSError(
+                    errno.ENOSPC,
+                    f"only {written} of {len(line)} bytes could be written; is the disk full?",
+                    str(self.path),
+                )
+            os.fsync(self._stream.fileno())
+        except OSError:
+            # A part of a line is taken back, which needs no room.
+            self._whole = False
+            with suppress(OSError):
+                os.ftruncate(self._stream.fileno(), before.st_size)
+                self._whole = self._ends_with_newline()
+            raise
+        self._whole = True
+
+    def close(self) -> None:
+        """Close the file; the next line opens it again."""
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+    def _ends_with_newline(self) -> bool:
+        with self.path.open("rb") as stream:
+            if stream.seek(0, os.SEEK_END) == 0:
+                return True
+            stream.seek(-1, os.SEEK_END)
+            return stream.read(1) == b"\n"
 
 
 def write_or_say(path: Path, chunks: Iterable[str]) -> None:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from mmbench.durable import LineFile
 from mmbench.record import STATUSES, Record, Status
 from mmbench.tail import Tail
 
@@ -59,38 +57,12 @@ class Journal:
         self.path = path
         self.packed = path.with_name(f"{path.name}.gz")
         self.num_damaged = 0  # lines that the latest complete reading could not use; a torn last line is not counted
-        self._stream: IO[bytes] | None = None
-        self._whole = False  # whether the file is known to end with a newline
+        self._file = LineFile(path)
 
     def append(self, record: Record) -> None:
         """Write a record to the disk; when this returns, it stays."""
-        line = json.dumps(record.to_json(), allow_nan=False, separators=(",", ":")).encode() + b"\n"
-        if self._stream is None:
-            self._stream = self.path.open("ab", buffering=0)
-            self._whole = self._ends_with_newline()
-        if not self._whole:
-            # What a crash left unfinished stays a line of its own.
-            line = b"\n" + line
-        before = os.fstat(self._stream.fileno())
-        if before.st_nlink == 0:
-            raise FileNotFoundError(errno.ENOENT, "it was removed while it was written", str(self.path))
-        try:
-            written = self._stream.write(line)
-            if written != len(line):
-                raise OSError(
-                    errno.ENOSPC,
-                    f"only {written} of {len(line)} bytes could be written; is the disk full?",
-                    str(self.path),
-                )
-            os.fsync(self._stream.fileno())
-        except OSError:
-            # A part of a line is taken back, which needs no room.
-            self._whole = False
-            with suppress(OSError):
-                os.ftruncate(self._stream.fileno(), before.st_size)
-                self._whole = self._ends_with_newline()
-            raise
-        self._whole = True
+        line = json.dumps(record.to_json(), allow_nan=False, separators=(",", ":"))
+        self._file.append(line.encode() + b"\n")
 
     def __iter__(self) -> Iterator[Record]:
         """Yield every record in the order of the attempts."""
@@ -114,9 +86,7 @@ class Journal:
 
     def close(self) -> None:
         """Close the file."""
-        if self._stream is not None:
-            self._stream.close()
-            self._stream = None
+        self._file.close()
 
     def lines(self) -> Iterator[dict[str, Any]]:
         """Yield the JSON of every line that is about a cell."""
@@ -148,13 +118,6 @@ class Journal:
         if self.path.exists():
             with self.path.open("rb") as stream:
                 yield from stream
-
-    def _ends_with_newline(self) -> bool:
-        with self.path.open("rb") as stream:
-            if stream.seek(0, os.SEEK_END) == 0:
-                return True
-            stream.seek(-1, os.SEEK_END)
-            return stream.read(1) == b"\n"
 
 
 class Follower(Tail):

@@ -227,7 +227,7 @@ def test_an_append_that_finds_the_disk_full_says_so_and_takes_its_part_of_a_line
 ) -> None:
     journal = Journal(tmp_path / "journal.jsonl")
     journal.append(record(A))
-    stream = journal._stream
+    stream = journal._file._stream
     assert stream is not None
 
     class Full:
@@ -237,12 +237,12 @@ def test_an_append_that_finds_the_disk_full_says_so_and_takes_its_part_of_a_line
         def fileno(self) -> int:
             return stream.fileno()
 
-    monkeypatch.setattr(journal, "_stream", Full())
+    monkeypatch.setattr(journal._file, "_stream", Full())
     with pytest.raises(OSError, match=r"only 20 of \d+ bytes could be written; is the disk full\?: .*journal\.jsonl"):
         journal.append(record(B))
     assert (tmp_path / "journal.jsonl").read_bytes().count(b"\n") == 1
     assert (tmp_path / "journal.jsonl").read_bytes().endswith(b"\n")
-    monkeypatch.setattr(journal, "_stream", stream)
+    monkeypatch.setattr(journal._file, "_stream", stream)
     journal.append(record(B, attempt=2))
     journal.close()
 

@@ -14,6 +14,7 @@ from mmbench_executors.slurm import SlurmExecutor
 from mmbench_executors.worker import Worker, run_to_file
 from slurm_bench import Bench, drive, queue, run
 
+from mmbench.durable import LineFile
 from mmbench.executors import Outcome
 
 
@@ -113,3 +114,23 @@ def test_a_result_that_comes_before_the_cell_is_submitted_is_taken(bench: Bench)
 
     assert (outcomes["a"].status, outcomes["b"].status) == ("ok", "ok")
     assert [name for name, *_ in bench.noted()] == ["b"]
+
+
+def test_a_full_disk_ends_cells_and_not_the_command(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    outcomes: dict[str, Outcome] = {}
+    with bench.executor(jobs=1) as executor:
+        executor.submit(bench.job("a"))
+        executor.submit(bench.job("b"))
+        drive(executor, outcomes, until=bench.noted)
+        # What is noted of "a" from now on has no room, and "b" cannot be sent.
+        monkeypatch.setattr(executor._ledger, "_file", LineFile(Path("/dev/full")))
+        drive(executor, outcomes)
+        executor.submit(bench.job("c"))
+        drive(executor, outcomes)
+    with bench.executor() as executor:
+        later = run(executor, *[bench.job(name, attempt=2) for name in "bc"])
+
+    assert {name: outcome.status for name, outcome in outcomes.items()} == {"a": "ok", "b": "killed", "c": "killed"}
+    assert outcomes["b"].reason == f"{bench.folder / 'slurm'} cannot be written: No space left on device"
+    assert {name: outcome.status for name, outcome in later.items()} == {"b": "ok", "c": "ok"}
+    assert sorted(name for name, *_ in bench.noted()) == ["a", "b", "c"]

@@ -6,13 +6,15 @@ One process writes it at a time: the one that holds the run.
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from mmbench.durable import LineFile
 
 
 @dataclass
@@ -51,48 +53,51 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         self.tasks: list[Task] = []
         self.seconds: deque[float] = deque(maxlen=1000)
-        self._path = path
+        self._file = LineFile(path)
         self._keys: set[str] = set()  # of all tasks
         for line in self._lines():
             self._take(line)
 
     def intend(self, token: str, packs: Sequence[Sequence[str]]) -> None:
-        """Note what is about to be submitted; cells that were submitted before belong to the new packs alone."""
+        """Note what is about to be submitted; cells that were submitted before belong to the new packs alone.
+
+        Raises:
+            OSError: it cannot be kept: what is submitted all the same would be lost with this process.
+        """
         packs = [list(pack) for pack in packs]
-        self._append({"event": "intend", "token": token, "packs": packs, "at": round(time.time(), 3)})
+        line = {"event": "intend", "token": token, "packs": packs, "at": round(time.time(), 3)}
+        self._append(line)
+        self._take(line)
 
     def submitted(self, token: str, job_ids: Sequence[str]) -> None:
         """Note what the scheduler calls the jobs of a submission; [] where it took none."""
-        self._append({"event": "submitted", "token": token, "jobs": list(job_ids)})
+        self._note({"event": "submitted", "token": token, "jobs": list(job_ids)})
 
     def settle(self, keys: Iterable[str], seconds: Iterable[float] = ()) -> None:
         """Note cells that nobody takes up again, and how long those took that ended well."""
-        self._append({"event": "settled", "keys": list(keys), "seconds": [round(value, 3) for value in seconds]})
+        self._note({"event": "settled", "keys": list(keys), "seconds": [round(value, 3) for value in seconds]})
 
     def has(self, key: str) -> bool:
         """Return whether a cell was submitted and not handed back."""
         return key in self._keys
 
-    def _append(self, line: Mapping[str, Any]) -> None:
-        with self._path.open("ab+") as stream:
-            # What a crash left unfinished stays a line of its own.
-            before = b"" if self._ends_whole() else b"\n"
-            stream.write(before + json.dumps(line).encode() + b"\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        self._take(line)
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
 
-    def _ends_whole(self) -> bool:
-        with self._path.open("rb") as stream:
-            if stream.seek(0, os.SEEK_END) == 0:
-                return True
-            stream.seek(-1, os.SEEK_END)
-            return stream.read(1) == b"\n"
+    def _note(self, line: Mapping[str, Any]) -> None:
+        """Take note of what a later process finds out again, from SLURM or the journal, where it could not be kept."""
+        self._take(line)
+        with suppress(OSError):
+            self._append(line)
+
+    def _append(self, line: Mapping[str, Any]) -> None:
+        self._file.append(json.dumps(line).encode() + b"\n")
 
     def _lines(self) -> Iterator[Mapping[str, Any]]:
-        if not self._path.exists():
+        if not self._file.path.exists():
             return
-        for line in self._path.read_bytes().split(b"\n"):
+        for line in self._file.path.read_bytes().split(b"\n"):
             try:
                 read = json.loads(line)
             except ValueError:

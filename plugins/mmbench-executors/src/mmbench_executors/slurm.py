@@ -152,7 +152,7 @@ class SlurmExecutor:
             request = make_request(job, threads=self._threads, payload=payload)
             self._shared.ask(cell.key, request)
         except OSError as error:
-            self._end(cell, Outcome(status="killed", reason=f"{self._shared.path} cannot be written: {error.strerror}"))
+            self._end(cell, self._unwritten(error))
             return
         self._hold(cell)
 
@@ -252,7 +252,12 @@ class SlurmExecutor:
         sent = {key for pack in packs for key in pack}
         self._submitted_at = now
         token = secrets.token_hex(4)
-        self._ledger.intend(token, packs)
+        try:
+            self._ledger.intend(token, packs)
+        except OSError as error:
+            for key in sent:
+                self._end(self._cells[key], self._unwritten(error))
+            return
         try:
             job_ids = self._queue.submit(token, packs)
         except SubmitError as error:
@@ -374,6 +379,9 @@ class SlurmExecutor:
         self._shared.unshow(cell.job.folder)
         self._finished.append((cell, outcome))
 
+    def _unwritten(self, error: OSError) -> Outcome:
+        return Outcome(status="killed", reason=f"{self._shared.path} cannot be written: {error.strerror}")
+
     def _settle_handed(self) -> None:
         """Forget the cells that were handed back: the runner has written them down before it asks again."""
         handed, self._handed = self._handed, []
@@ -397,6 +405,7 @@ class SlurmExecutor:
         self._held.clear()
         if not self._ledger.tasks:
             self._queue.tidy(self._keep_logs)
+        self._ledger.close()
 
 
 def _is_for_good(said: str) -> bool:
