@@ -18,7 +18,6 @@ from typing import Any
 from mmbench.errors import UsageError
 from mmbench.executors import Job, Outcome, Running
 from mmbench.executors.child import one_line
-from mmbench.record import Status
 from mmbench_executors.ledger import Ledger, Task
 from mmbench_executors.packing import pack_size, share_out
 from mmbench_executors.request import make_request
@@ -280,7 +279,7 @@ class SlurmExecutor:
                 return found
         self._refused += 1
         never_took_any = not self._ledger.seconds and not self._states
-        if _is_for_good(str(error)) or (never_took_any and self._refused > 3):
+        if error.is_for_good or (never_took_any and self._refused > 3):
             raise UsageError(f"SLURM does not take the jobs: {one_line(str(error))}")
         self._refused = min(self._refused, 4)
         return []
@@ -353,7 +352,8 @@ class SlurmExecutor:
                 self._again(cell, f"{told} while the cell ran")
                 continue
             else:
-                status, when = _status(ended), "while the cell ran" if begun else "before the cell began"
+                when = "while the cell ran" if begun else "before the cell began"
+                status = "killed" if ended is None else ended.of_cell
                 outcome = Outcome(status=status, reason=one_line(f"{told} {when}"))
             if begun is not None:
                 with suppress(OSError):
@@ -406,15 +406,3 @@ class SlurmExecutor:
         if not self._ledger.tasks:
             self._queue.tidy(self._keep_logs)
         self._ledger.close()
-
-
-def _is_for_good(said: str) -> bool:
-    """Whether SLURM refused for something that waiting does not change."""
-    signs = ("invalid", "unrecognized option", "not permitted", "access denied", "not available")
-    return any(sign in said.lower() for sign in signs)
-
-
-def _status(ended: JobState | None) -> Status:
-    if ended is None:
-        return "killed"
-    return {"TIMEOUT": "timeout", "OUT_OF_MEMORY": "oom_host"}.get(ended.state, "killed")  # type: ignore[return-value]

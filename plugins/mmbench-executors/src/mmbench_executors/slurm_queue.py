@@ -17,6 +17,7 @@ from typing import Any
 from mmbench.config import parse_seconds
 from mmbench.errors import Unavailable, UsageError
 from mmbench.executors.child import one_line
+from mmbench.record import Status
 from mmbench_executors.slurm_folder import LOGS
 from mmbench_executors.slurm_pack import EXIT_WORDS, run_pack
 
@@ -29,6 +30,8 @@ ENDED = frozenset(
 #: How long a program of SLURM may take to answer.
 ANSWER_S = 60.0
 _PREFIX = "mmbench-"
+#: What SLURM says of what it will never take.
+_FOR_GOOD = ("invalid", "unrecognized option", "not permitted", "access denied", "not available")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +49,12 @@ class JobState:
     why: str = ""
     node: str = ""
     exit_code: int | None = None
+
+    @property
+    def of_cell(self) -> Status:
+        """Return the status of a cell that ended with the job."""
+        ends: dict[str, Status] = {"TIMEOUT": "timeout", "OUT_OF_MEMORY": "oom_host"}
+        return ends.get(self.state, "killed")
 
     def in_words(self, job_id: str, said: str = "") -> str:
         """Return how the job ended, as the beginning of a sentence.
@@ -67,6 +76,11 @@ class JobState:
 
 class SubmitError(Exception):
     """SLURM did not take a submission; the message is its own."""
+
+    @property
+    def is_for_good(self) -> bool:
+        """Whether it was refused for something that waiting does not change."""
+        return any(sign in str(self).lower() for sign in _FOR_GOOD)
 
 
 class Queue:
