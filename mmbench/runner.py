@@ -27,8 +27,6 @@ CELL_FUNCTION = "mmbench.cell:run_cell"
 MAX_KILLED = 3
 #: A share of failures is judged from so many finished cells on.
 MIN_CELLS_FOR_SHARE = 10
-#: The share of the free memory that all running cells may hold together.
-MEMORY_SHARE = 0.8
 _WAIT_S = 0.2
 
 StopCause: TypeAlias = Literal["", "max_failures", "budget", "signal", "disk"]
@@ -179,17 +177,6 @@ def is_final(state: CellState, retry: Collection[str] = ()) -> bool:
     if state.status == "killed":
         return state.num_killed >= MAX_KILLED
     return state.status not in TRANSIENT
-
-
-def default_memory_bytes(capacity: int) -> int:
-    """Return the host memory for one of `capacity` cells that run at once, by what is free now (and in our cgroup)."""
-    import psutil
-
-    free = int(psutil.virtual_memory().available)
-    limit = _read_int(Path("/sys/fs/cgroup/memory.max"))
-    if limit is not None:
-        free = min(free, limit - (_read_int(Path("/sys/fs/cgroup/memory.current")) or 0))
-    return max(1, int(free * MEMORY_SHARE) // capacity)
 
 
 @dataclass(kw_only=True)
@@ -471,10 +458,3 @@ class _Run:
         finally:
             for signum, handler in before.items():
                 signal.signal(signum, handler)
-
-
-def _read_int(path: Path) -> int | None:
-    try:
-        return int(path.read_text())
-    except (OSError, ValueError):
-        return None

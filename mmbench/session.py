@@ -17,6 +17,7 @@ from rich.text import Text
 
 from mmbench.admission import Admission
 from mmbench.errors import EmptySelection, MmbenchError, UsageError
+from mmbench.executors.watch import default_memory_bytes
 from mmbench.heartbeat import Heartbeat
 from mmbench.plan import Plan
 from mmbench.planners import planner_of
@@ -24,7 +25,7 @@ from mmbench.progress import Progress
 from mmbench.registry import Reference, check_packages, load_attribute
 from mmbench.report.decisions import decision_lines
 from mmbench.report.text import counted, duration
-from mmbench.runner import Summary, default_memory_bytes, run
+from mmbench.runner import Summary, run
 from mmbench.stage import Stage
 from mmbench.staged import run_stages
 from mmbench.standing import Standing

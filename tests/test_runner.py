@@ -22,8 +22,9 @@ import pytest
 from mmbench.executors import Executor, Job, Outcome, Running
 from mmbench.executors.inline import InlineExecutor
 from mmbench.executors.local import LocalExecutor
+from mmbench.executors.watch import default_memory_bytes
 from mmbench.record import Record
-from mmbench.runner import Event, Summary, default_memory_bytes, run
+from mmbench.runner import Event, Summary, run
 from mmbench.store import RunStore
 
 HERE = Path(__file__).parent

@@ -1,4 +1,4 @@
-"""Watching a cell from outside: its processes, their memory, its log, and the kernel's out-of-memory killer."""
+"""Watching a cell from outside: its processes, their memory, its log, and the memory of its host."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pathlib import Path
 
 import psutil
 
+#: The share of the free memory that all running cells may hold together.
+MEMORY_SHARE = 0.8
 _KERNEL_LISTS_CHILDREN = Path(f"/proc/self/task/{os.getpid()}/children").exists()
 
 
@@ -86,6 +88,15 @@ def num_oom_kills() -> int:
                 if line.startswith("oom_kill "):
                     total += int(line.split()[1])
     return total
+
+
+def default_memory_bytes(capacity: int) -> int:
+    """Return the host memory for one of `capacity` cells that run at once, by what is free now (and in our cgroup)."""
+    free = int(psutil.virtual_memory().available)
+    limit = _read_int(Path("/sys/fs/cgroup/memory.max"))
+    if limit is not None:
+        free = min(free, limit - (_read_int(Path("/sys/fs/cgroup/memory.current")) or 0))
+    return max(1, int(free * MEMORY_SHARE) // capacity)
 
 
 def gib(num_bytes: float) -> str:
@@ -168,3 +179,10 @@ class CappedLog:
             self._num_dropped += skipped + len(self._tail)
         self._num_dropped += max(0, len(joined) - self._half)
         self._tail = joined[-self._half :]
+
+
+def _read_int(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return None

@@ -19,7 +19,7 @@ import ray
 
 from mmbench.executors import Outcome
 from mmbench.executors.child import one_line
-from mmbench.runner import default_memory_bytes
+from mmbench.executors.watch import default_memory_bytes
 from mmbench_executors.request import outcome_to_json
 from mmbench_executors.worker import HOST_LOST, Worker
 

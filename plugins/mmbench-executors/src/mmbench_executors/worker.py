@@ -27,8 +27,8 @@ from typing import Any
 from mmbench.executors import Outcome
 from mmbench.executors.child import one_line
 from mmbench.executors.local import PRELOAD, LocalExecutor
+from mmbench.executors.watch import default_memory_bytes
 from mmbench.record import Status
-from mmbench.runner import default_memory_bytes
 from mmbench_executors.request import (
     file_digest,
     installed_versions,
