@@ -12,7 +12,7 @@ from collections import Counter
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_plan import SINGLE, SUPERVISED, dataset, encoder, fusion, plan
+from plan_cases import SINGLE, SUPERVISED, dataset, encoder, fusion, plan
 
 from mmbench.grid import diagonal
 from mmbench.spec import ObjectiveSpec

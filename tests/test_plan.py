@@ -10,59 +10,13 @@ import time
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from plan_cases import PARTS, SINGLE, SUPERVISED, dataset, encoder, fusion, plan
 
 from mmbench.compatibility import choose_layout, incompatibilities
-from mmbench.config import load_config
 from mmbench.errors import EmptySelection, UsageError
 from mmbench.parts import quality_key
-from mmbench.plan import make_plan
-from mmbench.registry import Entry, Registry
 from mmbench.selection import split_selector
-from mmbench.spec import DatasetInfo, DatasetSpec, EncoderSpec, FusionSpec, Modality, ObjectiveSpec, TaskSpec
-
-TASK = TaskSpec(name="label", kind="multiclass", num_outputs=2)
-
-
-def encoder(name, kind, layouts=("vector", "sequence"), **options):
-    return EncoderSpec(name=name, kinds=(kind,), layouts=layouts, factory="a:b", version="1", **options)
-
-
-def fusion(name, **options):
-    return FusionSpec(name=name, factory="a:b", version="1", **{"missing": True, **options})
-
-
-def dataset(name, modalities=("image", "audio"), **options):
-    return DatasetSpec(
-        name=name,
-        factory="a:b",
-        version="1",
-        modalities=tuple(Modality(name=item, kind=item) for item in modalities),
-        tasks=(TASK,),
-        **options,
-    )
-
-
-SINGLE = fusion("single", min_modalities=1, max_modalities=1)
-SUPERVISED = ObjectiveSpec(name="supervised", factory="a:b", version="1")
-PARTS = (
-    encoder("cnn", "image", defaults={"width": 8}),
-    encoder("mlp", "image", layouts=("vector",)),
-    encoder("logmel", "audio"),
-    SINGLE,
-    fusion("concat"),
-    fusion("cross", accepts="sequence"),
-    SUPERVISED,
-    dataset("pairs"),
-)
-
-
-def registry(*specs, dist="toy"):
-    entries = [Entry(spec=spec, dist=dist, dist_version="1", plugin="toy") for spec in (specs or PARTS)]
-    return Registry(entries=entries)
-
-
-def plan(parts=PARTS, **flags):
-    return make_plan(load_config(flags), registry(*parts))
+from mmbench.spec import DatasetInfo, EncoderSpec, Modality, ObjectiveSpec, TaskSpec
 
 
 def lines(made):

@@ -14,7 +14,7 @@ import time
 from collections import Counter
 
 import pytest
-from test_plan import PARTS, dataset, fusion, plan
+from plan_cases import PARTS, dataset, fusion, plan, walk
 
 from mmbench.errors import UsageError
 from mmbench.journal import Journal
@@ -89,19 +89,12 @@ def wide(epochs=9, **flags):
     return planner_of(plan(parts, grid="race", dataset=["pairs", "more"], train={"epochs": epochs}, **flags))
 
 
-def walk(race, scores):
-    """Drive a race by made-up scores, by fusion; return the fusions of each stage."""
-    stages, results, seen = race.stages(), None, []
-    while True:
-        try:
-            stage = stages.send(results)
-        except StopIteration:
-            return seen
-        cells = list(stage.cells())
-        seen.append(
-            sorted({cell.fusion.label for cell in cells if cell.status == "run" and cell.role in ("cell", "rung")})
-        )
-        results = {cell.cell_id: scores(cell) for cell in cells if cell.status == "run"}
+def raced_fusions(race, scores):
+    """Drive a race by made-up scores; return the fusions whose combos each stage trains."""
+    return [
+        sorted({cell.fusion.label for cell in cells if cell.status == "run" and cell.role in ("cell", "rung")})
+        for cells in walk(race, scores)
+    ]
 
 
 def by_name(cell):
@@ -113,7 +106,7 @@ def by_name(cell):
 def test_the_best_on_val_go_on_and_all_seeds_of_them_are_trained_in_full():
     race = wide(race={"eta": 2, "finalists": 2}, seeds="2")
 
-    assert walk(race, by_name) == [
+    assert raced_fusions(race, by_name) == [
         ["concat", "cross", "f0", "f1", "f2", "f3", "f4", "f5"],
         ["f2", "f3", "f4", "f5"],  # 15 combos a dataset (cross has one encoder pair only), 8 go on
         ["f4", "f5"],
@@ -147,7 +140,7 @@ def test_a_failure_loses_and_equal_scores_are_decided_by_the_loss():
 
     race = wide(race={"eta": 9, "finalists": 1})
 
-    assert walk(race, scores)[-1] == ["f0"]
+    assert raced_fusions(race, scores)[-1] == ["f0"]
     reasons = {cell.fusion.label: cell.reason for cell in race._final() if cell.status == "stopped"}
     assert reasons["f5"] == "stopped at rung 1 of 1 (1 epoch): diverged there"
     assert reasons["f1"].startswith("stopped at rung 1 of 1 (1 epoch): place ")

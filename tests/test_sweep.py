@@ -13,7 +13,7 @@ import time
 from collections import Counter
 
 import pytest
-from test_plan import PARTS, encoder, fusion, plan
+from plan_cases import PARTS, encoder, fusion, plan, walk
 
 from mmbench.errors import UsageError
 from mmbench.journal import Journal
@@ -27,19 +27,6 @@ LR = {"lr": [1e-4, 1e-3, 1e-2]}
 
 def sweep(table, fusions=("concat", "wide"), **flags):
     return planner_of(plan(MORE, dataset=["pairs"], fusion=list(fusions), encoder=["image=cnn"], sweep=table, **flags))
-
-
-def walk(planner, score):
-    """Drive a sweep by made-up scores; return the cells of each stage."""
-    stages, results, seen = planner.stages(), None, []
-    while True:
-        try:
-            stage = stages.send(results)
-        except StopIteration:
-            return seen
-        cells = list(stage.cells())
-        seen.append(cells)
-        results = {**(results or {}), **{cell.cell_id: score(cell) for cell in cells if cell.status == "run"}}
 
 
 def scored(value):
