@@ -21,7 +21,7 @@ from mmbench.combo import Cell
 from mmbench.config import validated
 from mmbench.parts import DatasetPart
 from mmbench.plan import Plan
-from mmbench.stage import Outlook, Result, Results, Stage
+from mmbench.stage import Outlook, Result, Results, Stage, num_unsettled, told
 
 
 class RaceConfig(BaseModel):
@@ -121,8 +121,7 @@ class Race:
             cells = self._rung(rung)
             self._rung_cells += cells
             early = [cell for cell in self.plan.cells() if self._is_early(cell)] if rung == 0 else []
-            launched = [*early, *cells]
-            results = yield Stage(title=self._title(rung), cells=lambda launched=launched: launched)  # type: ignore[misc]
+            results = yield Stage.of(self._title(rung), [*early, *cells])
             for heat in self._heats.values():
                 if rung < len(heat.epochs) and not heat.waiting:
                     self._decide(
@@ -183,17 +182,15 @@ class Race:
 
     def _rung(self, rung: int) -> list[Cell]:
         left = {
-            cell.combo
+            cell.cell_id
             for heat in self._heats.values()
             if rung < len(heat.epochs) and not heat.waiting
             for cell in heat.left
         }
-        order = {cell.cell_id: cell for heat in self._heats.values() for cell in heat.entered if cell.combo in left}
-        first = self.plan.config.seeds[0]
         found = []
         # In the plan's order, in which datasets and fusions take turns.
         for cell in self.plan.cells():
-            if cell.seed == first and cell.cell_id in order:
+            if cell.cell_id in left:
                 epochs = self._heats[cell.dataset.digest].epochs[rung]
                 about = {"rung": rung + 1, "epochs": epochs}
                 found.append(self.plan.variant(cell, role="rung", train={"epochs": epochs}, about=about))
@@ -202,7 +199,7 @@ class Race:
     def _decide(self, heat: _Heat, rung: int, cells: Sequence[Cell], results: Results) -> None:
         """Let the best go on, or note what has to end first."""
         came = [(cell, results.get(cell.cell_id)) for cell in cells]
-        unsettled = sum(1 for cell, result in came if cell.status == "run" and (result is None or not result.settled))
+        unsettled = num_unsettled(cells, results)
         if unsettled:
             heat.waiting = f"rung {rung + 1} of {len(heat.epochs)} is not decided: {unsettled} of its cells did not end"
             return
@@ -265,8 +262,6 @@ def _score(cell: Cell, result: Result | None, kept: bool) -> dict[str, Any]:
     row: Mapping[str, Any] = cell.row()
     return {
         **{name: row[name] for name in ("cell_id", "encoders", "fusion", "objective")},
-        "status": result.status if result else cell.status,
-        "val_score": result.score if result else None,
-        "val_loss": result.loss if result else None,
+        **told(cell, result),
         "kept": kept,
     }

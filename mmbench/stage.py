@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias
 
@@ -33,7 +33,7 @@ class Result:
         """What cells are compared by, more being better; None without a result."""
         if self.status not in DONE or (self.score is None and self.loss is None):
             return None
-        return (-math.inf if self.score is None else self.score, -math.inf if self.loss is None else -self.loss)
+        return _order(self.score, self.loss)
 
 
 Results: TypeAlias = Mapping[str, Result]
@@ -50,6 +50,11 @@ class Stage:
 
     title: str
     cells: Callable[[], Iterable[Cell]]
+
+    @classmethod
+    def of(cls, title: str, cells: Sequence[Cell]) -> Stage:
+        """Return a stage of cells that are known by now."""
+        return cls(title=title, cells=lambda: cells)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +135,21 @@ def result_of(record: Record, *, num_killed: int, max_killed: int) -> Result:
     )
 
 
+def num_unsettled(cells: Iterable[Cell], results: Results) -> int:
+    """Return how many of the cells that can run did not come to an end yet."""
+    came = (results.get(cell.cell_id) for cell in cells if cell.status == "run")
+    return sum(1 for result in came if result is None or not result.settled)
+
+
+def told(cell: Cell, result: Result | None) -> dict[str, Any]:
+    """Return what a decision says of a cell that it was made by, as plain JSON."""
+    return {
+        "status": result.status if result else cell.status,
+        "val_score": result.score if result else None,
+        "val_loss": result.loss if result else None,
+    }
+
+
 def only_val(record: Record) -> Record:
     """Leave out of a record all that a planner must not know."""
     return replace(record, metrics=(), info={key: record.info[key] for key in ("history",) if key in record.info})
@@ -137,7 +157,11 @@ def only_val(record: Record) -> Record:
 
 def _epoch_order(epoch: Mapping[str, Any]) -> tuple[float, float]:
     """As `mmbench.train.Trainer` chooses the epoch."""
-    score, loss = _finite(epoch.get("val_score")), _finite(epoch.get("val_loss"))
+    return _order(_finite(epoch.get("val_score")), _finite(epoch.get("val_loss")))
+
+
+def _order(score: float | None, loss: float | None) -> tuple[float, float]:
+    """What is best on val comes last; of equal scores the lower loss, and what is not known loses."""
     return (-math.inf if score is None else score, -math.inf if loss is None else -loss)
 
 

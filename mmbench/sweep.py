@@ -19,7 +19,7 @@ from mmbench.parts import Part, make_part
 from mmbench.plan import Plan
 from mmbench.record import CellRole
 from mmbench.spec import to_json
-from mmbench.stage import Outlook, Results, Stage
+from mmbench.stage import Outlook, Results, Stage, num_unsettled, told
 from mmbench.sweep_space import DEFAULT_TRIALS, Axis, Sampler, Values, num_points, parts_of, read_sweep, sampler_of
 
 
@@ -36,6 +36,7 @@ class _Tuned:
         score: Mean score on val of what was chosen.
         failed: Why nothing could be chosen, or "".
         waiting: Why nothing is chosen yet, or "".
+        decided: The decision as plain JSON.
     """
 
     cell: Cell
@@ -84,7 +85,7 @@ class Sweep:
             # Every combo's first trial before any second one.
             asked = [self._ask(combo) for _ in numbers for combo in self._combos.values() if not combo.waiting]
             title = f"trial {first + 1} of {self.num_trials}" if in_turn else f"{self.num_trials} trials of each combo"
-            results = yield Stage(title=title, cells=lambda asked=asked: asked)  # type: ignore[misc]
+            results = yield Stage.of(title, asked)
             for combo in self._combos.values():
                 self._tell(combo, results, last=first + 1 == self.num_trials or not in_turn)
         yield Stage(title="the grid, tuned", cells=self._final)
@@ -148,9 +149,7 @@ class Sweep:
         if combo.waiting:
             return
         came = [(values, cell, results.get(cell.cell_id)) for values, cell in combo.trials]
-        unsettled = sum(
-            1 for _, cell, result in came if cell.status == "run" and (result is None or not result.settled)
-        )
+        unsettled = num_unsettled((cell for _, cell in combo.trials), results)
         if unsettled:
             combo.waiting = f"not tuned yet: {unsettled} of its trials did not end"
             return
@@ -186,9 +185,7 @@ class Sweep:
                     "cell_id": cell.cell_id,
                     "seed": cell.seed,
                     "values": to_json(values),
-                    "status": result.status if result else cell.status,
-                    "val_score": result.score if result else None,
-                    "val_loss": result.loss if result else None,
+                    **told(cell, result),
                 }
                 for values, cell, result in came
             ],
