@@ -2,14 +2,15 @@
 
 A trial is a cell of its own, trained with the first seed and scored on val alone. Where a combo has fewer points than
 trials, a point that comes again is trained with the next seed, and its score is the mean: a method with little to tune
-gets as many trainings as any other. The values with the best mean score are chosen; all seeds are trained with them.
+gets as many trainings as any other. The values with the best mean score are chosen, of those that failed least often;
+all seeds are trained with them.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,7 +20,7 @@ from mmbench.parts import Part, make_part
 from mmbench.plan import Plan
 from mmbench.record import CellRole
 from mmbench.spec import to_json
-from mmbench.stage import Outlook, Results, Stage, num_unsettled, told
+from mmbench.stage import Outlook, Result, Results, Stage, num_unsettled, told
 from mmbench.sweep_space import DEFAULT_TRIALS, Axis, Sampler, Values, num_points, parts_of, read_sweep, sampler_of
 
 
@@ -155,22 +156,29 @@ class Sweep:
             return
         latest = came[-1][2]
         combo.sampler.tell(latest.order[0] if latest is not None and latest.order is not None else None)
-        if not last:
-            return
-        points: dict[str, list[tuple[float, float]]] = {}
+        if last:
+            self._choose(combo, came)
+
+    def _choose(self, combo: _Tuned, came: Sequence[tuple[Values, Cell, Result | None]]) -> None:
+        """Take the values whose trials failed least often, and of these the ones with the best mean."""
+        points: dict[str, list[tuple[float, float] | None]] = {}
         by_key: dict[str, Values] = {}
         for values, _, result in came:
-            if result is not None and result.order is not None:
-                key = json.dumps(to_json(values), sort_keys=True)
-                by_key[key] = values
-                points.setdefault(key, []).append(result.order)
-        means = {key: tuple(math.fsum(part) / len(part) for part in zip(*orders)) for key, orders in points.items()}
+            key = json.dumps(to_json(values), sort_keys=True)
+            by_key[key] = values
+            points.setdefault(key, []).append(result.order if result is not None else None)
+        means: dict[str, tuple[float, ...]] = {}
+        for key, orders in points.items():
+            known = [order for order in orders if order is not None]
+            if known:
+                # A mean over the seeds that did not fail would favour values that work by luck.
+                means[key] = (len(known) / len(orders), *(math.fsum(part) / len(known) for part in zip(*known)))
         if not means:
             combo.failed = "not tuned: no trial of it had a result"
         else:
             # Of equal points the one that was tried first.
             best = max(means, key=lambda key: means[key])
-            combo.values, score = by_key[best], means[best][0]
+            combo.values, score = by_key[best], means[best][1]
             combo.score = score if math.isfinite(score) else None
         row = combo.cell.row()
         combo.decided = {

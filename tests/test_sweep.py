@@ -163,6 +163,22 @@ def test_a_repeated_point_is_judged_by_the_mean_of_its_seeds():
     assert decision["val_score"] == pytest.approx(0.6)
 
 
+def test_a_point_that_failed_with_one_seed_loses_to_one_that_never_did():
+    def score(cell):
+        if cell.fusion is None or cell.fusion.label != "concat" or cell.role != "trial":
+            return scored(0.0)
+        if (cell.dataset.train.lr, cell.seed) == (1e-2, 1):
+            return Result(status="diverged", settled=True)
+        return scored({1e-4: 0.5, 1e-3: 0.6, 1e-2: 0.9}[cell.dataset.train.lr])
+
+    planner = sweep({"method": "grid", "train": LR, "fusion": {"wide": {"width": [4, 16]}}})
+    walk(planner, score)
+    [decision] = [item for item in planner.decisions() if item["fusion"] == "concat"]
+
+    assert decision["values"] == {"train.lr": 1e-3}
+    assert decision["val_score"] == pytest.approx(0.6)
+
+
 def test_trials_that_fail_lose_and_a_combo_of_failures_is_stopped_and_one_that_did_not_end_waits():
     def score(cell):
         if cell.role == "trial" and cell.fusion.label == "wide":
