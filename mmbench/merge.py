@@ -5,24 +5,22 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from mmbench.durable import sync
 from mmbench.errors import UsageError
+from mmbench.merge_sources import Decisive, Source, kind, mapping, open_sources, read_journals, settle_labels
 from mmbench.record import DONE, Record
 from mmbench.store import RECORD_FILE, RunStore, check_run_name
 
 #: Scores of one cell that differ by more than this did not come from equal computations.
 TOLERANCE = 1e-9
-
-#: Split, condition, task and name of a score.
-ScoreKey: TypeAlias = tuple[str, str, str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,46 +58,6 @@ class Merged:
         }
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Decisive:
-    """The attempt that decides about a cell in one source.
-
-    Attributes:
-        place: Its position among the records of the journal.
-        scores: Of a cell that several sources plan, else empty.
-    """
-
-    place: int
-    status: str
-    started_at: str
-    scores: Mapping[ScoreKey, float | None]
-
-
-@dataclass(kw_only=True)
-class _Source:
-    """One run that is merged, as it was when it was read.
-
-    Attributes:
-        labels: What each of its datasets is called in the new run.
-        splits: Hashes of the splits that its cells saw, by dataset.
-        identities: What the data were, by dataset, as its records tell.
-        num_records: Of its journal; later ones are left for another merge.
-    """
-
-    name: str
-    store: RunStore
-    about: Mapping[str, Any]
-    datasets: Mapping[str, Any]
-    rows: Mapping[str, Mapping[str, Any]]
-    labels: dict[str, str] = field(default_factory=dict)
-    decisive: dict[str, _Decisive] = field(default_factory=dict)
-    splits: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
-    identities: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-    num_records: int = 0
-    num_damaged: int = 0
-    num_without_files: int = 0
-
-
 def merge_runs(folders: Sequence[Path], into: Path, *, argv: Sequence[str] = (), force: bool = False) -> Merged:
     """Join runs into a new one.
 
@@ -120,20 +78,20 @@ def merge_runs(folders: Sequence[Path], into: Path, *, argv: Sequence[str] = (),
     check_run_name(into.name)
     if into.exists():
         raise UsageError(f"{into} exists; merge into another name, or move it away")
-    sources = _open(folders)
-    _read_journals(sources)
-    notes = _settle_labels(sources, force=force)
+    sources = open_sources(folders)
+    read_journals(sources)
+    notes = settle_labels(sources, force=force)
     rows = _rows(sources)
     choice = _choose(sources, rows)
     notes += _several_results(sources, choice)
     with _staged(into) as store:
         store.write_run(
             {
-                **({"kind": "profile"} if _kind(sources[0]) == "profile" else {}),
+                **({"kind": "profile"} if kind(sources[0]) == "profile" else {}),
                 "argv": list(argv),
                 "started_at": max((str(source.about.get("started_at", "")) for source in sources), default=""),
-                "config": _shared([_mapping(source.about.get("config")) for source in sources]),
-                "environment": _shared([_mapping(source.about.get("environment")) for source in sources]),
+                "config": _shared([mapping(source.about.get("config")) for source in sources]),
+                "environment": _shared([mapping(source.about.get("environment")) for source in sources]),
                 "merged": [{"run": source.name, **source.about} for source in sources],
             }
         )
@@ -155,151 +113,10 @@ def merge_runs(folders: Sequence[Path], into: Path, *, argv: Sequence[str] = (),
     )
 
 
-# Reading
-
-
-def _open(folders: Sequence[Path]) -> list[_Source]:
-    if len(folders) < 2:
-        raise UsageError("name at least two runs to merge")
-    stores = [RunStore.open(folder) for folder in folders]
-    places = [store.folder.resolve() for store in stores]
-    for place, count in Counter(places).items():
-        if count > 1:
-            raise UsageError(f"{place.name} is named {count} times; name each run once")
-    sources = [
-        _Source(
-            name=name,
-            store=store,
-            about=store.read_run(),
-            datasets=store.datasets(),
-            rows={row["cell_id"]: row for row in store.planned()},
-        )
-        for name, store in zip(_names(places), stores)
-    ]
-    first = sources[0]
-    for source in sources[1:]:
-        if _kind(source) != _kind(first):
-            raise UsageError(
-                f"{first.name} holds {_kind(first)}s and {source.name} {_kind(source)}s; a run holds one of the two"
-            )
-    return sources
-
-
-def _names(places: Sequence[Path]) -> list[str]:
-    """Name each run by its folder; with the folder above, and then a number, where that is not unique."""
-    names = [place.name for place in places]
-    if len(set(names)) < len(names):
-        names = [f"{place.parent.name}/{place.name}" for place in places]
-    seen: Counter[str] = Counter()
-    found = []
-    for name in names:
-        seen[name] += 1
-        found.append(name if seen[name] == 1 else f"{name} {seen[name]}")
-    return found
-
-
-def _kind(source: _Source) -> str:
-    return "profile" if source.about.get("kind") == "profile" else "trained cell"
-
-
-def _read_journals(sources: Sequence[_Source]) -> None:
-    planned = Counter(cell_id for source in sources for cell_id in source.rows)
-    for source in sources:
-        for place, record in enumerate(source.store.journal):
-            source.num_records = place + 1
-            dataset = source.rows.get(record.cell_id, {}).get("dataset")
-            if dataset is not None and record.status in DONE:
-                _note_data(source, str(dataset), record.info)
-            before = source.decisive.get(record.cell_id)
-            if before is not None and before.status == "ok" and record.status != "ok":
-                continue
-            source.decisive[record.cell_id] = _Decisive(
-                place=place,
-                status=record.status,
-                started_at=record.started_at,
-                scores=_scores(record) if planned[record.cell_id] > 1 else {},
-            )
-        source.num_damaged = source.store.journal.num_damaged
-
-
-def _note_data(source: _Source, dataset: str, info: Mapping[str, Any]) -> None:
-    if isinstance(info.get("split_hash"), str):
-        source.splits[dataset].add(info["split_hash"])
-    identity = _mapping(_mapping(info.get("identity")).get("dataset"))
-    if identity:
-        source.identities.setdefault(dataset, identity)
-
-
-def _scores(record: Record) -> dict[ScoreKey, float | None]:
-    if record.status not in DONE:
-        return {}
-    return {
-        (item.split, item.condition, item.task, item.name): item.value
-        for item in record.metrics
-        if item.phase == "evaluate"
-    }
-
-
-# What the sources disagree about
-
-
-def _settle_labels(sources: Sequence[_Source], *, force: bool) -> list[str]:
-    """Give every dataset of every source its name in the new run; return what to say about it.
-
-    Raises:
-        UsageError: sources disagree about a dataset, and `force` is not given.
-    """
-    notes: list[str] = []
-    kept: dict[str, list[tuple[str, _Source]]] = defaultdict(list)  # by old name: new name and who has it first
-    for source in sources:
-        for label in dict.fromkeys([*source.datasets, *(str(row["dataset"]) for row in source.rows.values())]):
-            differences = [_differences(label, earlier, source) for _, earlier in kept[label]]
-            agreeing = next((new for (new, _), found in zip(kept[label], differences) if not found), None)
-            if agreeing is None:
-                agreeing = f"{label} (from {source.name})" if kept[label] else label
-                if differences:
-                    words = f"{label} is not the same in {kept[label][0][1].name} and {source.name}: "
-                    notes.append(words + "; ".join(differences[0]))
-                    if force:
-                        notes[-1] += f"; what {source.name} has is kept apart as {agreeing!r}"
-                kept[label].append((agreeing, source))
-            source.labels[label] = agreeing
-    if notes and not force:
-        raise UsageError(
-            "\n".join(notes) + "\nSuch numbers do not belong in one table: merge fewer runs, "
-            "or --force to keep the later ones apart under a name of their own"
-        )
-    return notes
-
-
-def _differences(label: str, first: _Source, second: _Source) -> list[str]:
-    """Return in words what two sources do not share about a dataset."""
-    one, other = _mapping(first.datasets.get(label)), _mapping(second.datasets.get(label))
-    found: list[str] = []
-    if one.get("key") != other.get("key"):
-        before, after = first.identities.get(label, {}), second.identities.get(label, {})
-        found += _unequal(before, after) or [f"other data ({_short(one.get('key'))} and {_short(other.get('key'))})"]
-    elif first.splits[label] and second.splits[label] and first.splits[label] != second.splits[label]:
-        splits = (", ".join(sorted(source.splits[label])) for source in (first, second))
-        found.append(f"other splits ({' and '.join(splits)})")
-    return found + [
-        f"training with {words}" for words in _unequal(_mapping(one.get("train")), _mapping(other.get("train")))
-    ]
-
-
-def _unequal(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    names = dict.fromkeys([*one, *other])
-    return [f"{name} {one.get(name)} and {other.get(name)}" for name in names if one.get(name) != other.get(name)]
-
-
-def _short(key: object) -> str:
-    return str(key)[:12] if key else "no key"
-
-
 # The new run
 
 
-def _rows(sources: Sequence[_Source]) -> dict[str, Mapping[str, Any]]:
+def _rows(sources: Sequence[Source]) -> dict[str, Mapping[str, Any]]:
     """Return the union of the plans, in the order in which a run of the whole would go: a seed's baselines first."""
     rows: dict[str, Mapping[str, Any]] = {}
     for source in sources:
@@ -314,7 +131,7 @@ def _rows(sources: Sequence[_Source]) -> dict[str, Mapping[str, Any]]:
     return {row["cell_id"]: row for row in ordered}
 
 
-def _choose(sources: Sequence[_Source], rows: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
+def _choose(sources: Sequence[Source], rows: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
     """Return for every cell that was tried which source it is taken from."""
     choice: dict[str, int] = {}
     for at, source in enumerate(sources):
@@ -327,13 +144,13 @@ def _choose(sources: Sequence[_Source], rows: Mapping[str, Mapping[str, Any]]) -
     return choice
 
 
-def _is_better(found: _Decisive, before: _Decisive) -> bool:
+def _is_better(found: Decisive, before: Decisive) -> bool:
     if before.status in DONE or found.status in DONE:
         return before.status not in DONE
     return found.started_at > before.started_at
 
 
-def _datasets(sources: Sequence[_Source]) -> dict[str, Any]:
+def _datasets(sources: Sequence[Source]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for source in sources:
         for label, about in source.datasets.items():
@@ -341,7 +158,7 @@ def _datasets(sources: Sequence[_Source]) -> dict[str, Any]:
     return found
 
 
-def _decisions(sources: Sequence[_Source]) -> list[dict[str, Any]]:
+def _decisions(sources: Sequence[Source]) -> list[dict[str, Any]]:
     """Return what races and sweeps decided, each decision once."""
     found: list[dict[str, Any]] = []
     for source in sources:
@@ -352,7 +169,7 @@ def _decisions(sources: Sequence[_Source]) -> list[dict[str, Any]]:
     return found
 
 
-def _copy(source: _Source, store: RunStore, wanted: set[str]) -> None:
+def _copy(source: Source, store: RunStore, wanted: set[str]) -> None:
     """Append a source's records of the wanted cells, each decisive one with its files."""
     for place, record in enumerate(islice(iter(source.store.journal), source.num_records)):
         if record.cell_id not in wanted:
@@ -431,7 +248,7 @@ def _empty(folder: Path) -> None:
 # Words
 
 
-def _several_results(sources: Sequence[_Source], choice: Mapping[str, int]) -> list[str]:
+def _several_results(sources: Sequence[Source], choice: Mapping[str, int]) -> list[str]:
     pairs: Counter[tuple[int, int]] = Counter()
     for at, source in enumerate(sources):
         for cell_id, found in source.decisive.items():
@@ -445,7 +262,7 @@ def _several_results(sources: Sequence[_Source], choice: Mapping[str, int]) -> l
 
 
 def _differing_scores(
-    sources: Sequence[_Source], choice: Mapping[str, int], rows: Mapping[str, Mapping[str, Any]]
+    sources: Sequence[Source], choice: Mapping[str, int], rows: Mapping[str, Mapping[str, Any]]
 ) -> list[str]:
     """Name every cell whose scores, beyond the tolerance, are not the same in all sources that have them."""
     found: list[str] = []
@@ -477,7 +294,7 @@ def _is_equal(one: float | None, other: float | None) -> bool:
     return abs(one - other) <= TOLERANCE * max(1.0, abs(one))
 
 
-def _losses(sources: Sequence[_Source]) -> list[str]:
+def _losses(sources: Sequence[Source]) -> list[str]:
     found = []
     for source in sources:
         if source.num_damaged:
@@ -507,11 +324,7 @@ def _shared(tables: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for name, value in first.items():
         values = [table.get(name) for table in others]
         if isinstance(value, Mapping) and all(isinstance(other, Mapping) for other in values):
-            found[name] = _shared([value, *(_mapping(other) for other in values)])
+            found[name] = _shared([value, *(mapping(other) for other in values)])
         elif all(other == value for other in values):
             found[name] = value
     return found
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
