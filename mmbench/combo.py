@@ -163,3 +163,13 @@ def cell_id_of(
         val_only=role in CHOOSING,
     )
     return key[:ID_DIGITS]
+
+
+def place_in_tables(row: Mapping[str, Any]) -> tuple[Any, ...] | None:
+    """Return what no two cells of a run may share, of a line of plan.json; None where it only helps to choose others.
+
+    Cells of one place and different ids are the same combo and seed made otherwise: tuned to other values, say.
+    """
+    if row.get("role") in CHOOSING:
+        return None
+    return tuple(row.get(name) for name in ("dataset", "encoders", "fusion", "objective", "variant", "seed"))

@@ -13,9 +13,20 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from mmbench.combo import place_in_tables
 from mmbench.durable import sync
 from mmbench.errors import UsageError
-from mmbench.merge_sources import Decisive, Source, kind, mapping, open_sources, read_journals, settle_labels
+from mmbench.merge_sources import (
+    Decisive,
+    Source,
+    counted_cells,
+    kind,
+    mapping,
+    open_sources,
+    read_journals,
+    row_words,
+    settle_labels,
+)
 from mmbench.record import DONE, Record
 from mmbench.store import RECORD_FILE, RunStore, check_run_name
 
@@ -127,7 +138,10 @@ def _rows(sources: Sequence[Source]) -> dict[str, Mapping[str, Any]]:
             better = before is not None and before["status"] != "run" and row["status"] == "run"
             if before is None or (better and before["dataset"] == label):
                 rows[cell_id] = {**row, "dataset": label}
-    ordered = sorted(rows.values(), key=lambda row: (int(row.get("seed", 0)), row.get("role") != "baseline"))
+    # Where one source has chosen a combo's values, another's cell that was to wait for that is none any more.
+    run = {place_in_tables(row) for row in rows.values() if row["status"] == "run"} - {None}
+    left = [row for row in rows.values() if row["status"] == "run" or place_in_tables(row) not in run]
+    ordered = sorted(left, key=lambda row: (int(row.get("seed", 0)), row.get("role") != "baseline"))
     return {row["cell_id"]: row for row in ordered}
 
 
@@ -137,7 +151,8 @@ def _choose(sources: Sequence[Source], rows: Mapping[str, Mapping[str, Any]]) ->
     for at, source in enumerate(sources):
         for cell_id, found in source.decisive.items():
             row = source.rows.get(cell_id)
-            if row is not None and source.labels[str(row["dataset"])] != rows[cell_id]["dataset"]:
+            planned = rows.get(cell_id)
+            if row is not None and planned and source.labels[str(row["dataset"])] != planned["dataset"]:
                 continue  # the same cell on data that differ: the plan has the first source's
             if cell_id not in choice or _is_better(found, sources[choice[cell_id]].decisive[cell_id]):
                 choice[cell_id] = at
@@ -255,8 +270,8 @@ def _several_results(sources: Sequence[Source], choice: Mapping[str, int]) -> li
             if found.status in DONE and cell_id in choice and choice[cell_id] != at:
                 pairs[choice[cell_id], at] += 1
     return [
-        f"{_cells(count)} of {sources[at].name} {'has' if count == 1 else 'have'} a result in {sources[chosen].name} "
-        f"too: {sources[chosen].name}'s {'was' if count == 1 else 'were'} taken"
+        f"{counted_cells(count)} of {sources[at].name} {'has' if count == 1 else 'have'} a result in "
+        f"{sources[chosen].name} too: {sources[chosen].name}'s {'was' if count == 1 else 'were'} taken"
         for (chosen, at), count in pairs.items()
     ]
 
@@ -281,7 +296,7 @@ def _differing_scores(
                 )
                 more = f", and {len(unequal) - 1} more" if len(unequal) > 1 else ""
                 found.append(
-                    f"cell {cell_id} ({_in_words(rows.get(cell_id, {}))}): {words} is {kept.scores[unequal[0]]} in "
+                    f"cell {cell_id} ({row_words(rows.get(cell_id, {}))}): {words} is {kept.scores[unequal[0]]} in "
                     f"{sources[at].name} and {other.scores[unequal[0]]} in {source.name}{more}; equal hardware and "
                     "versions would give equal scores"
                 )
@@ -302,19 +317,10 @@ def _losses(sources: Sequence[Source]) -> list[str]:
             found.append(f"{source.num_damaged} damaged {lines} in the journal of {source.name} could not be read")
         if source.num_without_files:
             found.append(
-                f"{_cells(source.num_without_files)} of {source.name} came without files (predictions, timings): "
-                "paired tests leave them out"
+                f"{counted_cells(source.num_without_files)} of {source.name} came without files (predictions, "
+                "timings): paired tests leave them out"
             )
     return found
-
-
-def _cells(count: int) -> str:
-    return f"{count} cell" if count == 1 else f"{count} cells"
-
-
-def _in_words(row: Mapping[str, Any]) -> str:
-    parts = [row.get(name) for name in ("dataset", "encoders", "fusion")]
-    return ", ".join([*(str(part) for part in parts if part), f"seed {row.get('seed', '?')}"])
 
 
 def _shared(tables: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from mmbench.combo import place_in_tables
 from mmbench.errors import UsageError
 from mmbench.record import DONE, Record
 from mmbench.store import RunStore
@@ -155,19 +156,22 @@ def settle_labels(sources: Sequence[Source], *, force: bool) -> list[str]:
         UsageError: sources disagree about a dataset, and `force` is not given.
     """
     notes: list[str] = []
-    kept: dict[str, list[tuple[str, Source]]] = defaultdict(list)  # by old name: new name and who has it first
+    kept: dict[str, list[tuple[str, list[Source]]]] = defaultdict(list)  # by old name: new name and who has it
     for source in sources:
         for label in dict.fromkeys([*source.datasets, *(str(row["dataset"]) for row in source.rows.values())]):
             differences = [_differences(label, earlier, source) for _, earlier in kept[label]]
-            agreeing = next((new for (new, _), found in zip(kept[label], differences) if not found), None)
-            if agreeing is None:
+            at = next((at for at, found in enumerate(differences) if not found), None)
+            if at is not None:
+                agreeing, members = kept[label][at]
+                members.append(source)
+            else:
                 agreeing = f"{label} (from {source.name})" if kept[label] else label
                 if differences:
-                    words = f"{label} is not the same in {kept[label][0][1].name} and {source.name}: "
+                    words = f"{label} is not the same in {kept[label][0][1][0].name} and {source.name}: "
                     notes.append(words + "; ".join(differences[0]))
                     if force:
                         notes[-1] += f"; what {source.name} has is kept apart as {agreeing!r}"
-                kept[label].append((agreeing, source))
+                kept[label].append((agreeing, [source]))
             source.labels[label] = agreeing
     if notes and not force:
         raise UsageError(
@@ -177,8 +181,35 @@ def settle_labels(sources: Sequence[Source], *, force: bool) -> list[str]:
     return notes
 
 
-def _differences(label: str, first: Source, second: Source) -> list[str]:
-    """Return in words what two sources do not share about a dataset."""
+def _differences(label: str, earlier: Sequence[Source], source: Source) -> list[str]:
+    """Return in words what a source does not share about a dataset with earlier ones, which agree about it."""
+    found = _other_data(label, earlier[0], source)
+    return found or [words for one in earlier for words in _made_otherwise(label, one, source)]
+
+
+def _made_otherwise(label: str, first: Source, second: Source) -> list[str]:
+    """Return in words which cells of two sources would stand in one place of a table and are not the same cell."""
+    places = {place_in_tables(row): row for row in first.rows.values() if _runs_on(label, row)}
+    pairs = [(places.get(place_in_tables(row)), row) for row in second.rows.values() if _runs_on(label, row)]
+    found = [(one, other) for one, other in pairs if one is not None and one["cell_id"] != other["cell_id"]]
+    if not found:
+        return []
+    ways = [_tuned(row) for row in found[0]]
+    why = " and ".join(ways) if ways[0] != ways[1] else "another master_seed, or another version of a part"
+    return [f"{counted_cells(len(found))} made otherwise than in {first.name} ({row_words(found[0][1])}: {why})"]
+
+
+def _runs_on(label: str, row: Mapping[str, Any]) -> bool:
+    return row["dataset"] == label and row["status"] == "run" and place_in_tables(row) is not None
+
+
+def _tuned(row: Mapping[str, Any]) -> str:
+    values = mapping(mapping(row.get("tuned")).get("values"))
+    return "tuned to " + ", ".join(f"{name}={value}" for name, value in values.items()) if values else "not tuned"
+
+
+def _other_data(label: str, first: Source, second: Source) -> list[str]:
+    """Return in words how the data differ that two sources have under one name, and the training on them."""
     one, other = mapping(first.datasets.get(label)), mapping(second.datasets.get(label))
     found: list[str] = []
     if one.get("key") != other.get("key"):
@@ -204,3 +235,14 @@ def _short(key: object) -> str:
 def mapping(value: Any) -> Mapping[str, Any]:
     """Return a table of a file as it is, and an empty one for anything else."""
     return value if isinstance(value, Mapping) else {}
+
+
+def counted_cells(count: int) -> str:
+    """Return "1 cell", "2 cells"."""
+    return f"{count} cell" if count == 1 else f"{count} cells"
+
+
+def row_words(row: Mapping[str, Any]) -> str:
+    """Return what people call a cell."""
+    parts = [row.get(name) for name in ("dataset", "encoders", "fusion")]
+    return ", ".join([*(str(part) for part in parts if part), f"seed {row.get('seed', '?')}"])

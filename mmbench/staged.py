@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Protocol
 
-from mmbench.record import CHOOSING, DONE
+from mmbench.combo import place_in_tables
+from mmbench.record import DONE
 from mmbench.runner import MAX_KILLED, Summary
 from mmbench.stage import Planner, Result, Stage, only_val, result_of
 from mmbench.store import RunStore
@@ -102,16 +103,9 @@ def _kept_ids(store: RunStore, planner: Planner) -> set[str]:
     ids.difference_update(row["cell_id"] for row in planner.rows())
     if planner.outlook():
         # A tuned cell has another id than the one that was pending before its combo was tuned, or was tuned otherwise.
-        combos = {_combo(row) for row in planner.rows()} - {None}
-        ids.difference_update(row["cell_id"] for row in store.planned() if _combo(row) in combos)
+        places = {place_in_tables(row) for row in planner.rows()} - {None}
+        ids.difference_update(row["cell_id"] for row in store.planned() if place_in_tables(row) in places)
     return ids
-
-
-def _combo(row: Mapping[str, Any]) -> tuple[Any, ...] | None:
-    """Return what no two rows of results may share; None for a cell that only helps to choose."""
-    if row["role"] in CHOOSING:
-        return None
-    return tuple(row[name] for name in ("dataset", "encoders", "fusion", "objective", "seed"))
 
 
 def _tuned_combo(decision: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -206,6 +206,51 @@ def test_runs_that_disagree_about_a_dataset_are_refused_or_kept_apart(
     assert boards == {"digits": 0.5, "digits (from two)": 0.9}
 
 
+TUNED = {"values": {"train.lr": 0.1}, "method": "grid", "num_trials": 3, "val_score": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"tuned": TUNED}, "not tuned and tuned to train.lr=0.1"),
+        ({}, "another master_seed, or another version of a part"),
+    ],
+)
+def test_two_cells_never_share_a_place_in_the_tables(tmp_path: Path, changes: dict[str, Any], why: str) -> None:
+    make(tmp_path / "one", [row(A, encoders="image:cnn")], [record(A, 0.5)])
+    make(tmp_path / "agrees", [row(D)], [record(D, 0.6)])
+    make(tmp_path / "two", [row(B, encoders="image:cnn", **changes)], [record(B, 0.9)])
+    folders = [tmp_path / "agrees", tmp_path / "one", tmp_path / "two"]
+
+    with pytest.raises(UsageError) as caught:
+        merge_runs(folders, tmp_path / "both")
+    merge_runs(folders, tmp_path / "apart", force=True)
+
+    assert str(caught.value).startswith(
+        "digits is not the same in agrees and two: 1 cell made otherwise than in one "
+        f"(digits, image:cnn, single, seed 0: {why})\n"
+    )
+    boards = {
+        board.dataset: {made.encoders: made.score.by_seed for made in board.rows if made.score is not None}
+        for board in build_report(tmp_path / "apart").boards
+    }
+    assert boards == {
+        "digits": {"image:cnn": {0: 0.5}, "image:cnn[width=100]": {0: 0.6}},
+        "digits (from two)": {"image:cnn": {0: 0.9}},
+    }
+
+
+def test_a_cell_that_waits_to_be_tuned_makes_way_for_the_one_that_was(tmp_path: Path) -> None:
+    waits = row(A, encoders="image:cnn", status="pending", reason="its trials come first")
+    make(tmp_path / "begun", [waits, row(C, role="trial")], [record(C, None, "killed")])
+    make(tmp_path / "done", [row(B, encoders="image:cnn", tuned=TUNED), row(C, role="trial")], [record(B, 0.9)])
+
+    made = merge_runs([tmp_path / "begun", tmp_path / "done"], tmp_path / "both")
+
+    [board] = build_report(tmp_path / "both").boards
+    assert (made.num_cells, board.num_planned, board.num_done) == (2, 1, 1)
+
+
 def test_where_splits_differ_a_result_never_fills_the_other_sources_cell(tmp_path: Path) -> None:
     make(tmp_path / "one", [row(A), row(B)], [record(A, None, "failed"), record(B, 0.5)])
     other = {"split_hash": "s2"}
@@ -323,7 +368,8 @@ def test_runs_of_one_name_from_two_machines_are_told_apart(tmp_path: Path) -> No
 def test_a_merge_that_is_killed_leaves_nothing_and_can_be_typed_again(tmp_path: Path) -> None:
     cells = [f"{number:016x}" for number in range(48)]
     for name, chosen in (("one", cells[:30]), ("two", cells[18:])):
-        make(tmp_path / name, [row(cell) for cell in chosen], [record(cell, 0.5) for cell in chosen])
+        rows = [row(cell, encoders=f"image:cnn[width={cell}]") for cell in chosen]
+        make(tmp_path / name, rows, [record(cell, 0.5) for cell in chosen])
     code = (
         "import sys; from pathlib import Path; from mmbench.merge import merge_runs\n"
         "print('begun', flush=True); merge_runs([Path(sys.argv[1]), Path(sys.argv[2])], Path(sys.argv[3]))"
