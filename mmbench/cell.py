@@ -16,9 +16,7 @@ from safetensors.numpy import save_file
 from torch import nn
 
 from mmbench.batches import SplitData
-from mmbench.build import (
-    guarded_globals,
-)
+from mmbench.build import guarded_globals
 from mmbench.cell_subject import (
     CellSubject,
     dataset_info,
@@ -77,8 +75,9 @@ def run_cell(payload: Mapping[str, Any], folder: Path) -> dict[str, Any]:
             trained = made.trainer.run()
         if "not_together" in payload:
             made.warnings.append(f"its seeds could not be trained together: {payload['not_together']}")
-        metrics = training_metrics(trained)
-        return judge(made, trained, metrics, folder, prepare_s=ready - began, train_s=time.perf_counter() - ready)
+        about_training = training_metrics(trained)
+        train_s = time.perf_counter() - ready
+        return judge(made, trained, about_training, folder, prepare_s=ready - began, train_s=train_s)
 
 
 def judge(
@@ -122,7 +121,7 @@ def judge(
             **perf_facts(
                 payload,
                 train,
-                _variant(train),
+                Variant(precision=train.precision),
                 min(train.batch_size, len(data["train"])),
                 device,
                 captured=trainer.captured.num_replayed > 0,
@@ -160,9 +159,9 @@ def _evaluate(
     source: DatasetSource,
     data: Mapping[Split, SplitData],
     predict_split: Callable[[Split], Mapping[str, np.ndarray]],
-    splits: Sequence[Split] = ("val", "test"),
+    splits: Sequence[Split] = SCORED[False],
 ) -> tuple[list[Metric], dict[str, np.ndarray]]:
-    """Return every metric of val and test, and what is kept of them: predictions, targets, sample ids."""
+    """Return every metric of the splits, and what is kept of them: predictions, targets, sample ids."""
     found: list[Metric] = []
     kept: dict[str, np.ndarray] = {}
     for split in splits:
@@ -279,10 +278,6 @@ def perf_facts(
         **({"watched": list(watched)} if watched else {}),
     }
     return {"perf_key": perf_key(payload["identity"], setup), "perf_setup": setup}
-
-
-def _variant(train: TrainConfig) -> Variant:
-    return Variant(precision=train.precision)
 
 
 def _diagnose(

@@ -54,10 +54,9 @@ def run_cells(payload: Mapping[str, Any], folder: Path) -> dict[str, Any]:
                 done[cell_id] = {"status": "diverged", "reason": str(result), "metrics": [], "info": {}}
                 continue
             subject.warnings.extend(warnings)
-            metrics = training_metrics(result, shared=note)
-            judged = judge(
-                subject, result, metrics, folder / cell_id, prepare_s=(ready - began) / count, train_s=train_s / count
-            )
+            about_training = training_metrics(result, shared=note)
+            shares = {"prepare_s": (ready - began) / count, "train_s": train_s / count}
+            judged = judge(subject, result, about_training, folder / cell_id, **shares)
             info = {**judged["info"], "trained_together": told}
             done[cell_id] = {"status": "ok", "reason": "", "metrics": judged["metrics"], "info": info}
     return {"metrics": [], "info": {"cells": done}}
