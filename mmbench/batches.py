@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,9 +95,12 @@ class SplitData:
         targets = {name: values.index_select(0, on_device) for name, values in self.targets.items()}
         return Batch(size=len(index), inputs=inputs, targets=targets, rows=on_device)
 
-    def batches(self, order: Tensor, batch_size: int, *, min_size: int = 1) -> Iterator[Batch]:
-        """Yield batches of the samples at these positions, (N,), cut by `split_order`; streamed ones are read ahead."""
-        chunks = split_order(order, batch_size, min_size=min_size)
+    def batches(self, order: Tensor, batch_size: int) -> Iterator[Batch]:
+        """Yield batches of the samples at these positions, (N,), cut by `split_order`."""
+        return self.gathered(split_order(order, batch_size))
+
+    def gathered(self, chunks: Iterable[Tensor]) -> Iterator[Batch]:
+        """Yield a batch for the positions in each chunk; streamed ones are read ahead."""
         if self.resident:
             return map(self.batch, chunks)
         return _ahead(map(self.batch, chunks))

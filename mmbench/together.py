@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn import functional as F
 
-from mmbench.batches import split_order
 from mmbench.capture import rate_of
 from mmbench.epochs import EpochChoice, Trained
 from mmbench.errors import Diverged
@@ -76,15 +75,13 @@ class TrainerOfSeveral:
         for epoch in range(self.config.epochs):
             lr = rate_of(self._optimiser.param_groups[0])
             began = time.perf_counter()
-            losses, grad_norms = self._epoch([seed for _, seed in live], epoch)
+            losses, grad_norms = self._epoch([seed for _, seed in live], epoch)  # numbers: the device has done it all
             share = (time.perf_counter() - began) / len(live)
             kept = []
             for place, (number, seed) in enumerate(live):
-                norms = {name: float(values[place]) for name, values in grad_norms.items()}
+                norms = {name: values[place] for name, values in grad_norms.items()}
                 try:
-                    ends = seed.trainer.end_epoch(
-                        seed.choice, float(losses[place]), lr=lr, time_s=share, grad_norms=norms
-                    )
+                    ends = seed.trainer.end_epoch(seed.choice, losses[place], lr=lr, time_s=share, grad_norms=norms)
                 except Diverged as error:
                     ended[number] = error
                     continue
@@ -102,24 +99,19 @@ class TrainerOfSeveral:
                 ended[number] = self._finish(seed)
         return [ended[number] for number in range(len(seeds))]
 
-    def _epoch(self, seeds: Sequence[_Seed], epoch: int) -> tuple[Tensor, Arrays]:
-        """Train each seed on every sample once; return mean losses (S,) and norms of gradients (S,) by modality."""
-        data = self.trainers[0].train_data
-        num_seeds, size = len(seeds), self.config.batch_size
-        least = min(2, size)  # as in `Trainer.epoch`
-        chunks = [split_order(seed.trainer.next_order(), size, min_size=least) for seed in seeds]
+    def _epoch(self, seeds: Sequence[_Seed], epoch: int) -> tuple[list[float], dict[str, list[float]]]:
+        """Train each seed on every sample once; return their mean losses, and norms of gradients by modality."""
         # Batch by batch, the samples of all seeds one after the other, so that they are gathered at once.
-        joined = torch.cat([torch.cat(batch) for batch in zip(*chunks)])
+        chunks = [torch.cat(batch) for batch in zip(*(seed.trainer.next_chunks() for seed in seeds))]
         self._template.train()
         for dropout in self._dropouts:
             dropout.streams = [seed.stream for seed in seeds]
-        total = torch.zeros(num_seeds, device=self.device)
+        total = torch.zeros(len(seeds), device=self.device)
         norms: Arrays = {}
-        num_batches = len(chunks[0])
         watched = len(self.trainers[0].model.modalities) > 1
-        for count, batch in enumerate(data.batches(joined, size * num_seeds), start=1):
-            total += self._step(seeds, batch, epoch, norms if watched and count == num_batches else None)
-        return total / max(num_batches, 1), norms
+        for count, batch in enumerate(self.trainers[0].train_data.gathered(chunks), start=1):
+            total += self._step(seeds, batch, epoch, norms if watched and count == len(chunks) else None)
+        return (total / max(len(chunks), 1)).tolist(), {name: values.tolist() for name, values in norms.items()}
 
     def _step(self, seeds: Sequence[_Seed], batch: Batch, epoch: int, norms: Arrays | None) -> Tensor:
         """One optimiser step of every seed; return their losses (S,)."""

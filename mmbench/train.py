@@ -222,27 +222,25 @@ class Trainer:
         self._open_layers(epoch)
         self.model.train()
         self.objective.train()
-        order = self.next_order()
+        chunks = self.next_chunks()
         total = torch.zeros((), device=self.device)
-        count = 0
         norms: dict[str, Tensor] = {}
         measured = grad_norms is not None and len(self.model.modalities) > 1
-        # A last batch of one, after larger ones, would give BatchNorm nothing to normalise over.
-        size, least = self.config.batch_size, min(2, self.config.batch_size)
-        num_batches = len(split_order(order, size, min_size=least))
         take = self.captured.step if self.watch is None else functools.partial(self.watch.step, self.captured.step)
         with self.captured.epoch():
-            for batch in self.train_data.batches(order, size, min_size=least):
-                count += 1
-                total += take(batch, epoch, norms if measured and count == num_batches else None)
+            for count, batch in enumerate(self.train_data.gathered(chunks), start=1):
+                total += take(batch, epoch, norms if measured and count == len(chunks) else None)
                 self.step_number += 1
         if grad_norms is not None:
             grad_norms.update({name: float(norm) for name, norm in norms.items()})
-        return float(total) / max(count, 1)
+        return float(total) / max(len(chunks), 1)
 
-    def next_order(self) -> Tensor:
-        """Return the positions of the samples of an epoch in the order in which it steps on them."""
-        return self.stepped_on[torch.randperm(len(self.stepped_on), generator=self.order)]
+    def next_chunks(self) -> list[Tensor]:
+        """Return the positions of the samples that the next epoch steps on, batch by batch."""
+        order = self.stepped_on[torch.randperm(len(self.stepped_on), generator=self.order)]
+        # A last batch of one, after larger ones, would give BatchNorm nothing to normalise over.
+        size = self.config.batch_size
+        return split_order(order, size, min_size=min(2, size))
 
     def before_epoch(self, epoch: int) -> None:
         """Show the objective how training stands, where it wants to know."""

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmbench.batches import SplitData, limited
+from mmbench.batches import SplitData, limited, split_order
 from mmbench.data import Column
 
 CPU = torch.device("cpu")
@@ -93,9 +93,9 @@ def test_a_reader_that_stops_early_leaves_no_thread():
 def test_a_last_batch_of_one_can_be_left_out():
     made = split({"x": Column(np.zeros((5, 1), "f4"), None, np.ones(5, bool))}, 5)
 
-    assert [batch.size for batch in made.batches(torch.arange(5), 4, min_size=2)] == [4]
+    assert [batch.size for batch in made.gathered(split_order(torch.arange(5), 4, min_size=2))] == [4]
     assert [batch.size for batch in made.batches(torch.arange(5), 4)] == [4, 1]
-    assert [batch.size for batch in made.batches(torch.arange(1), 4, min_size=2)] == [1]
+    assert [batch.size for batch in made.gathered(split_order(torch.arange(1), 4, min_size=2))] == [1]
 
 
 def test_a_limit_keeps_the_same_samples_everywhere():

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -211,6 +212,24 @@ def test_the_weights_of_a_trained_model_are_its_own():
     assert all(torch.equal(before[name], value) for name, value in second.model.state_dict().items())
     weight = next(second.model.parameters())
     assert weight.untyped_storage().nbytes() == weight.nbytes
+
+
+class Late(torch.Tensor):
+    """Numbers that arrive a while after they were asked for, as a GPU's do."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        if func in (torch.Tensor.tolist, torch.Tensor.item, torch.Tensor.__float__):
+            time.sleep(0.2)
+        return super().__torch_function__(func, types, args, kwargs)
+
+
+def test_the_time_of_an_epoch_ends_when_its_numbers_have_arrived(monkeypatch):
+    take_step = TrainerOfSeveral._step
+    monkeypatch.setattr(TrainerOfSeveral, "_step", lambda *given: take_step(*given).as_subclass(Late))
+
+    for result in TrainerOfSeveral(make_trainers(2)).run():
+        assert all(epoch.time_s >= 0.1 for epoch in result.history)  # an equal share of the time of two
 
 
 class Draws(Supervised):
