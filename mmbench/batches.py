@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +47,7 @@ class SplitData:
         device: Where batches are wanted.
         resident_bytes: Columns larger than this stay on disk and are streamed.
         subset: Positions of the samples to keep; None keeps all.
+        ids: Of the samples, before any are left out; empty where nobody asks for them.
     """
 
     def __init__(
@@ -57,9 +58,11 @@ class SplitData:
         *,
         resident_bytes: int | None = None,
         subset: NDArray[np.int64] | None = None,
+        ids: Sequence[str] = (),
     ) -> None:
         self.device = device
         self.subset = subset
+        self._ids = ids
         budget = free_bytes(device) * RESIDENT_SHARE if resident_bytes is None else resident_bytes
         self._held = {}
         for name, column in columns.items():
@@ -75,6 +78,11 @@ class SplitData:
 
     def __len__(self) -> int:
         return self._num_samples if self.subset is None else len(self.subset)
+
+    @property
+    def sample_ids(self) -> tuple[str, ...]:
+        """The ids of the samples, in their order."""
+        return tuple(self._ids if self.subset is None else (self._ids[position] for position in self.subset))
 
     @property
     def resident(self) -> bool:

@@ -22,7 +22,6 @@ from mmbench.cell_subject import (
     dataset_info,
     make_subject,
     open_dataset,
-    sample_ids,
     settle,
     split_data,
     turn_on,
@@ -103,7 +102,7 @@ def judge(
     with guarded_globals(warnings):
         found, kept = _evaluate(source, data, predict_split, SCORED[payload["identity"].get("val_only", False)])
         if payload.get("keep_train"):
-            kept.update(_kept(source, "train", data["train"], predict_split("train")))
+            kept.update(_kept("train", data["train"], predict_split("train")))
         evaluated = time.perf_counter()
         profiled, raw = _profile(made)
         profiled_at = time.perf_counter()
@@ -169,18 +168,16 @@ def _evaluate(
         for task in source.info.tasks:
             target = data[split].targets[task.name].cpu().numpy()
             found += metrics(task, predicted[task.name], target, split=split, confidence=split == "test")
-        kept.update(_kept(source, split, data[split], predicted))
+        kept.update(_kept(split, data[split], predicted))
     return found, kept
 
 
-def _kept(
-    source: DatasetSource, split: Split, data: SplitData, predicted: Mapping[str, np.ndarray]
-) -> dict[str, np.ndarray]:
+def _kept(split: Split, data: SplitData, predicted: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return what is kept of one split: predictions and targets by task, and the ids of the samples."""
     kept = {f"{split}.{name}.prediction": values for name, values in predicted.items()}
     kept.update({f"{split}.{name}.target": data.targets[name].cpu().numpy() for name in predicted})
     # As the bytes of a JSON list, so that predictions can be matched without the dataset.
-    kept[f"{split}.sample_ids"] = np.frombuffer(json.dumps(sample_ids(source, split, data)).encode(), dtype=np.uint8)
+    kept[f"{split}.sample_ids"] = np.frombuffer(json.dumps(data.sample_ids).encode(), dtype=np.uint8)
     return kept
 
 

@@ -131,9 +131,6 @@ def make_subject(
     turn = turn or DeviceTurn(None)
     on_epoch = partial(_after_epoch, folder / HISTORY_FILE, turn)
     trainer = make_trainer(payload, model, objective, data, info, train, on_epoch=on_epoch)
-    tell_samples = getattr(objective, "before_training", None)
-    if tell_samples is not None:
-        tell_samples(sample_ids(source, "train", data["train"]))
     return CellSubject(payload, source, data, frozen, encoders, trainer, warnings, turn)
 
 
@@ -242,7 +239,8 @@ def split_data(
     subset = limited(len(source.index.sample_ids[split]), config.limit)
     if complete_only:
         subset = complete(columns, subset)
-    return SplitData(columns, source.index.targets[split], device, subset=subset)
+    ids = source.index.sample_ids[split]
+    return SplitData(columns, source.index.targets[split], device, subset=subset, ids=ids)
 
 
 def make_trainer(
@@ -257,6 +255,8 @@ def make_trainer(
 ) -> Trainer:
     """Return what trains a cell: all that is random in it follows from the payload's seeds.
 
+    An objective that asks is told which samples those are.
+
     Args:
         payload: Of the cell.
         model, objective: On the device.
@@ -266,6 +266,9 @@ def make_trainer(
         on_epoch: As in `Trainer`.
     """
     train = data["train"]
+    tell_samples = getattr(objective, "before_training", None)
+    if tell_samples is not None:
+        tell_samples(train.sample_ids)
     return Trainer(
         model,
         objective,
@@ -282,9 +285,3 @@ def make_trainer(
         on_epoch=on_epoch,
         cuda_graphs=payload.get("cuda_graphs", "never"),
     )
-
-
-def sample_ids(source: DatasetSource, split: Split, data: SplitData) -> tuple[str, ...]:
-    """Return the ids of a split's samples, in its order."""
-    ids = source.index.sample_ids[split]
-    return ids if data.subset is None else tuple(ids[position] for position in data.subset)

@@ -18,11 +18,16 @@ from safetensors.numpy import save_file
 
 from mmbench import TaskSpec, Unavailable
 from mmbench.batches import SplitData
-from mmbench.config import TrainConfig
+from mmbench.config import TrainConfig, load_config
 from mmbench.data import Column
 from mmbench.errors import DataError, UsageError
 from mmbench.model import MultimodalModel
+from mmbench.plan import make_plan
+from mmbench.profile_plan import ProfileOptions, profile_cells
+from mmbench.profile_subject import SubjectFactory
+from mmbench.registry import load_registry
 from mmbench.train import Trainer
+from mmbench.variant import variants
 
 TAGS = TaskSpec(name="tags", kind="multilabel", num_outputs=2)
 IDS = tuple(f"s{row}" for row in range(SIZE))
@@ -204,3 +209,22 @@ def test_one_cell_teaches_another_from_the_command_line(tmp_path):
     assert json.loads((student / "record.json").read_text())["status"] == "ok"
     assert without.returncode == 3
     assert "mmbench-objectives/distillation must be given teacher: write distillation[teacher=…]" in without.stderr
+
+
+def test_what_a_cell_costs_that_learns_from_another_can_be_measured(tmp_path):
+    """`mmbench profile` builds a cell without training it: its objective is told of the samples all the same."""
+    flags = {"dataset": ["xor"], "encoder": ["mlp"], "fusion": ["tensor"], "baselines": False, "train": {"limit": 60}}
+    runtime = {"threads": 1, "device": "cpu", "data_dir": str(tmp_path), "cache_dir": str(tmp_path / "cache")}
+
+    def payloads(**more):
+        plan = make_plan(load_config({**flags, **more}, folder=tmp_path), load_registry(), runtime=runtime)
+        variant = variants(["fp32"], ["none"], ["contiguous"])
+        return [cell.payload() for cell in profile_cells(plan, ProfileOptions(variants=variant))]
+
+    ids = SubjectFactory(payloads()[0], []).build().data.sample_ids
+    teacher = keep(tmp_path / "t", ids, label=np.full((60, 2), 0.5))
+    (payload,) = payloads(objective=[f"distillation[teacher={teacher}]"])
+    subject = SubjectFactory(payload, []).build()
+
+    assert len(ids) == 60
+    assert torch.isfinite(subject.trainer.step(subject.batch(8)))
