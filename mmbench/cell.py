@@ -34,6 +34,7 @@ from mmbench.diagnostics.attribution import attribute
 from mmbench.epochs import Trained
 from mmbench.evaluate import metrics
 from mmbench.frozen import FrozenEncoder
+from mmbench.kept_predictions import kept_arrays
 from mmbench.model import MultimodalModel
 from mmbench.parts import perf_key
 from mmbench.profiling import PROTOCOLS, profile
@@ -174,11 +175,8 @@ def _evaluate(
 
 def _kept(split: Split, data: SplitData, predicted: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return what is kept of one split: predictions and targets by task, and the ids of the samples."""
-    kept = {f"{split}.{name}.prediction": values for name, values in predicted.items()}
-    kept.update({f"{split}.{name}.target": data.targets[name].cpu().numpy() for name in predicted})
-    # As the bytes of a JSON list, so that predictions can be matched without the dataset.
-    kept[f"{split}.sample_ids"] = np.frombuffer(json.dumps(data.sample_ids).encode(), dtype=np.uint8)
-    return kept
+    targets = {name: data.targets[name].cpu().numpy() for name in predicted}
+    return kept_arrays(split, predicted, targets, data.sample_ids)
 
 
 def _run_majority(

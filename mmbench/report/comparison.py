@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmbench.errors import UsageError
+from mmbench.kept_predictions import load_predictions
 from mmbench.profile_plan import setup_of
 from mmbench.record import CHOOSING, DONE, Metric, Record
 from mmbench.report.evidence import paired
-from mmbench.report.predictions import checked_scores, load_predictions, order_of
+from mmbench.report.predictions import checked_scores, order_of
 from mmbench.report.statistics import holm
 from mmbench.report.timings import SOURCES, Ratio, compare_times, load_timings, samples_of
 

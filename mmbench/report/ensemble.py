@@ -10,9 +10,10 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from mmbench.kept_predictions import Predictions, load_predictions
 from mmbench.report.assembly import build_report
 from mmbench.report.evidence import paired
-from mmbench.report.predictions import Predictions, load_predictions, order_of, sample_scores
+from mmbench.report.predictions import order_of, sample_scores
 from mmbench.report.statistics import holm
 from mmbench.report.tables import Board, Row
 

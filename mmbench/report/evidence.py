@@ -11,8 +11,9 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from mmbench.kept_predictions import load_predictions
 from mmbench.report.intervals import Interval, draws, interval_of_draws, is_share, mean_interval
-from mmbench.report.predictions import checked_scores, load_predictions, order_of
+from mmbench.report.predictions import checked_scores, order_of
 from mmbench.report.statistics import holm, mcnemar, minimum_detectable_difference
 from mmbench.report.tables import Board, Gain, Report, Row
 

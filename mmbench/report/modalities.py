@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from mmbench.kept_predictions import load_predictions
 from mmbench.report.portrait import Curve, Errors, Modalities, Portrait, Solved
-from mmbench.report.predictions import checked_scores, load_predictions
+from mmbench.report.predictions import checked_scores
 from mmbench.report.tables import Board, Report, Row
 from mmbench.store import RECORD_FILE
 

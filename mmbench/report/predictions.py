@@ -1,58 +1,17 @@
-"""The predictions that cells keep: read from their files, brought into one order of samples, scored one by one."""
+"""Kept predictions brought into one order of samples, and scored one by one."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmbench import retrieval
-from mmbench.record import PREDICTIONS_FILE
-
-Floats: TypeAlias = NDArray[np.float64]
+from mmbench.kept_predictions import Floats, Predictions
 
 #: Probabilities are kept this far from 0 and 1 in a log loss, as `mmbench.evaluate` does.
 _EPSILON = float(np.finfo(np.float32).eps)
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """What one cell kept of one task on one split, as its file has it.
-
-    Attributes:
-        prediction: (N, K), or (N, M * num_outputs) for retrieval.
-        target: (N,) or (N, K).
-        ids: Of the samples, N.
-    """
-
-    prediction: Floats
-    target: Floats
-    ids: tuple[str, ...]
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether the shapes are as said, and there are samples."""
-        same = len(self.prediction) == len(self.target) == len(self.ids)
-        return self.prediction.ndim == 2 and same and len(self.ids) > 0
-
-
-def load_predictions(cell_folder: Path, task: str, split: str = "test") -> Predictions | None:
-    """Return what a cell kept of a task on a split, or None where its folder does not hold it."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(cell_folder / PREDICTIONS_FILE, framework="numpy") as file:
-            prediction = np.asarray(file.get_tensor(f"{split}.{task}.prediction"), dtype=np.float64)
-            target = np.asarray(file.get_tensor(f"{split}.{task}.target"), dtype=np.float64)
-            ids = json.loads(file.get_tensor(f"{split}.sample_ids").tobytes())
-    except (OSError, SafetensorError, ValueError, TypeError, KeyError):
-        return None
-    return Predictions(prediction, target, tuple(map(str, ids))) if isinstance(ids, list) else None
 
 
 def order_of(ids: Sequence[str], wanted: Sequence[str]) -> NDArray[np.int64] | None:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from mmbench import TaskSpec, Unavailable
 from mmbench.blocks import check_range
 from mmbench.errors import DataError
-from mmbench.report.predictions import Predictions, load_predictions
+from mmbench.kept_predictions import Predictions, load_predictions
 from mmbench.tasks import TargetScaler
 
 if TYPE_CHECKING:
