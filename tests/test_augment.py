@@ -33,6 +33,7 @@ from mmbench.registry import Entry, Registry
 from mmbench.spec import AUGMENTATIONS, DatasetSpec, EncoderSpec, FusionSpec, Modality, ObjectiveSpec, TaskSpec
 from mmbench.train import Trainer
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
 #: By kind: values that an encoder may read, and their mask.
 SHAPES = {
@@ -44,14 +45,6 @@ SHAPES = {
     "sequence": ((6, 20, 3), torch.float32, [20, 1, 2, 9, 20, 13]),
 }
 EVERY = [(kind, name) for kind, names in AUGMENTATIONS.items() for name in names]
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def values_of(kind, seed=0):

@@ -16,15 +16,7 @@ from mmbench.evaluate import losses, metrics, primary_value, wilson_interval
 from mmbench.spec import TaskSpec
 from mmbench.tasks import METRICS, majority_predictions
 
-pytestmark = pytest.mark.filterwarnings("error")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = [pytest.mark.filterwarnings("error"), pytest.mark.usefixtures("one_thread")]
 
 
 def task(kind, num_outputs, primary=""):

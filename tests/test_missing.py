@@ -28,18 +28,11 @@ from mmbench.registry import Entry, Registry
 from mmbench.spec import MISSING_POLICIES, DatasetInfo, FusionSpec, Modality, ObjectiveSpec, TaskSpec
 from mmbench.train import Trainer
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 DIMS = {"a.b": 3, "type": 2, "c": 4}
 LABEL = TaskSpec(name="label", kind="multiclass", num_outputs=2)
 CPU = torch.device("cpu")
 FILLING = [policy for policy in MISSING_POLICIES if policy != "mask"]
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def encoded(size, seed, share=0.6):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from training_cases import CPU, LABEL, VALUE, Encoder, First, Supervised, make_model, make_trainer
 
 from mmbench.batches import SplitData
 from mmbench.config import TrainConfig
@@ -17,73 +18,13 @@ from mmbench.data import Column
 from mmbench.errors import Diverged
 from mmbench.model import MultimodalModel
 from mmbench.spec import TaskSpec
-from mmbench.tasks import TargetScaler
 from mmbench.train import Trainer, lr_factor, make_optimiser, predict
 
-CPU = torch.device("cpu")
-LABEL = TaskSpec(name="label", kind="multiclass", num_outputs=2)
-VALUE = TaskSpec(name="value", kind="regression", num_outputs=1)
-TAGS = TaskSpec(name="tags", kind="multilabel", num_outputs=2)
-
-
-class Encoder(nn.Module):
-    def __init__(self, dropout=0.0):
-        super().__init__()
-        self.feature_dim = 16
-        self.net = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Dropout(dropout))
-
-    def forward(self, values, mask):
-        return self.net(values)
-
-
-class First(nn.Module):
-    fused_dim = 16
-
-    def forward(self, features):
-        return features["x"].tensor
-
-
-class Supervised(nn.Module):
-    def forward(self, step):
-        return {"task": step.task_loss(step.output.logits)}
-
-
-def make_split(count, seed, tasks=(LABEL,)):
-    rng = np.random.default_rng(seed)
-    values = rng.normal(size=(count, 4)).astype("f4")
-    targets = {
-        "label": (values[:, 0] * values[:, 1] > 0).astype("i8"),
-        "value": (10 + 3 * values[:, :1]).astype("f4"),
-        "tags": (values[:, 1:3] > 0).astype("f4"),
-    }
-    columns = {"x": Column(values, None, np.ones(count, bool))}
-    return SplitData(columns, {task.name: targets[task.name] for task in tasks}, CPU)
-
-
-def make_model(tasks=(LABEL,), dropout=0.0, seed=0):
-    torch.manual_seed(seed)
-    return MultimodalModel({"x": Encoder(dropout)}, {"x": "vector"}, First(), tasks)
-
-
-def make_trainer(config=None, tasks=(LABEL,), model=None, objective=None, order_seed=7, noise_seed=9):
-    train, val = make_split(203, 1, tasks), make_split(101, 2, tasks)
-    scalers = {task.name: TargetScaler.fit(task, train.targets[task.name]) for task in tasks}
-    return Trainer(
-        model or make_model(tasks),
-        objective or Supervised(),
-        train,
-        val,
-        tasks,
-        scalers,
-        config or TrainConfig(epochs=4),
-        order_seed=order_seed,
-        noise_seed=noise_seed,
-    )
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("optimiser", ["sgd", "adam", "adamw"])
 def test_training_equals_a_bare_loop_bit_for_bit(optimiser):
-    torch.set_num_threads(1)
     config = TrainConfig(
         epochs=3,
         optimiser=optimiser,
@@ -126,7 +67,6 @@ def test_training_equals_a_bare_loop_bit_for_bit(optimiser):
 
 
 def test_two_trainings_with_the_same_seeds_are_equal_to_the_bit():
-    torch.set_num_threads(1)
     histories = []
     for _ in range(2):
         trained = make_trainer(model=make_model(dropout=0.3)).run()
