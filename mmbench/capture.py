@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from time import perf_counter
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from mmbench.hostwork import HostWaits, difference, drawn_on_host, host_state
 from mmbench.model import Batch
+from mmbench.optimiser import hold_rates, release_rates
 from mmbench.recorder import CudaRecorder, Recorder, Replay
 
 CaptureMode: TypeAlias = Literal["auto", "never"]
@@ -163,7 +164,7 @@ class CapturedSteps:
         """Let go of all graphs and of what they hold; steps are usual ones from here on."""
         self._forget()
         if self._rates_held:
-            _release_rates(self.trainer.optimiser)
+            release_rates(self.trainer.optimiser)
             self.recorder, self._rates_held = None, False
         self._closed = True
 
@@ -173,7 +174,7 @@ class CapturedSteps:
         except RuntimeError as error:
             self._stop(f"there is no stream for it: {error}")
             return
-        _hold_rates(self.trainer.optimiser, self.trainer.device)
+        hold_rates(self.trainer.optimiser, self.trainer.device)
         self._rates_held = True
 
     def _reason_against(self) -> str:
@@ -334,32 +335,6 @@ def signature(batch: Batch) -> tuple[Any, ...]:
     ]
     targets = [(name, _shape(target)) for name, target in batch.targets.items()]
     return (batch.size, *inputs, *targets, _shape(batch.rows))
-
-
-def set_rate(group: dict[str, Any], rate: float) -> None:
-    """Set the learning rate of a group of parameters, in place where it lies on the device."""
-    group["rate"] = rate
-    if isinstance(group["lr"], Tensor):
-        group["lr"].fill_(rate)
-    else:
-        group["lr"] = rate
-
-
-def rate_of(group: Mapping[str, Any]) -> float:
-    """Return the learning rate of a group as the host knows it."""
-    return float(group.get("rate", group["lr"]))
-
-
-def _hold_rates(optimiser: torch.optim.Optimizer, device: torch.device) -> None:
-    """Keep learning rates on the device: a graph would keep a number of the host as it was."""
-    for group in optimiser.param_groups:
-        group["rate"] = float(group["lr"])
-        group["lr"] = torch.tensor(group["rate"], dtype=torch.float32, device=device)
-
-
-def _release_rates(optimiser: torch.optim.Optimizer) -> None:
-    for group in optimiser.param_groups:
-        group["lr"] = group["rate"]
 
 
 def _shape(tensor: Tensor | None) -> tuple[Any, ...] | None:

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn import functional as F
 
-from mmbench.capture import rate_of
 from mmbench.epochs import EpochChoice, Trained
 from mmbench.errors import Diverged
 from mmbench.model import Batch, Input, MultimodalModel
+from mmbench.optimiser import rate_of
 from mmbench.train import Trainer
 
 Arrays = dict[str, Tensor]

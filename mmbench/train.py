@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from mmbench.augment import Augment, augment_batch
 from mmbench.batches import SplitData, split_order
-from mmbench.capture import CapturedSteps, CaptureMode, rate_of, set_rate
+from mmbench.capture import CapturedSteps, CaptureMode
 from mmbench.config import TrainConfig
 from mmbench.epochs import Epoch, EpochChoice, Trained
 from mmbench.errors import Diverged
 from mmbench.evaluate import primary_value
 from mmbench.hostwork import watched
 from mmbench.model import Batch, MultimodalModel, Output
+from mmbench.optimiser import lr_factor, make_optimiser, rate_of, set_rate
 from mmbench.profiling.watch import TrainingWatch
 from mmbench.spec import TaskSpec
 from mmbench.tasks import TargetScaler, class_weights, metric_specs, predictions, primary_metric, task_loss
@@ -366,54 +367,6 @@ class Trainer:
                     parameter.requires_grad_(number >= len(groups) - num_open)
             held += [name] if not num_open else []
         self.model.hold(held)
-
-
-def lr_factor(progress: float, config: TrainConfig) -> float:
-    """Return what the learning rate is multiplied by: linear warm-up, then constant or a half cosine to zero."""
-    if progress < config.warmup:
-        return max(progress / config.warmup, 0.02)
-    if config.schedule == "constant":
-        return 1.0
-    rest = (progress - config.warmup) / (1.0 - config.warmup)
-    return 0.5 * (1.0 + math.cos(math.pi * min(rest, 1.0)))
-
-
-def make_optimiser(
-    modules: Sequence[nn.Module],
-    config: TrainConfig,
-    device: torch.device,
-    lr_factors: Mapping[int, float] | None = None,
-) -> torch.optim.Optimizer:
-    """Return the optimiser; weight decay leaves vectors (biases, norms, tokens) alone.
-
-    Args:
-        lr_factors: By id of a parameter, what multiplies its learning rate; 1 where nothing is said.
-    """
-    factors = lr_factors or {}
-    grouped: dict[tuple[float, bool], dict[int, nn.Parameter]] = {}
-    for module in modules:
-        for parameter in module.parameters():
-            if parameter.requires_grad:
-                key = (factors.get(id(parameter), 1.0), parameter.dim() >= 2)
-                grouped.setdefault(key, {})[id(parameter)] = parameter
-    # The rate of most parameters first, their matrices before their vectors.
-    order = sorted(grouped, key=lambda key: (key[0] != 1.0, key[0], not key[1]))
-    groups: list[dict[str, Any]] = [
-        {
-            "params": list(grouped[factor, decayed].values()),
-            "weight_decay": config.weight_decay if decayed else 0.0,
-            "lr_factor": factor,
-        }
-        for factor, decayed in order
-    ]
-    fused = all(parameter.is_floating_point() for members in grouped.values() for parameter in members.values())
-    match config.optimiser:
-        case "sgd":
-            return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=fused)
-        case "adam":
-            return torch.optim.Adam(groups, lr=config.lr, fused=fused)
-        case "adamw":
-            return torch.optim.AdamW(groups, lr=config.lr, fused=fused)
 
 
 @torch.inference_mode()

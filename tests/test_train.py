@@ -17,8 +17,9 @@ from mmbench.config import TrainConfig
 from mmbench.data import Column
 from mmbench.errors import Diverged
 from mmbench.model import MultimodalModel
+from mmbench.optimiser import lr_factor, make_optimiser
 from mmbench.spec import TaskSpec
-from mmbench.train import Trainer, lr_factor, make_optimiser, predict
+from mmbench.train import Trainer, predict
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -15,8 +15,9 @@ from mmbench.config import TrainConfig
 from mmbench.data import Column
 from mmbench.errors import ContractError
 from mmbench.model import MultimodalModel
+from mmbench.optimiser import make_optimiser
 from mmbench.tasks import TargetScaler
-from mmbench.train import Trainer, make_optimiser
+from mmbench.train import Trainer
 from mmbench.tuning import EncoderTuning, apply_tuning, layer_groups, read_tuning
 
 TASK = TaskSpec(name="label", kind="multiclass", num_outputs=2)
