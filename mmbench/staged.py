@@ -101,10 +101,9 @@ def _kept_ids(store: RunStore, planner: Planner) -> set[str]:
         return set()
     ids = {row["cell_id"] for row in store.planned()}
     ids.difference_update(row["cell_id"] for row in planner.rows())
-    if planner.outlook():
-        # A tuned cell has another id than the one that was pending before its combo was tuned, or was tuned otherwise.
-        places = {place_in_tables(row) for row in planner.rows()} - {None}
-        ids.difference_update(row["cell_id"] for row in store.planned() if place_in_tables(row) in places)
+    # What is made otherwise now has another id: by a newer version of a part, or tuned since it was pending.
+    places = {place_in_tables(row) for row in planner.rows()} - {None}
+    ids.difference_update(row["cell_id"] for row in store.planned() if place_in_tables(row) in places)
     return ids
 
 

@@ -15,7 +15,7 @@ def encoder(name, kind, layouts=("vector", "sequence"), **options):
 
 
 def fusion(name, **options):
-    return FusionSpec(name=name, factory="a:b", version="1", **{"missing": True, **options})
+    return FusionSpec(name=name, factory="a:b", **{"version": "1", "missing": True, **options})
 
 
 def dataset(name, modalities=("image", "audio"), **options):

@@ -15,8 +15,11 @@ from plan_cases import PARTS, SINGLE, SUPERVISED, dataset, encoder, fusion, plan
 from mmbench.compatibility import choose_layout, incompatibilities
 from mmbench.errors import EmptySelection, UsageError
 from mmbench.parts import quality_key
+from mmbench.planners import planner_of
 from mmbench.selection import split_selector
 from mmbench.spec import DatasetInfo, EncoderSpec, Modality, ObjectiveSpec, TaskSpec
+from mmbench.staged import write_plan
+from mmbench.store import RunStore
 
 
 def lines(made):
@@ -254,6 +257,23 @@ def test_a_hundred_thousand_cells_are_planned_in_seconds():
     assert count == 5 * (20 * 10 * 10 * 10 + 40) + 1
     # The bar is 5 s; a generous factor keeps a busy machine from failing it. tests/bench/ measures it.
     assert time.process_time() - began < 15
+
+
+def test_what_earlier_commands_planned_stays_but_for_what_is_made_otherwise_now(tmp_path):
+    def planned(version):
+        parts = [part for part in PARTS if part.name != "concat"]
+        return plan(
+            (*parts, fusion("concat", version=version)), dataset=["pairs"], fusion=["concat"], encoder=["image=cnn"]
+        )
+
+    with RunStore.create(tmp_path / "run") as store:
+        for made in (plan(dataset=["pairs"], fusion=["cross"]), planned("1"), planned("2")):
+            write_plan(store, planner_of(made))
+        rows = [(row["fusion"], row["cell_id"]) for row in store.planned()]
+
+    [newest] = [cell.cell_id for cell in planned("2").cells() if cell.role == "cell"]
+    assert [cell_id for name, cell_id in rows if name == "concat"] == [newest]
+    assert [name for name, _ in rows].count("cross") == 2
 
 
 def test_planning_and_listing_import_nothing_heavy():
