@@ -17,6 +17,7 @@ from torch.utils import benchmark as torch_benchmark
 
 from mmbench import cell
 from mmbench.config import cache_dir, data_dir, load_config
+from mmbench.executors.child import keep_freed_memory
 from mmbench.model import Batch, Input, MultimodalModel
 from mmbench.plan import local_runtime, make_plan
 from mmbench.profiling import PROTOCOLS, profile
@@ -63,6 +64,8 @@ class Only(nn.Module):
 
 @pytest.fixture
 def one_thread():
+    """One thread, and freed memory kept, as in the process of a cell: fresh pages cost more on one day than on another."""
+    keep_freed_memory()
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
