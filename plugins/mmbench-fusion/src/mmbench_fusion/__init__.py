@@ -17,30 +17,18 @@ _SCALED_ADDITIVE = (
 )
 _UNIMODAL_VOTES = "each modality votes alone, and on this set each alone is at chance"
 
-#: Fusions with an operation that torch.func.vmap has no rule for: attention on a CPU, recurrent networks.
-_SEED_BY_SEED = (
-    "attention-lstm",
-    "bilstm",
-    "bottleneck",
-    "cross-attention",
-    "early-transformer",
-    "late-transformer",
-    "mult",
-    "perceiver",
-)
-
 _KITTLER = "Kittler et al. 1998, On combining classifiers, IEEE TPAMI 20(3)"
 
 
-def _fusion(name: str, code: str, *, version: str = "1", **facts: Any) -> FusionSpec:
-    """A fusion of this package: all of them honour masks."""
+def _fusion(name: str, code: str, *, version: str = "1", vectorises: bool = True, **facts: Any) -> FusionSpec:
+    """A fusion of this package: all of them honour masks, and most of them vectorise."""
     return FusionSpec(
         name=name,
         factory=f"mmbench_fusion.{code}",
         version=version,
         licence="Apache-2.0",
         missing=True,
-        vectorises=name not in _SEED_BY_SEED,
+        vectorises=vectorises,
         **facts,
     )
 
@@ -127,6 +115,7 @@ _FIRST_SET = (
     _fusion(
         "cross-attention",
         "cross_attention:CrossAttention",
+        vectorises=False,  # torch.func.vmap has no rule for attention on a CPU
         accepts="sequence",
         defaults={"model_dim": 64, "num_heads": 4, "fused_dim": 128},
         solves=ALL_SETS,
@@ -213,6 +202,7 @@ _ZOO = (
     _fusion(
         "late-transformer",
         "late_transformer:LateTransformer",
+        vectorises=False,  # torch.func.vmap has no rule for attention on a CPU
         in_all=False,
         defaults={"model_dim": 64, "num_heads": 4, "num_layers": 2, "dropout": 0.0},
         solves=ALL_SETS,
@@ -261,6 +251,7 @@ _ZOO = (
     _fusion(
         "bilstm",
         "bilstm:BiLstm",
+        vectorises=False,  # torch.func.vmap has no rule for recurrent networks
         in_all=False,
         accepts="sequence",
         defaults={"model_dim": 64, "hidden_dim": 64, "fused_dim": 128},
@@ -271,6 +262,7 @@ _ZOO = (
     _fusion(
         "attention-lstm",
         "attention_lstm:AttentionLstm",
+        vectorises=False,  # torch.func.vmap has no rule for recurrent networks
         in_all=False,
         accepts="sequence",
         defaults={"model_dim": 64, "hidden_dim": 128, "attention_dim": 64, "fused_dim": 128},
@@ -291,6 +283,7 @@ _ZOO = (
     _fusion(
         "mult",
         "mult:Mult",
+        vectorises=False,  # torch.func.vmap has no rule for attention on a CPU
         in_all=False,
         accepts="sequence",
         defaults={"model_dim": 32, "num_heads": 4, "num_layers": 2, "dropout": 0.0, "fused_dim": 128},
@@ -302,6 +295,7 @@ _ZOO = (
     _fusion(
         "bottleneck",
         "bottleneck:Bottleneck",
+        vectorises=False,  # torch.func.vmap has no rule for attention on a CPU
         in_all=False,
         accepts="sequence",
         defaults={
@@ -319,6 +313,7 @@ _ZOO = (
     _fusion(
         "perceiver",
         "perceiver:Perceiver",
+        vectorises=False,  # torch.func.vmap has no rule for attention on a CPU
         in_all=False,
         accepts="sequence",
         defaults={"model_dim": 64, "num_heads": 4, "num_latents": 8, "num_rounds": 2, "dropout": 0.0},
@@ -389,6 +384,7 @@ _EARLY = (
     _fusion(
         "early-transformer",
         "early_transformer:EarlyTransformer",
+        vectorises=False,  # torch.func.vmap has no rule for attention on a CPU
         in_all=False,
         accepts="sequence",
         defaults={"model_dim": 64, "num_heads": 4, "num_layers": 2, "dropout": 0.0, "fused_dim": 128},
