@@ -117,7 +117,9 @@ class DeviceTurn:
         return descriptor
 
     def _sign(self) -> None:
-        self._present.mkdir(exist_ok=True)
+        with suppress(FileExistsError):
+            self._present.mkdir()
+            self._present.chmod(0o777)  # every user signs here
         own = self._present / str(os.getpid())
         self._stack.callback(own.unlink, missing_ok=True)
         # Never waited for: a process of another container may have the same number.
@@ -148,8 +150,16 @@ def lock_stem(device: str, folder: Path | None = None) -> Path:
 
 
 def open_among_others(path: Path, flags: int) -> int:
-    """Open or make a file in a folder that all may write; follow no link that somebody may have put there."""
-    return os.open(path, flags | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    """Open or make a file that every user may write; follow no link that somebody may have put in its place."""
+    flags |= getattr(os, "O_NOFOLLOW", 0)
+    try:
+        # Without O_CREAT, which Linux refuses for another user's file in a folder such as /tmp.
+        return os.open(path, flags)
+    except FileNotFoundError:
+        descriptor = os.open(path, flags | os.O_CREAT, 0o666)
+        if sys.platform != "win32":
+            os.fchmod(descriptor, 0o666)  # whatever the umask
+        return descriptor
 
 
 def gpu_name(index: int, visible: str | None) -> str:

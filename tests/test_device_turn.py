@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -203,3 +204,33 @@ with DeviceTurn("GPU-1", Path(sys.argv[1])) as turn, turn.alone(1.0) as alone:
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=20)
 
     assert done.stdout == "True\n", done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
+def test_users_of_one_machine_take_turns_with_each_other():
+    code = """
+import fcntl, os, sys  # fcntl at once: afterwards Python's own folder may be out of reach
+from pathlib import Path
+from mmbench.device_turn import DeviceTurn
+os.setuid(int(sys.argv[1]))
+os.umask(0o077)
+with DeviceTurn("GPU-1", Path(sys.argv[2])) as turn:
+    print(turn.num_others(), flush=True)
+    if len(sys.argv) > 3:
+        sys.stdin.readline()
+        turn.pause()
+    with turn.alone(5.0) as alone:
+        print(alone)
+"""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o1777)
+        command = [sys.executable, "-c", code]
+        first = subprocess.Popen(
+            [*command, "12345", folder, "stays"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert first.stdout.readline() == "0\n"
+        second = subprocess.Popen([*command, "12346", folder], stdout=subprocess.PIPE, text=True)
+        assert second.stdout.readline() == "1\n"
+        said, _ = first.communicate("\n", timeout=30)
+
+        assert (said, second.communicate(timeout=30)[0]) == ("True\n", "True\n")
