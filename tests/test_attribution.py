@@ -23,12 +23,8 @@ from mmbench.features import Features
 from mmbench.model import MultimodalModel
 from mmbench.spec import TaskSpec
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 LABEL = TaskSpec(name="label", kind="multiclass", num_outputs=2)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
 
 
 # Integrated gradients

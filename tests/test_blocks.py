@@ -20,8 +20,7 @@ from mmbench.errors import UsageError
 
 
 @pytest.fixture(autouse=True)
-def one_thread_and_seed():
-    torch.set_num_threads(1)
+def seeded(one_thread):
     torch.manual_seed(0)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from training_cases import Supervised
 
 import mmbench.missing
 from mmbench.batches import SplitData, complete
@@ -273,11 +274,6 @@ def model(policy, level="feature"):
     fusion = Join(DIMS) if level == "feature" else Mean()
     filler = make_filler(policy, DIMS)
     return MultimodalModel(encoders, dict.fromkeys(DIMS, "vector"), fusion, (LABEL,), level=level, missing=filler)
-
-
-class Supervised(nn.Module):
-    def forward(self, step):
-        return {"task": step.task_loss(step.output.logits)}
 
 
 def train(policy, train_data, val_data, level="feature", epochs=3):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from training_cases import Supervised
 
 from mmbench import TaskSpec
 from mmbench.batches import SplitData
@@ -45,11 +46,6 @@ class Single(nn.Module):
 
     def forward(self, features):
         return features["x"].tensor
-
-
-class Supervised(nn.Module):
-    def forward(self, step):
-        return {"task": step.task_loss(step.output.logits)}
 
 
 def part(tuning, **options):
