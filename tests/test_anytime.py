@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import subprocess
-import sys
 from collections import Counter
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from plan_cases import SINGLE, SUPERVISED, dataset, encoder, fusion, plan
+from typed import mmbench
 
 from mmbench.grid import diagonal
 from mmbench.spec import ObjectiveSpec
@@ -88,16 +86,11 @@ def test_the_diagonal_meets_every_combination_once_and_keeps_every_axis_balanced
 
 @pytest.mark.slow
 def test_a_spent_budget_leaves_a_balanced_table_and_the_same_command_continues(tmp_path):
-    environment = {**os.environ, "MMBENCH_CACHE": str(tmp_path / "cache"), "MMBENCH_DATA": str(tmp_path / "data")}
-    command = [sys.executable, "-m", "mmbench.cli"]
     selection = ["-d", "xor", "-d", "synergy-3", "-f", "concat", "-f", "sum", "-f", "gated"]
     training = ["--epochs", "1", "--limit", "64", "--protocol", "none", "--diagnostics", "none", "-j", "1"]
 
     def go(budget):
-        done = subprocess.run(
-            [*command, "run", *selection, *training, "--seeds", "4", "--run", "some", "--budget", budget],
-            cwd=tmp_path, capture_output=True, text=True, timeout=300, env=environment,
-        )  # fmt: skip
+        done = mmbench(tmp_path, "run", *selection, *training, "--seeds", "4", "--run", "some", "--budget", budget)
         assert done.returncode == 0, done.stdout + done.stderr
         lines = (tmp_path / "results/some/journal.jsonl").read_text().splitlines()
         return done.stdout, [json.loads(line)["cell_id"] for line in lines]

@@ -5,16 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 
 import pytest
 from plan_cases import PARTS, dataset, fusion, plan, walk
+from typed import command, mmbench
 
 from mmbench.errors import UsageError
 from mmbench.journal import Journal
@@ -31,20 +30,6 @@ QUIET = ("--protocol", "none", "--diagnostics", "none", "--set", "patience=0")
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     return tmp_path_factory.mktemp("race")
-
-
-def command(home, *arguments):
-    environment = {**os.environ, "MMBENCH_CACHE": str(home / "cache"), "MMBENCH_DATA": str(home / "data")}
-    return {
-        "args": [sys.executable, "-m", "mmbench.cli", *arguments],
-        "cwd": home,
-        "text": True,
-        "env": {**environment, "COLUMNS": "200"},
-    }
-
-
-def mmbench(home, *arguments):
-    return subprocess.run(**command(home, *arguments), capture_output=True, timeout=500)
 
 
 def rows_of(home, name):

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import random
 import shutil
 import subprocess
-import sys
 import time
 from collections import Counter
 
 import pytest
 from plan_cases import PARTS, encoder, fusion, plan, walk
+from typed import command, mmbench
 
 from mmbench.errors import UsageError
 from mmbench.journal import Journal
@@ -278,14 +277,6 @@ def home(tmp_path_factory):
     return folder
 
 
-def mmbench(home, *arguments):
-    environment = {**os.environ, "MMBENCH_CACHE": str(home / "cache"), "MMBENCH_DATA": str(home / "data")}
-    return subprocess.run(
-        [sys.executable, "-m", "mmbench.cli", *arguments],
-        cwd=home, text=True, capture_output=True, timeout=500, env={**environment, "COLUMNS": "200"},
-    )  # fmt: skip
-
-
 @pytest.fixture(scope="module")
 def swept(home):
     done = mmbench(home, "run", "-c", "sweep.toml", "--run", "swept")
@@ -331,22 +322,8 @@ def test_trials_never_touch_test_and_final_records_hold_what_was_chosen(swept, h
 def test_the_same_command_again_has_nothing_to_do_and_another_sweep_needs_another_name(swept, home):
     before = (home / "results/swept/plan.json").read_text()
     again = mmbench(home, "run", "-c", "sweep.toml", "--run", "swept")
-    untuned = mmbench(
-        home,
-        "run",
-        "-d",
-        "xor",
-        "-f",
-        "concat",
-        "--epochs",
-        "6",
-        "--limit",
-        "300",
-        "--set",
-        "patience=0",
-        "--run",
-        "swept",
-    )
+    selection = ("-d", "xor", "-f", "concat", "--epochs", "6", "--limit", "300", "--set", "patience=0")
+    untuned = mmbench(home, "run", *selection, "--run", "swept")
 
     assert "nothing left to do" in again.stdout
     assert (home / "results/swept/plan.json").read_text() == before
@@ -392,9 +369,8 @@ def test_an_optuna_sweep_that_is_killed_asks_for_the_same_trials_again(home):
     assert whole.returncode == 0, whole.stdout + whole.stderr
     assert "trial 4 of 4: 4 cells to run" in whole.stdout
 
-    environment = {**os.environ, "MMBENCH_CACHE": str(home / "cache"), "MMBENCH_DATA": str(home / "data")}
-    command = [sys.executable, "-m", "mmbench.cli", "run", "-c", "optuna.toml", "--run", "killed"]
-    process = subprocess.Popen(command, cwd=home, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    arguments = ("run", "-c", "optuna.toml", "--run", "killed")
+    process = subprocess.Popen(**command(home, *arguments), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     journal = home / "results/killed/journal.jsonl"
     until = time.monotonic() + 200
     while not (journal.exists() and journal.read_bytes().count(b"\n") >= 6):
@@ -402,7 +378,7 @@ def test_an_optuna_sweep_that_is_killed_asks_for_the_same_trials_again(home):
         time.sleep(0.02)
     process.kill()
     process.wait()
-    again = mmbench(home, "run", "-c", "optuna.toml", "--run", "killed")
+    again = mmbench(home, *arguments)
 
     assert again.returncode == 0, again.stdout + again.stderr
     for file in ("decisions.json", "plan.json"):
