@@ -16,7 +16,7 @@ import psutil
 import pytest
 from mmbench_executors.ray import RayExecutor
 
-from mmbench.errors import Unavailable, UsageError
+from mmbench.errors import Unavailable
 from mmbench.executors import Job, Outcome
 
 HERE = Path(__file__).parent
@@ -114,27 +114,35 @@ def is_on(node: Any, pid: int) -> bool:
         return False
 
 
-def new_pid(began: Path, seen: set[str]) -> int:
-    name = until(lambda: next((path.name for path in began.iterdir() if path.name not in seen), None))
-    seen.add(name)
-    return int(name)
+class Began:
+    """The folder where cells leave the numbers of their processes."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self.folder = folder
+        self._seen: set[int] = set()
+
+    def job(self, *, sleep_s: float, **facts: Any) -> Job:
+        """Return a cell that leaves its number here and takes so long."""
+        return job(self.folder.parent, "says_that_it_began", began=str(self.folder), sleep_s=sleep_s, **facts)
+
+    def pids(self) -> list[int]:
+        return [int(path.name) for path in self.folder.iterdir()]
+
+    def new_pid(self) -> int:
+        """Wait for a process that was not there before."""
+        pid: int = until(lambda: next((pid for pid in self.pids() if pid not in self._seen), None))
+        self._seen.add(pid)
+        return pid
 
 
-BAD_OPTIONS = [
-    ({"address": "ray://head:10001"}, r"Ray client server.*HOST:PORT"),
-    ({"address": "head"}, r"address must be local, auto or HOST:PORT of the cluster's head, got 'head'"),
-    ({"address": "head:123456"}, r"address must be local, auto or HOST:PORT"),
-    ({"gpus": 1.5}, r"gpus must be a fraction of one GPU or a whole number, got 1\.5"),
-    ({"cpus": -1}, r"cpus must be a number of at least 0, got -1"),
-    ({"cpus": "two"}, r"cpus must be a number of at least 0, got 'two'"),
-    ({"cpus": 0}, r"cpus and gpus are both 0"),
-]
+@pytest.fixture
+def began(tmp_path: Path) -> Began:
+    return Began(tmp_path / "began")
 
 
-@pytest.mark.parametrize(("options", "words"), BAD_OPTIONS)
-def test_an_option_that_makes_no_sense_is_refused(tmp_path: Path, options: dict[str, Any], words: str) -> None:
-    with pytest.raises(UsageError, match=words):
-        RayExecutor(tmp_path, **options)
+def slow_plugin(folder: Path, began: Began) -> None:
+    (folder / "slow.py").write_text(f"BEGAN = {str(began.folder)!r}\n{SLOW_FUSIONS}")
 
 
 def run_command(folder: Path, *words: str) -> list[str]:
@@ -154,49 +162,6 @@ def test_an_address_where_nobody_listens_is_told_within_seconds(tmp_path: Path) 
     assert "no Ray cluster answers at 127.0.0.1:1 (Connection refused). `ray start --head` begins one" in done.stderr
     assert "Traceback" not in done.stderr
     assert time.monotonic() - began < 30
-
-
-#: Resources of a node, what each cell asks for, how many cells fit.
-FITTING = [
-    ({"CPU": 4.0}, 1, 0, 4),
-    ({"CPU": 4.0}, 1.5, 0, 2),
-    ({"CPU": 4.0}, 8, 0, 0),
-    ({"CPU": 4.0}, 1, 0.25, 0),
-    ({"CPU": 64.0, "GPU": 2.0}, 1, 0.25, 8),
-    ({"CPU": 64.0, "GPU": 2.0}, 1, 0.1, 20),
-    ({"CPU": 64.0, "GPU": 2.0}, 1, 0.4, 4),  # 0.8 of each GPU, for none is split between two cells' shares
-    ({"CPU": 64.0, "GPU": 3.0}, 0, 2, 1),
-    ({"CPU": 3.0, "GPU": 2.0}, 1, 0.25, 3),
-    ({"memory": 1.0}, 1, 0, 0),
-]
-
-
-@pytest.mark.parametrize(("resources", "cpus", "gpus", "fitting"), FITTING)
-def test_a_node_takes_as_many_cells_as_its_cpus_and_gpus_allow(
-    resources: dict[str, float], cpus: float, gpus: float, fitting: int
-) -> None:
-    pytest.importorskip("ray", reason="Ray is not installed")
-    from mmbench_executors.ray_driver import num_fitting
-
-    assert num_fitting(resources, cpus=cpus, gpus=gpus) == fitting
-
-
-def test_a_file_that_a_node_names_stays_in_the_folder(tmp_path: Path) -> None:
-    pytest.importorskip("ray", reason="Ray is not installed")
-    from mmbench_executors.ray_driver import inside
-
-    assert inside(tmp_path, "deep/er/file.txt") == tmp_path / "deep" / "er" / "file.txt"
-    for name in ("../file.txt", "deep/../../file.txt", "/etc/file.txt"):
-        with pytest.raises(OSError, match="outside of the cell's folder"):
-            inside(tmp_path, name)
-
-
-def test_this_process_does_not_import_ray_or_torch() -> None:
-    code = "import sys, mmbench_executors.ray; print(sorted({'ray', 'torch', 'pandas'} & set(sys.modules)))"
-
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-
-    assert done.stdout == "[]\n"
 
 
 @pytest.mark.slow
@@ -223,20 +188,18 @@ def test_files_and_numbers_come_back_from_a_node(tmp_path: Path, cluster: Any) -
 
 
 @pytest.mark.slow
-def test_a_cell_whose_ray_worker_is_killed_is_tried_three_times(tmp_path: Path, cluster: Any) -> None:
-    began, seen = tmp_path / "began", set[str]()
-    began.mkdir()
+def test_a_cell_whose_ray_worker_is_killed_is_tried_three_times(tmp_path: Path, began: Began, cluster: Any) -> None:
     with RayExecutor(tmp_path, address=cluster.address) as executor:
-        once = job(tmp_path, "says_that_it_began", began=str(began), sleep_s=1)
+        once = began.job(sleep_s=1)
         executor.submit(once)
-        ray_worker_of(new_pid(began, seen)).kill()
+        ray_worker_of(began.new_pid()).kill()
         survived = outcomes(executor, 1)[once.cell_id]
 
-        thrice = job(tmp_path, "says_that_it_began", began=str(began), sleep_s=60)
-        new_pid(began, seen)
+        thrice = began.job(sleep_s=60)
+        began.new_pid()
         executor.submit(thrice)
         for _ in range(3):
-            pid = new_pid(began, seen)
+            pid = began.new_pid()
             ray_worker_of(pid).kill()
             until(lambda pid=pid: not psutil.pid_exists(pid), within_s=10)
         lost = outcomes(executor, 1)[thrice.cell_id]
@@ -249,14 +212,12 @@ def test_a_cell_whose_ray_worker_is_killed_is_tried_three_times(tmp_path: Path, 
 
 
 @pytest.mark.slow
-def test_cells_that_are_cancelled_end_at_once(tmp_path: Path, cluster: Any) -> None:
-    began, seen = tmp_path / "began", set[str]()
-    began.mkdir()
+def test_cells_that_are_cancelled_end_at_once(tmp_path: Path, began: Began, cluster: Any) -> None:
     with RayExecutor(tmp_path, address=cluster.address) as executor:
-        runs = job(tmp_path, "says_that_it_began", began=str(began), sleep_s=60)
-        waits = job(tmp_path, "says_that_it_began", began=str(began), sleep_s=60)
+        runs = began.job(sleep_s=60)
+        waits = began.job(sleep_s=60)
         executor.submit(runs)
-        pid = new_pid(began, seen)
+        pid = began.new_pid()
         executor.submit(waits)
         start = time.monotonic()
         executor.cancel()
@@ -265,11 +226,13 @@ def test_cells_that_are_cancelled_end_at_once(tmp_path: Path, cluster: Any) -> N
     assert {outcome.status for outcome in found.values()} == {"interrupted"}
     assert time.monotonic() - start < 15
     until(lambda: not psutil.pid_exists(pid), within_s=5)
-    assert len(list(began.iterdir())) == 1
+    assert len(began.pids()) == 1
 
 
 @pytest.mark.slow
-def test_gpus_are_shared_where_there_are_some_and_missed_where_there_are_none(tmp_path: Path, cluster: Any) -> None:
+def test_gpus_are_shared_where_there_are_some_and_missed_where_there_are_none(
+    tmp_path: Path, began: Began, cluster: Any
+) -> None:
     start = time.monotonic()
     with RayExecutor(tmp_path, address=cluster.address, gpus=0.5) as executor, pytest.raises(Unavailable) as error:
         executor.capacity  # noqa: B018  (asking for it joins the cluster)
@@ -280,14 +243,12 @@ def test_gpus_are_shared_where_there_are_some_and_missed_where_there_are_none(tm
     # Ray believes what it is told about GPUs: what is tested is who is given which.
     node = cluster.add_node(num_cpus=4, num_gpus=1, **STORE)
     try:
-        began, seen = tmp_path / "began", set[str]()
-        began.mkdir()
         with RayExecutor(tmp_path, address=cluster.address, gpus=0.5) as executor:
             assert executor.capacity == 2
-            jobs = [job(tmp_path, "says_that_it_began", began=str(began), sleep_s=3) for _ in range(2)]
+            jobs = [began.job(sleep_s=3) for _ in range(2)]
             for item in jobs:
                 executor.submit(item)
-            pids = [new_pid(began, seen), new_pid(began, seen)]
+            pids = [began.new_pid(), began.new_pid()]
             assert all(is_on(node, pid) for pid in pids)
             found = outcomes(executor, 2)
     finally:
@@ -309,17 +270,15 @@ def quality(run: Path) -> dict[str, Sequence[dict[str, Any]]]:
 
 
 @pytest.mark.slow
-def test_a_run_loses_a_node_and_no_cell(tmp_path: Path, cluster: Any) -> None:
-    began = tmp_path / "began"
-    began.mkdir()
-    (tmp_path / "slow.py").write_text(f"BEGAN = {str(began)!r}\n{SLOW_FUSIONS}")
+def test_a_run_loses_a_node_and_no_cell(tmp_path: Path, began: Began, cluster: Any) -> None:
+    slow_plugin(tmp_path, began)
     grid = ["-f", "slow*", "-f", "concat", "--plugin", "slow.py"]
     doomed = cluster.add_node(num_cpus=1, **STORE)
     command = run_command(tmp_path, *grid, "--run", "on-ray", "--executor", f"ray[address={cluster.address}]")
 
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as run:
         try:
-            until(lambda: any(is_on(doomed, int(path.name)) for path in began.iterdir()))
+            until(lambda: any(is_on(doomed, pid) for pid in began.pids()))
             cluster.remove_node(doomed, allow_graceful=False)
             said, _ = run.communicate(timeout=150)
         finally:
@@ -341,18 +300,16 @@ def test_a_run_loses_a_node_and_no_cell(tmp_path: Path, cluster: Any) -> None:
 
 
 @pytest.mark.slow
-def test_a_local_ray_ends_with_the_command_however_that_ends(tmp_path: Path) -> None:
+def test_a_local_ray_ends_with_the_command_however_that_ends(tmp_path: Path, began: Began) -> None:
     pytest.importorskip("ray", reason="Ray is not installed")
-    began, seen = tmp_path / "began", set[str]()
-    began.mkdir()
-    (tmp_path / "slow.py").write_text(f"BEGAN = {str(began)!r}\n{SLOW_FUSIONS}")
+    slow_plugin(tmp_path, began)
     words = ["-f", "slow*", "--no-baselines", "--plugin", "slow.py", "--run", "r", "--executor", "ray", "-j", "1"]
     command = run_command(tmp_path, *words)
 
     for signum, code in ((signal.SIGINT, 130), (signal.SIGKILL, -9)):
         with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as run:
             [driver] = until(lambda run=run: psutil.Process(run.pid).children())
-            pid = new_pid(began, seen)
+            pid = began.new_pid()
             local_ray = driver.children(recursive=True)
             assert {"raylet", "gcs_server"} <= {process.name() for process in local_ray}
             run.send_signal(signum)
@@ -377,11 +334,10 @@ def test_a_local_ray_ends_with_the_command_however_that_ends(tmp_path: Path) -> 
     ],
 )
 def test_a_node_that_lacks_something_gets_no_more_cells(
-    tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch, kind: str, status: str, words: str
+    tmp_path: Path, began: Began, cluster: Any, monkeypatch: pytest.MonkeyPatch, kind: str, status: str, words: str
 ) -> None:
     monkeypatch.setattr("mmbench_executors.ray.NO_NODE_S", 1.0)
-    began, lacking = tmp_path / "began", tmp_path / "lacking"
-    began.mkdir()
+    lacking = tmp_path / "lacking"
     if kind == "data_dir":
         lacking.mkdir()
         needs: dict[str, Any] = {"data_dir": str(lacking)}
@@ -389,9 +345,9 @@ def test_a_node_that_lacks_something_gets_no_more_cells(
         lacking.touch()
         needs = {"plugin_files": [str(lacking)]}
     with RayExecutor(tmp_path, address=cluster.address) as executor:
-        first = job(tmp_path, "says_that_it_began", began=str(began), sleep_s=2)
-        second = job(tmp_path, "says_that_it_began", began=str(began), sleep_s=0, **needs)
-        third = job(tmp_path, "says_that_it_began", began=str(began), sleep_s=0)
+        first = began.job(sleep_s=2)
+        second = began.job(sleep_s=0, **needs)
+        third = began.job(sleep_s=0)
         executor.submit(first)
         executor.submit(second)
         lacking.rename(tmp_path / "elsewhere")
@@ -407,20 +363,18 @@ def test_a_node_that_lacks_something_gets_no_more_cells(
 
 @pytest.mark.slow
 def test_a_cluster_whose_head_is_lost_ends_its_cells_and_is_missed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, began: Began, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("ray", reason="Ray is not installed")
     from ray.cluster_utils import Cluster
 
     monkeypatch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "5")  # instead of 60
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, **STORE})
-    began, seen = tmp_path / "began", set[str]()
-    began.mkdir()
     try:
         with RayExecutor(tmp_path, address=cluster.address) as executor:
-            item = job(tmp_path, "says_that_it_began", began=str(began), sleep_s=300, timeout_s=None)
+            item = began.job(sleep_s=300, timeout_s=None)
             executor.submit(item)
-            new_pid(began, seen)
+            began.new_pid()
             address = cluster.address
             cluster.head_node.kill_all_processes(check_alive=False, allow_graceful=False)
             outcome = outcomes(executor, 1, within_s=150)[item.cell_id]
