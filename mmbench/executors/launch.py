@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import selectors
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -14,10 +12,10 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
 from mmbench.executors import Job
+from mmbench.executors.peer import Peer, python
 
 JOB_FILE = ".job.json"
 _THREAD_VARIABLES = (
@@ -98,9 +96,7 @@ class ForkLauncher:
     def __init__(self, preload: Sequence[str], threads: int) -> None:
         self._preload = tuple(preload)
         self._threads = threads
-        self._server: subprocess.Popen[bytes] | None = None
-        self._connection: socket.socket | None = None
-        self._buffer = b""
+        self._server: Peer | None = None
 
     @property
     def server_pid(self) -> int | None:
@@ -109,77 +105,32 @@ class ForkLauncher:
 
     def start(self, number: int, job: Job) -> None:
         if self._server is None:
-            self._start_server()
-        assert self._connection is not None
-        request = {"op": "start", "job": number, **_request(job, self._threads)}
-        # A server that has just died is noticed by the next poll.
-        with suppress(OSError):
-            self._connection.sendall(json.dumps(request).encode() + b"\n")
+            self._server = Peer(
+                "mmbench.executors.server",
+                os.getpid(),
+                self._preload,
+                output=tempfile.TemporaryFile(),  # noqa: SIM115  (lives as long as the server)
+                env=environment(self._threads),
+            )
+        self._server.send(op="start", job=number, **_request(job, self._threads))
 
     def poll(self, timeout_s: float) -> list[Message]:
-        if self._connection is None:
+        if self._server is None:
             return []
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._connection, selectors.EVENT_READ)
-            if not selector.select(max(0.0, timeout_s)):
-                return []
-        try:
-            data = self._connection.recv(1 << 16)
-        except OSError:
-            data = b""
-        if not data:
-            return [Lost(reason=self._bury())]
-        *lines, self._buffer = (self._buffer + data).split(b"\n")
-        return [message for line in lines if (message := _message(json.loads(line))) is not None]
+        said = self._server.poll(timeout_s)
+        if said is None:
+            server, self._server = self._server, None
+            return [Lost(reason=f"the fork server ended with {server.end()}")]
+        return [message for data in said if (message := _message(data)) is not None]
 
     def kill(self) -> None:
         if self._server is not None:
             self._server.kill()
 
     def close(self) -> None:
-        if self._connection is None or self._server is None:
-            return
-        self._connection.close()  # which tells the server to end
-        try:
-            self._server.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            self._server.kill()
-            self._server.wait()
-        self._forget()
-
-    def _start_server(self) -> None:
-        ours, theirs = socket.socketpair()
-        code = f"main({theirs.fileno()}, {os.getpid()}, {self._preload!r})"
-        self._output = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the server)
-        self._server = subprocess.Popen(
-            _python("mmbench.executors.server", code),
-            stdin=subprocess.DEVNULL,
-            stdout=self._output,
-            stderr=self._output,
-            env=environment(self._threads),
-            pass_fds=[theirs.fileno()],
-            # Ctrl-C on the terminal is for the runner to handle.
-            start_new_session=True,
-        )
-        theirs.close()
-        self._connection = ours
-        self._buffer = b""
-
-    def _bury(self) -> str:
-        assert self._server is not None
-        assert self._connection is not None
-        self._connection.close()
-        self._server.kill()
-        code = self._server.wait()
-        self._output.seek(0)
-        said = self._output.read()[-4096:].decode("utf-8", "replace").strip().split("\n")[-1]
-        self._forget()
-        return f"the fork server ended with {describe_exit(code)}" + (f"; its last words: {said}" if said else "")
-
-    def _forget(self) -> None:
-        self._output.close()
-        self._server = None
-        self._connection = None
+        if self._server is not None:
+            self._server.end(grace_s=5)
+            self._server = None
 
 
 class SpawnLauncher:
@@ -199,7 +150,7 @@ class SpawnLauncher:
         try:
             job_file.write_text(json.dumps(_request(job, self._threads)))
             self._processes[number] = subprocess.Popen(
-                _python("mmbench.executors.child", f"main({str(job_file)!r}, {os.getpid()})"),
+                python("mmbench.executors.child", f"main({str(job_file)!r}, {os.getpid()})"),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -236,30 +187,6 @@ class SpawnLauncher:
 StartMethod: TypeAlias = Literal["fork", "spawn"]
 #: Forking is unsafe on macOS once system libraries are loaded, and does not exist on Windows.
 DEFAULT_START_METHOD: StartMethod = "fork" if sys.platform == "linux" else "spawn"
-
-
-def describe_exit(code: int) -> str:
-    """Return how a process ended in words.
-
-    >>> describe_exit(-11)
-    'SIGSEGV (Segmentation fault)'
-    >>> describe_exit(3)
-    'exit code 3'
-    """
-    if code >= 0:
-        return f"exit code {code}"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        return f"signal {-code}"
-    return f"{name} ({signal.strsignal(-code)})"
-
-
-def _python(module: str, call: str) -> list[str]:
-    # The path is given, not inherited: a module that this process can import, a cell can import too, and nothing is
-    # imported from the current folder by accident.
-    code = f"import sys; sys.path[:] = {[str(Path(entry or '.').absolute()) for entry in sys.path]!r}; "
-    return [sys.executable, "-c", code + f"from {module} import main; {call}"]
 
 
 def _has_ended(process: subprocess.Popen[bytes]) -> bool:

@@ -31,8 +31,8 @@ from mmbench.executors.launch import (
     SpawnLauncher,
     Started,
     StartMethod,
-    describe_exit,
 )
+from mmbench.executors.peer import describe_exit
 from mmbench.executors.watch import (
     CappedLog,
     gib,

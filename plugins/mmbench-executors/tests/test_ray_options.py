@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from mmbench_executors.ray import RayExecutor
 
-from mmbench.errors import UsageError
+from mmbench.errors import Unavailable, UsageError
 
 BAD_OPTIONS = [
     ({"address": "ray://head:10001"}, r"Ray client server.*HOST:PORT"),
@@ -70,3 +70,32 @@ def test_this_process_does_not_import_ray_or_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert done.stdout == "[]\n"
+
+
+def test_a_ray_that_cannot_be_imported_is_told_in_its_own_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "ray.py").write_text("raise RuntimeError('this Ray is broken')\n")
+    monkeypatch.syspath_prepend(tmp_path / "code")
+
+    with RayExecutor(tmp_path) as executor, pytest.raises(Unavailable) as error:
+        executor.capacity  # noqa: B018  (asking for it starts Ray)
+
+    assert str(error.value) == (
+        "Ray cannot be used at address 'local': exit code 1; its last words: RuntimeError: this Ray is broken"
+    )
+
+
+def test_a_ray_that_takes_too_long_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "ray.py").write_text("import time\ntime.sleep(60)\n")
+    monkeypatch.syspath_prepend(tmp_path / "code")
+    monkeypatch.setattr("mmbench_executors.ray.START_S", 1.0)
+
+    with RayExecutor(tmp_path) as executor, pytest.raises(Unavailable) as error:
+        executor.capacity  # noqa: B018  (asking for it starts Ray)
+
+    assert str(error.value) == (
+        f"Ray cannot be used at address 'local': it took longer than 1 s; see {tmp_path / 'driver.log'}"
+    )

@@ -7,15 +7,10 @@ happen to the process that keeps the journal, which therefore never imports Ray.
 
 from __future__ import annotations
 
-import json
 import math
-import selectors
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -25,8 +20,7 @@ from mmbench.environment import usable_cpus
 from mmbench.errors import Unavailable, UsageError
 from mmbench.executors import Job, Outcome, Running
 from mmbench.executors.child import one_line
-from mmbench.executors.launch import describe_exit
-from mmbench.executors.watch import kill_tree
+from mmbench.executors.peer import Peer
 from mmbench_executors.request import make_request, outcome_from_json
 
 #: Starting a local Ray takes 5 to 12 s on a busy machine of two cores; a head that answers is joined within a second.
@@ -86,9 +80,7 @@ class RayExecutor:
             raise UsageError(f"ray: gpus must be a fraction of one GPU or a whole number, got {gpus:g}")
         if not (self._cpus or self._gpus):
             raise UsageError("ray: cpus and gpus are both 0, so that nothing bounds how many cells run at once")
-        self._driver: subprocess.Popen[bytes] | None = None
-        self._connection: socket.socket | None = None
-        self._buffer = b""
+        self._driver: Peer | None = None
         self._tasks: dict[int, _Task] = {}
         self._finished: list[tuple[Job, Outcome]] = []
         self._num_submitted = 0
@@ -115,12 +107,12 @@ class RayExecutor:
         Raises:
             Unavailable: Ray cannot be started, or reached, or no node is large enough.
         """
-        self._start()
+        driver = self._start()
         shared = any(slots > 1 for slots in self._slots.values())
         payload = {**job.payload, "contended": True} if shared and "contended" in job.payload else job.payload
         self._num_submitted += 1
         self._tasks[self._num_submitted] = _Task(job)
-        self._send(
+        driver.send(
             op="submit",
             job=self._num_submitted,
             request=make_request(job, threads=self._threads, payload=payload),
@@ -151,7 +143,8 @@ class RayExecutor:
 
     def cancel(self) -> None:
         """End all jobs as "interrupted": SIGINT for each on its node; a second call kills at once."""
-        self._send(op="cancel")
+        if self._driver is not None:
+            self._driver.send(op="cancel")
 
     def close(self) -> None:
         """End what still runs, leave the cluster, and end Ray where it was started here."""
@@ -166,10 +159,10 @@ class RayExecutor:
     ) -> None:
         self.close()
 
-    def _start(self) -> None:
-        """Start the driver, if none runs, and wait until it has joined Ray."""
+    def _start(self) -> Peer:
+        """Start the driver, if none runs, and wait until it has joined Ray; return it."""
         if self._driver is not None:
-            return
+            return self._driver
         host, _, port = self._address.rpartition(":")
         if host:
             _check_that_somebody_listens(host, int(port))
@@ -177,55 +170,42 @@ class RayExecutor:
         if self._address == "local":
             cells = self._jobs or max(1, usable_cpus() // self._threads)
             options["num_cpus"] = max(1, math.ceil(cells * self._cpus))
-        ours, theirs = socket.socketpair()
-        path = [str(Path(entry or ".").absolute()) for entry in sys.path]
-        code = f"import sys; sys.path[:] = {path!r}; from mmbench_executors.ray_driver import main; "
-        with (self._folder / LOG_FILE).open("wb") as log:
-            self._driver = subprocess.Popen(
-                [sys.executable, "-c", code + f"main({theirs.fileno()}, {options!r})"],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                # Ray puts the current folder on the path of its workers: modules must not come from there by accident.
-                cwd=self._folder,
-                pass_fds=[theirs.fileno()],
-                # Ctrl-C on the terminal is for the runner to handle.
-                start_new_session=True,
-            )
-        theirs.close()
-        self._connection, self._buffer, self._slots = ours, b"", {}
+        # Ray puts the current folder on the path of its workers: modules must not come from there by accident.
+        log = (self._folder / LOG_FILE).open("w+b")
+        driver = self._driver = Peer("mmbench_executors.ray_driver", options, output=log, cwd=self._folder)
+        self._slots = {}
         self._without_node_since = None
         until = time.monotonic() + START_S
         while not self._slots:
-            if self._driver is None or time.monotonic() > until:
-                said = self._bury() or f"it took longer than {START_S:g} s; see {self._folder / LOG_FILE}"
-                raise Unavailable(f"Ray cannot be used at address {self._address!r}: {said}")
-            self._poll(0.2)
+            said = driver.poll(0.2)
+            if said is None:
+                raise self._unusable(self._bury())
+            for message in said:
+                self._take(message)
+            if time.monotonic() > until:
+                self._bury()
+                raise self._unusable(f"it took longer than {START_S:g} s; see {self._folder / LOG_FILE}")
+        return driver
+
+    def _unusable(self, why: str) -> Unavailable:
+        return Unavailable(f"Ray cannot be used at address {self._address!r}: {why}")
 
     def _poll(self, timeout_s: float) -> None:
         """Take what the driver says, waiting for it at most so long."""
-        if self._connection is None:
+        if self._driver is None:
             return
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._connection, selectors.EVENT_READ)
-            if not selector.select(timeout_s):
-                return
-        try:
-            data = self._connection.recv(1 << 16)
-        except OSError:
-            data = b""
-        if not data:
+        said = self._driver.poll(timeout_s)
+        if said is None:
             self._lose(self._bury())
             return
-        *lines, self._buffer = (self._buffer + data).split(b"\n")
-        for line in lines:
-            self._take(json.loads(line))
+        for message in said:
+            self._take(message)
 
     def _take(self, message: Mapping[str, Any]) -> None:
         match message["event"]:
             case "failed":
                 self._bury()
-                raise Unavailable(f"Ray cannot be used at address {self._address!r}: {message['reason']}")
+                raise self._unusable(message["reason"])
             case "cluster":
                 self._slots = message["slots"]
                 self._why_without = message["why"]
@@ -259,27 +239,7 @@ class RayExecutor:
     def _bury(self, *, grace_s: float = 0.0) -> str:
         """End the driver and return how it went, in words."""
         driver, self._driver = self._driver, None
-        if self._connection is not None:
-            self._connection.close()  # which tells the driver to end
-            self._connection = None
-        if driver is None:
-            return ""
-        try:
-            code = driver.wait(timeout=grace_s)
-        except subprocess.TimeoutExpired:
-            kill_tree(driver.pid)
-            code = driver.wait()
-        said = ""
-        with suppress(OSError):
-            lines = (self._folder / LOG_FILE).read_bytes()[-4096:].decode("utf-8", "replace").strip().splitlines()
-            said = one_line(lines[-1]) if lines else ""
-        return describe_exit(code) + (f"; its last words: {said}" if said else "")
-
-    def _send(self, **message: Any) -> None:
-        # A driver that has just died is noticed by the next poll.
-        with suppress(OSError):
-            if self._connection is not None:
-                self._connection.sendall(json.dumps(message).encode() + b"\n")
+        return driver.end(grace_s=grace_s) if driver is not None else ""
 
 
 def _checked_address(address: str) -> str:
