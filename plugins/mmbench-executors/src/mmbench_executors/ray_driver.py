@@ -337,17 +337,10 @@ def _join(options: Mapping[str, Any]) -> None:
 
 def _read(connection: socket.socket, requests: queue.Queue[dict[str, Any] | None]) -> None:
     """Read requests until the runner is gone, and see to it that this process then ends."""
-    buffer = b""
-    while True:
-        try:
-            data = connection.recv(1 << 16)
-        except OSError:
-            data = b""
-        if not data:
-            break
-        *lines, buffer = (buffer + data).split(b"\n")
+    with suppress(OSError), connection.makefile("rb") as lines:
         for line in lines:
-            requests.put(json.loads(line))
+            if line.endswith(b"\n"):  # else the runner died while it wrote
+                requests.put(json.loads(line))
     requests.put(None)
     time.sleep(10)  # for the main thread to leave Ray in order
     os._exit(1)
