@@ -240,6 +240,15 @@ def test_two_cells_never_share_a_place_in_the_tables(tmp_path: Path, changes: di
     }
 
 
+def test_profiles_of_one_setup_measured_in_two_ways_add_up(tmp_path: Path) -> None:
+    for name, cell in (("one", A), ("two", B)):
+        make(tmp_path / name, [row(cell, encoders="image:cnn", variant="fp32")], [record(cell)], kind="profile")
+
+    made = merge_runs([tmp_path / "one", tmp_path / "two"], tmp_path / "both")
+
+    assert (made.num_cells, made.notes) == (2, ())
+
+
 def test_a_cell_that_waits_to_be_tuned_makes_way_for_the_one_that_was(tmp_path: Path) -> None:
     waits = row(A, encoders="image:cnn", status="pending", reason="its trials come first")
     make(tmp_path / "begun", [waits, row(C, role="trial")], [record(C, None, "killed")])
