@@ -15,6 +15,7 @@ import torch
 
 from mmbench.batches import free_bytes
 from mmbench.cell import perf_facts
+from mmbench.cell_subject import turn_on
 from mmbench.model import Batch
 from mmbench.profile_subject import Subject, SubjectFactory, host_batches, inference, moved
 from mmbench.profiling import PROTOCOLS, profile
@@ -52,20 +53,24 @@ def profile_cell(payload: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """
     began = perf_counter()
     warnings: list[str] = []
-    factory = SubjectFactory(payload, warnings)
-    device = factory.device
-    used_before = device_used_bytes(device)[0]
-    before, neighbours = device_state(device), Neighbours(device)
-    measured = _Measurement(factory)
-    try:
-        with settings(factory.variant, device):
-            measured.run()
-    except UnsupportedError as error:
-        measured.leave_out(str(error))
-    found = measured.found
-    measured.add_memory(used_before)
-    reason = "contended: cells ran side by side" if payload["contended"] else neighbours.reason()
-    metrics = mark_contended(found.metrics, reason)
+    with turn_on(payload) as turn:
+        factory = SubjectFactory(payload, warnings)
+        device = factory.device
+        # Whoever trains on the same GPU waits at the end of an epoch.
+        with turn.alone() as alone:
+            neighbours = Neighbours(device, turn.num_others() if alone else 0)
+            used_before, before = device_used_bytes(device)[0], device_state(device)
+            measured = _Measurement(factory)
+            try:
+                with settings(factory.variant, device):
+                    measured.run()
+            except UnsupportedError as error:
+                measured.leave_out(str(error))
+            measured.add_memory(used_before)
+            reason = neighbours.reason()
+    if payload["contended"] if alone is None else not alone:
+        reason = "contended: cells ran side by side"
+    metrics = mark_contended(measured.found.metrics, reason)
     metrics = [dataclasses.replace(item, condition=_condition(item, factory)) for item in metrics]
     if measured.raw:
         (folder / TIMINGS_FILE).write_text(json.dumps(measured.raw))

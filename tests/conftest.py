@@ -12,6 +12,7 @@ import pytest
 if TYPE_CHECKING:
     from browser import Browser
     from prepare_cases import Server
+    from profile_cases import Clock
 
 
 def pytest_configure() -> None:
@@ -29,6 +30,17 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The profiler's clock on the CPU, in the test's hands: a busy machine changes nothing."""
+    from profile_cases import Clock
+
+    clock = Clock()
+    monkeypatch.setattr("mmbench.profiling.meter.perf_counter", clock)
+    monkeypatch.setattr("mmbench.profiling.sweep.perf_counter", clock)
+    return clock
 
 
 @pytest.fixture

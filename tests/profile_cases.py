@@ -26,13 +26,13 @@ class Encoder(nn.Module):
 
 
 class Clock:
-    """A clock that only moves when it is told, and a microsecond whenever it is looked at."""
+    """A clock that only moves when it is told, and a nanosecond whenever it is looked at."""
 
     def __init__(self):
         self.now = 0.0
 
     def __call__(self):
-        self.now += 1e-6
+        self.now += 1e-9
         return self.now
 
     def advance(self, seconds):

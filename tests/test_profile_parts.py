@@ -1,6 +1,7 @@
 """What `mmbench profile` is made of: batch sizes, variants, memory apart, the device's state, its lock, keys and plans."""
 
 import dataclasses
+import fcntl
 import json
 import math
 import sys
@@ -10,10 +11,13 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from profile_cases import DIGIT, Encoder
 from torch import nn
 
 from mmbench import device_lock
+from mmbench import profile_cell as profile_cell_module
 from mmbench.config import load_config
+from mmbench.device_turn import DeviceTurn
 from mmbench.errors import UsageError
 from mmbench.model import Batch, Input, MultimodalModel
 from mmbench.parts import perf_key
@@ -30,33 +34,15 @@ from mmbench.profiling.variants import UnsupportedError, arranged, prepare, sett
 from mmbench.record import Metric
 from mmbench.registry import load_registry
 from mmbench.samples import block_interval, block_statistics
-from mmbench.spec import TaskSpec
 from mmbench.variant import Variant, variants
 
 CPU = torch.device("cpu")
 QUICK = PROTOCOLS["quick"]
 BRIEF = dataclasses.replace(QUICK, min_iterations=3, min_latency_iterations=3, min_seconds=0.0, stage_iterations=1)
 MIB = 2**20
-DIGIT = TaskSpec(name="digit", kind="multiclass", num_outputs=10)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-class Encoder(nn.Module):
-    feature_dim = 8
-
-    def __init__(self, network):
-        super().__init__()
-        self.network = network
-
-    def forward(self, values, mask):
-        return self.network(values)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Only(nn.Module):
@@ -75,25 +61,6 @@ def batch_of(size, shape=(8,)):
 
 
 # Batch sizes
-
-
-class Clock:
-    """A clock that moves when it is told."""
-
-    def __init__(self):
-        self.now = 0.0
-
-    def __call__(self):
-        self.now += 1e-9
-        return self.now
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    clock = Clock()
-    monkeypatch.setattr("mmbench.profiling.meter.perf_counter", clock)
-    monkeypatch.setattr("mmbench.profiling.sweep.perf_counter", clock)
-    return clock
 
 
 def swept(clock, seconds_of, *, limit_bytes=math.inf, sizes=None, bytes_of=lambda size: 4 * size):
@@ -541,6 +508,34 @@ def test_a_profile_never_measures_stored_features(tmp_path):
 
     assert payload["feature_cache"] is False
     assert json.loads(json.dumps(payload)) == payload
+
+
+def test_a_profile_has_a_shared_device_to_itself(tmp_path, monkeypatch):
+    (payload, *_) = [cell.payload() for cell in cells_of(tmp_path, batch_sizes="none")]
+    (tmp_path / "locks").mkdir()
+    room, free = tmp_path / "locks" / "mmbench-GPU-1.room.lock", []
+
+    def entered():
+        with room.open("w") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+        return True
+
+    def profile(*given, **named):
+        free.append(entered())
+        return measure(*given, **named)
+
+    measure = profile_cell_module.profile
+    monkeypatch.setattr(profile_cell_module, "profile", profile)
+    monkeypatch.setattr(profile_cell_module, "turn_on", lambda payload: DeviceTurn("GPU-1", tmp_path / "locks"))
+
+    done = profile_cell_module.profile_cell({**payload, "contended": True, "protocol": "quick"}, tmp_path)
+
+    assert free == [False]  # nobody else could enter while it measured
+    assert entered()
+    assert "side by side" not in done["info"]["contended"]
 
 
 # Intervals of timings

@@ -11,7 +11,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from profile_cases import Clock, Takes, batches, build, training_step
+from profile_cases import Takes, batches, build, training_step
 from torch import nn
 from torch.nn import functional as F
 
@@ -26,20 +26,7 @@ QUICK = PROTOCOLS["quick"]
 BRIEF = dataclasses.replace(QUICK, min_iterations=3, min_latency_iterations=3, min_seconds=0.0, stage_iterations=1)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    """The profiler's clock on the CPU, in the test's hands: a busy machine changes nothing."""
-    clock = Clock()
-    monkeypatch.setattr("mmbench.profiling.meter.perf_counter", clock)
-    return clock
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def spin(seconds):

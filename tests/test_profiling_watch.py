@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from profile_cases import Clock, Takes, batches, build, training_step
+from profile_cases import Takes, batches, build, training_step
 from torch import nn
 from torch.optim.optimizer import _global_optimizer_pre_hooks
 
@@ -21,11 +21,7 @@ CPU = torch.device("cpu")
 QUICK = PROTOCOLS["quick"]
 
 
-@pytest.fixture
-def clock(monkeypatch):
-    clock = Clock()
-    monkeypatch.setattr("mmbench.profiling.meter.perf_counter", clock)
-    return clock
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def watch_of(model):
@@ -192,9 +188,7 @@ def ran(tmp_path):
         )
         runtime = local_runtime(config, cache=cache_dir(config), data=data_dir(), jobs=1)
         cells = [cell for cell in make_plan(config, load_registry(), runtime=runtime).cells() if len(cell.encoders) > 1]
-        before = torch.get_num_threads()
         result = run_cell(cells[0].payload(), folder)
-        torch.set_num_threads(before)
         return result, (folder / "predictions.safetensors").read_bytes(), folder
 
     return run
