@@ -188,6 +188,12 @@ def _settle(store: RunStore, plan: Plan, argv: Sequence[str]) -> None:
             f"the run {store.name!r} was {'tuned by another' if before else 'not tuned by a'} [sweep]; such numbers "
             "do not belong in one table. Choose another name with --run"
         )
+    drawn = about.get("config", {}).get("master_seed", plan.config.master_seed)
+    if drawn != plan.config.master_seed:
+        raise UsageError(
+            f"the run {store.name!r} draws its seeds from --master-seed {drawn}; those of {plan.config.master_seed} "
+            "would take their place in its table. Choose another name with --run"
+        )
     merged = about.get("merged")
     store.write_run(
         {

@@ -212,12 +212,15 @@ def test_status_counts_every_planned_cell(finished, home):
 def test_a_grown_selection_adds_to_the_run_and_other_settings_do_not_mix(finished, home):
     grown = mmbench("run", "-d", "xor", "-f", "sum", "--run", "first", cwd=home)
     mixed = mmbench("run", "-d", "xor", "-f", "sum", "--epochs", "3", "--run", "first", cwd=home)
+    drawn = mmbench("run", "-d", "xor", "-f", "sum", "--master-seed", "1", "--run", "first", cwd=home)
 
     assert grown.returncode == 0
     assert json.loads(mmbench("status", "first", "--json", cwd=home).stdout)["counts"] == {"ok": 6}
     assert mixed.returncode == 2
     assert "epochs was" in mixed.stderr
     assert "Choose another name with --run" in mixed.stderr
+    assert drawn.returncode == 2
+    assert "draws its seeds from --master-seed 0" in " ".join(drawn.stderr.replace("│", " ").split())
 
 
 @pytest.mark.parametrize(
