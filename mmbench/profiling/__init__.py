@@ -83,7 +83,7 @@ def profile(
             found.add("num_parameters_with_gradient", float(watch.num_reached_parameters), "1")
             _add_stages(watch.stages(), "training", batches["train"], found, raw)
             _measure_training(batches["train"], lambda: timing, meter, found, raw)
-            raw["watched"] = [*raw.get("watched", []), "step"]
+            raw.setdefault("watched", []).append("step")
         elif step is None:
             _measure_stages(model, batches["train"], infer, "inference", meter, found, raw)
             _leave_out_training("no training step was given", batches["train"], meter, found)
@@ -106,7 +106,7 @@ def _measure_throughput(
     note = ""
     if watch is not None and seen is not None:
         size, note = watch.pass_size, ", in the passes over val"
-        raw["watched"] = ["inference"]
+        raw.setdefault("watched", []).append("inference")
     with peak_memory(meter) as peak:
         timing = seen or meter.time(lambda: infer(batch), min_iterations=meter.protocol.min_iterations)
     raw["inference"] = {"batch_size": size, **timing.to_json()}
