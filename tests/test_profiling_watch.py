@@ -133,6 +133,8 @@ def test_the_profile_takes_what_was_watched_and_runs_no_step(clock):
     assert by_name["latency_p50_s"].value == pytest.approx(0.004, rel=0.01)
     assert by_name["num_parameters_with_gradient"].value == by_name["num_parameters_trainable"].value > 0
     assert raw["watched"] == ["inference", "step"]
+    # Of 0.184 s of training three thousandths are less than one pass: three are taken at least.
+    assert len(raw["latency"]["samples_s"]) == 3
     assert raw["step"]["warmup_iterations"] == 10
     assert raw["inference"]["batch_size"] == 40
 

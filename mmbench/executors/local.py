@@ -45,7 +45,14 @@ from mmbench.executors.watch import (
 from mmbench.record import STATUSES, Metric, Status
 
 #: Imported once in the server. `torch._dynamo` is what the first optimiser of a process imports, which takes a second.
-PRELOAD = ("torch", "torch._dynamo", "torchmetrics.functional", "mmbench.blocks", "mmbench.cell")
+PRELOAD = (
+    "torch",
+    "torch._dynamo",
+    "torchmetrics.functional",
+    "mmbench.blocks",
+    "mmbench.cell",
+    "mmbench.profiling.rehearsal",
+)
 #: How often memory, time and logs are looked at.
 WATCH_S = 0.1
 #: How long the server may take to say that a dead process is dead before it counts as stuck.

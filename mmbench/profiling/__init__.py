@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -17,7 +18,7 @@ from mmbench.profiling.findings import Findings
 from mmbench.profiling.flops import count_flops
 from mmbench.profiling.memory import peak_memory, peak_rss_bytes
 from mmbench.profiling.meter import Meter, Timing
-from mmbench.profiling.protocol import MIN_SAMPLES_P99, PROTOCOLS, Protocol
+from mmbench.profiling.protocol import MIN_SAMPLES, PROTOCOLS, Protocol
 from mmbench.profiling.restore import gc_paused, restored
 from mmbench.profiling.stages import StageClock, staged
 from mmbench.profiling.watch import TrainingWatch
@@ -29,6 +30,8 @@ __all__ = ["PROTOCOLS", "Protocol", "profile"]
 TrainStep: TypeAlias = Callable[[Batch], Any]
 Raw: TypeAlias = dict[str, Any]
 
+#: Of the time of a watched training, what the latency after it may take; three samples are taken all the same.
+LATENCY_SHARE = 0.003
 #: NVML's energy counter moves every 20 to 100 ms.
 MIN_ENERGY_SECONDS = 1.0
 
@@ -76,7 +79,10 @@ def profile(
     with restored(model, device), gc_paused():
         model.eval()
         _measure_throughput(infer, batches["train"], meter, found, raw, watch)
-        _measure_latency(infer, batches["single"], meter, found, raw)
+        # A training that was watched has cost nothing more so far, and short ones are to stay short.
+        affordable_s = protocol.max_seconds if watch is None else watch.elapsed_s() * LATENCY_SHARE
+        patience = dataclasses.replace(protocol, max_seconds=min(affordable_s, protocol.max_seconds))
+        _measure_latency(infer, batches["single"], Meter(device, patience), found, raw)
         _count_flops(forward, batches["train"], found)
         _count_parameters(model, found)
         if watch is not None and (timing := watch.steps()) is not None:
@@ -132,17 +138,17 @@ def _measure_latency(infer: Callable[[Batch], Any], single: Batch, meter: Meter,
     absent = [name for name, given in single.inputs.items() if given.values.shape[0] == 0]
     note = f"inference at batch size {single.size}"
     note += f", of a sample without {', '.join(absent)}" if absent else ""
-    for percent in (50, 95):
-        value = float(np.percentile(timing.samples_s, percent))
-        interval = block_interval(timing.samples_s, value) if percent == 50 else None
-        found.add(f"latency_p{percent}_s", value, "s", "min", n=count, note=note, timed=True, interval=interval)
-    if count >= MIN_SAMPLES_P99:
-        found.add(
-            "latency_p99_s", float(np.percentile(timing.samples_s, 99)), "s", "min", n=count, note=note, timed=True
-        )
-    else:
-        reason = f"needs {MIN_SAMPLES_P99} samples; protocol {meter.protocol.name!r} took {count}"
-        found.add("latency_p99_s", None, "s", "min", n=count, note=reason)
+    middle = statistics.median(timing.samples_s)
+    interval = block_interval(timing.samples_s, middle)
+    found.add("latency_p50_s", middle, "s", "min", n=count, note=note, timed=True, interval=interval)
+    for percent, least in MIN_SAMPLES.items():
+        name = f"latency_p{percent}_s"
+        if count >= least:
+            value = float(np.percentile(timing.samples_s, percent))
+            found.add(name, value, "s", "min", n=count, note=note, timed=True)
+        else:
+            reason = f"needs {least} samples; protocol {meter.protocol.name!r} took {count}"
+            found.add(name, None, "s", "min", n=count, note=reason)
 
 
 def _reciprocal(interval: tuple[float, float] | None, amount: float) -> tuple[float, float] | None:

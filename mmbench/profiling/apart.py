@@ -15,10 +15,10 @@ from torch import nn
 from mmbench.model import Batch
 from mmbench.profiling.flops import count_flops
 from mmbench.profiling.meter import Meter
-from mmbench.profiling.protocol import MIN_SAMPLES_P99
+from mmbench.profiling.protocol import MIN_SAMPLES
 from mmbench.record import Metric
 
-_LATENCIES: Mapping[str, float] = {"latency_p50_s": 50.0, "latency_p95_s": 95.0, "latency_p99_s": 99.0}
+_LATENCIES: Mapping[str, int] = {f"latency_p{percent}_s": percent for percent in (50, *MIN_SAMPLES)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +116,7 @@ def _with_encoders(metric: Metric, costs: Mapping[str, EncoderCost]) -> Metric:
         size = next(iter(costs.values())).batch_size
         added = f"frozen encoders of {names} measured once, apart, at batch size {size}, and added"
     elif name in _LATENCIES:
-        if name == "latency_p99_s" and min(len(cost.latency_s) for cost in costs.values()) < MIN_SAMPLES_P99:
+        if min(len(cost.latency_s) for cost in costs.values()) < MIN_SAMPLES.get(_LATENCIES[name], 0):
             return dataclasses.replace(metric, value=None, note=f"the frozen encoders of {names} took fewer samples")
         value += sum(float(np.percentile(cost.latency_s, _LATENCIES[name])) for cost in costs.values())
         added += "" if name == "latency_p50_s" else ": an upper bound"

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-#: A 99th percentile of fewer samples rests on less than ten of them.
-MIN_SAMPLES_P99 = 1000
+#: A percentile of fewer samples rests on less than ten of them.
+MIN_SAMPLES: Mapping[int, int] = MappingProxyType({95: 200, 99: 1000})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
                 warmup_max_seconds=3.0,
                 min_iterations=50,
                 min_seconds=1.0,
-                min_latency_iterations=200,
+                min_latency_iterations=MIN_SAMPLES[95],
                 max_seconds=30.0,
                 stage_iterations=20,
             ),
@@ -80,7 +80,7 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
                 warmup_max_seconds=10.0,
                 min_iterations=200,
                 min_seconds=5.0,
-                min_latency_iterations=MIN_SAMPLES_P99,
+                min_latency_iterations=MIN_SAMPLES[99],
                 max_seconds=120.0,
                 stage_iterations=50,
             ),

@@ -68,6 +68,7 @@ class TrainingWatch:
         self.num_reached_parameters = 0
         self._model, self._parameters = model, list(model.parameters())
         self._meter, self._protocol = Meter(torch.device("cpu"), protocol), protocol
+        self._began = self._meter.mark()
         self._num_steps = self._num_passes = 0
         self._steps: Thinned[float] = Thinned(MAX_TIMES)
         self._passes: Thinned[float] = Thinned(MAX_TIMES)
@@ -103,6 +104,10 @@ class TrainingWatch:
         output = self._model(batch)
         self._passes.add(self._meter.between(began, self._meter.mark()))
         return output
+
+    def elapsed_s(self) -> float:
+        """Return seconds since the training began."""
+        return self._meter.between(self._began, self._meter.mark())
 
     def steps(self) -> Timing | None:
         """Return the times of full steps; None where they were too few, or none was taken apart."""

@@ -159,40 +159,39 @@ def payloads_of(folder, protocol):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_profiling_a_cell_takes_at_most_a_fiftieth_of_its_training(benchmark, tmp_path, monkeypatch):
+def test_profiling_a_cell_takes_at_most_a_fiftieth_of_its_training(benchmark, one_thread, tmp_path, monkeypatch):
     if not benchmark.enabled:
         pytest.skip("a measurement; pytest tests/bench -m slow --benchmark-enable")
-    # The cell's own stopwatch, not moved by others; what is measured with it must be their seconds too.
-    monkeypatch.setattr(time, "perf_counter", time.process_time)
-    monkeypatch.setattr("mmbench.profiling.meter.perf_counter", time.process_time)
-    before = torch.get_num_threads()
+    import mmbench.profiling.rehearsal  # noqa: F401 - as in the server that cells are forked from
+
+    words, now = clock()
+    monkeypatch.setattr(time, "perf_counter", now)  # the cell's own stopwatch
+    monkeypatch.setattr("mmbench.profiling.meter.perf_counter", now)
+    epochs: dict[str, list[list[float]]] = {"quick": [[], [], []], "none": [[], [], []]}
     shares = []
 
     def seconds(protocol):
         def run():
-            taken = [cell.run_cell(payload, tmp_path)["info"]["times_s"] for payload in payloads_of(tmp_path, protocol)]
-            trained, profiled = (
-                sum(times.get(name, 0) for times in taken) for name in ("train_and_evaluate", "profile")
-            )
-            if protocol != "none":
-                shares.append(profiled / trained)
-            return trained + profiled
+            done = [cell.run_cell(payload, tmp_path)["info"] for payload in payloads_of(tmp_path, protocol)]
+            for times, info in zip(epochs[protocol], done, strict=True):
+                times += [epoch["time_s"] for epoch in info["history"]]
+            trained, after = (sum(info["times_s"][name] for info in done) for name in ("train_and_evaluate", "profile"))
+            if protocol == "quick":
+                shares.append(after / trained)
+            return trained
 
         return run
 
-    with_it, without = in_turns([seconds("quick"), seconds("none")], NUM_PROFILED)
-    torch.set_num_threads(before)
+    in_turns([seconds("quick"), seconds("none")], NUM_PROFILED)
 
-    ratio, share = lower_quartile(with_it) / lower_quartile(without), statistics.median(shares)
+    with_it, without = (sum(lower_quartile(times) for times in epochs[protocol]) for protocol in ("quick", "none"))
+    watched, after = with_it / without, statistics.median(shares)
     benchmark.extra_info.update(
-        with_and_without=round(ratio, 4),
-        share_after_training=round(share, 4),
-        train_s=round(lower_quartile(without), 2),
+        clock=words, watched_to_unwatched_epoch=round(watched, 4), after_training=round(after, 4)
     )
     benchmark.pedantic(lambda: None, rounds=1)
-    print(f"\ntraining and profile / training: {ratio:.4f}; what comes after training: {share:.4f}")  # noqa: T201
-    assert ratio <= 1.02
-    assert share <= 0.02
+    print(f"\nepochs watched / unwatched: {watched:.4f}; after training, of its time: {after:.4f}; {words}")  # noqa: T201
+    assert watched + after <= 1.02
 
 
 def test_without_a_protocol_nothing_of_the_profiler_runs(tmp_path, monkeypatch):
