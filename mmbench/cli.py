@@ -175,7 +175,7 @@ def prepare(
     flags = flags_of(locals())
     from mmbench.config import data_dir, load_config, parse_seconds
     from mmbench.download import Patience
-    from mmbench.executors.launch import OFFLINE
+    from mmbench.executors import OFFLINE
     from mmbench.prepare import Sources, run_prepare
 
     if check or source is not None:
@@ -437,7 +437,7 @@ def clean(
 
 def main() -> None:
     """Run the command line; a person's mistake becomes one message and its exit code."""
-    from mmbench.executors.launch import OFFLINE
+    from mmbench.executors import OFFLINE
 
     if sys.argv[1:2] != ["prepare"]:
         os.environ.update(OFFLINE)

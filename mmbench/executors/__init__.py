@@ -18,6 +18,9 @@ from typing import Any, Protocol
 
 from mmbench.record import Metric, Status
 
+#: `mmbench prepare` alone may use the network: a cell whose weights are not here is told so at once.
+OFFLINE: Mapping[str, str] = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Job:

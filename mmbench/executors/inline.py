@@ -13,9 +13,8 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from mmbench.executors import Job, Outcome, Running
+from mmbench.executors import OFFLINE, Job, Outcome, Running
 from mmbench.executors.child import execute
-from mmbench.executors.launch import OFFLINE
 
 
 class InlineExecutor:

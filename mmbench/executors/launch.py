@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
 
-from mmbench.executors import Job
+from mmbench.executors import OFFLINE, Job
 from mmbench.executors.peer import Peer, python
 
 JOB_FILE = ".job.json"
@@ -25,8 +25,6 @@ _THREAD_VARIABLES = (
     "NUMEXPR_NUM_THREADS",
     "VECLIB_MAXIMUM_THREADS",
 )
-#: `mmbench prepare` alone may use the network: a cell whose weights are not here is told so at once.
-OFFLINE: Mapping[str, str] = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 
 
 @dataclass(frozen=True, kw_only=True)
