@@ -16,6 +16,9 @@ NUM_BLOCKS = 10
 #: What another process would measure differently on a quiet machine, whatever the number of iterations: where its
 #: memory lies, which pages and caches it got. Measured by tests/bench/agreement.py.
 BETWEEN_PROCESSES = 0.01
+#: What the same processes would measure differently some minutes later: clocks and neighbours drift, and processes that
+#: follow one another share their mood. Measured by tests/bench/agreement.py.
+BETWEEN_RUNS = 0.01
 
 
 def block_statistics(
@@ -57,3 +60,21 @@ def block_interval(
     within = float(stdtrit(len(blocks) - 1, 0.975)) * float(blocks.std(ddof=1)) / math.sqrt(len(blocks))
     half = math.hypot(within, 2 * BETWEEN_PROCESSES * value)
     return max(0.0, value - half), value + half
+
+
+def process_interval(values: ArrayLike) -> tuple[float, float]:
+    """Return the 95 % interval of the mean of what several processes measured, one after the other.
+
+    The half width is Student's over processes, joined with two times `BETWEEN_RUNS` of the mean: processes that happen
+    to agree say nothing of what the machine does some minutes later.
+
+    Args:
+        values: (P,), two processes or more.
+    """
+    from scipy.special import stdtrit
+
+    found = np.asarray(values, dtype=np.float64)
+    mean = float(found.mean())
+    within = float(stdtrit(len(found) - 1, 0.975)) * float(found.std(ddof=1)) / math.sqrt(len(found))
+    half = math.hypot(within, 2 * BETWEEN_RUNS * mean)
+    return max(0.0, mean - half), mean + half

@@ -1069,7 +1069,7 @@ def test_missing_packages_are_named_without_importing_any(monkeypatch: pytest.Mo
 
 
 def test_what_to_install_is_named_as_the_index_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("PIL", "sklearn"):
+    for module in ("PIL", "sklearn", "sklearn.svm"):
         monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
     picky = fusion("f", requires=("PIL", "sklearn.svm", "no_such_pkg", "no_such_pkg.sub"))
 

@@ -18,8 +18,8 @@ from mmbench.profile_plan import setup_of
 from mmbench.record import Metric, Record
 from mmbench.report import write_files
 from mmbench.report.export import spreadsheet_text
-from mmbench.report.intervals import Interval, student_interval
 from mmbench.report.text import amount, clean, markdown, seconds, size_bytes
+from mmbench.samples import process_interval
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -215,9 +215,7 @@ def _figure(metrics: Sequence[Metric]) -> Figure:
     if len(known) == 1:
         value, low, high = values[0], known[0][1].ci_low, known[0][1].ci_high
     elif known and metrics[-1].unit in _MEASURED_UNITS:
-        over_processes = student_interval(values)
-        assert isinstance(over_processes, Interval)
-        value, low, high = over_processes.value, over_processes.low, over_processes.high
+        value, (low, high) = statistics.fmean(values), process_interval(values)
     elif known:
         value, low, high = statistics.median(values), min(values), max(values)
     return Figure(

@@ -19,7 +19,7 @@ import sys
 from collections import Counter
 
 from mmbench.profile_plan import ROUNDS
-from mmbench.report.intervals import student_interval
+from mmbench.samples import process_interval
 
 FIGURES = ("throughput_samples_per_s", "latency_p50_s", "step_time_s")
 
@@ -88,12 +88,14 @@ def main(trials: int) -> int:
     for _ in range(trials):
         runs = [[one_process() for _ in range(ROUNDS["standard"])] for _ in range(2)]
         for name in FIGURES:
-            one, other = (student_interval([found[name] for found in run]) for run in runs)
-            joined = math.hypot(one.high - one.low, other.high - other.low) / 2
-            agreed[name] += abs(one.value - other.value) <= joined
-            gaps[name].append(abs(one.value - other.value) / one.value)
-            widths[name].append(joined / one.value)
-            apart[name] += [statistics.stdev(found[name] for found in run) / one.value for run in runs]
+            measured = [[found[name] for found in run] for run in runs]
+            one, other = (statistics.fmean(values) for values in measured)
+            bounds = [process_interval(values) for values in measured]
+            gap, joined = abs(one - other), math.hypot(*(high - low for low, high in bounds)) / 2
+            agreed[name] += gap <= joined
+            gaps[name].append(gap / one)
+            widths[name].append(joined / one)
+            apart[name] += [statistics.stdev(values) / one for values in measured]
     for name in FIGURES:
         gap, width, spread = (f"{statistics.median(of[name]):.1%}" for of in (gaps, widths, apart))
         print(  # noqa: T201
