@@ -119,11 +119,15 @@ def test_the_profile_takes_what_was_watched_and_runs_no_step(clock):
     def never(batch):
         raise AssertionError("a step was taken to be measured")
 
-    found, raw = profile(model, batches(model), never, CPU, QUICK, contended=True, watch=watch)
+    # An objective that holds samples out may leave less than a batch to step on: what was watched is what is told.
+    found, raw = profile(model, batches(model, size=20), never, CPU, QUICK, contended=True, watch=watch)
 
     by_name = {metric.name: metric for metric in found}
     assert by_name["step_time_s"].value == pytest.approx(0.004, rel=0.01)
     assert by_name["step_time_s"].n == 26
+    assert by_name["step_time_s"].note.endswith("training at batch size 16")
+    assert by_name["stage_time_s:encode.image"].note.endswith("training at batch size 16")
+    assert raw["step"]["batch_size"] == 16
     assert by_name["stage_time_s:encode.image"].value == pytest.approx(0.004, rel=0.01)
     assert by_name["stage_time_s:encode.image"].n == 4
     assert by_name["throughput_samples_per_s"].value == pytest.approx(40 / 0.004, rel=0.01)

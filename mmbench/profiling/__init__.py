@@ -87,8 +87,8 @@ def profile(
         _count_parameters(model, found)
         if watch is not None and (timing := watch.steps()) is not None:
             found.add("num_parameters_with_gradient", float(watch.num_reached_parameters), "1")
-            _add_stages(watch.stages(), "training", batches["train"], found, raw)
-            _measure_training(batches["train"], lambda: timing, meter, found, raw)
+            _add_stages(watch.stages(), "training", watch.batch_size, found, raw)
+            _measure_training(watch.batch_size, lambda: timing, meter, found, raw)
             raw.setdefault("watched", []).append("step")
         elif step is None:
             _measure_stages(model, batches["train"], infer, "inference", meter, found, raw)
@@ -100,7 +100,7 @@ def profile(
             warm_s = stages_s if protocol.stage_iterations >= protocol.warmup_window - 1 else None
             run = partial(step, batches["train"])
             take = partial(meter.time, run, min_iterations=protocol.min_iterations, warm_s=warm_s)
-            _measure_training(batches["train"], take, meter, found, raw)
+            _measure_training(batches["train"].size, take, meter, found, raw)
     found.add("peak_rss_bytes", peak_rss_bytes(), "bytes", "min", note="of the whole process, its libraries included")
     return found.metrics, raw
 
@@ -158,10 +158,10 @@ def _reciprocal(interval: tuple[float, float] | None, amount: float) -> tuple[fl
     return amount / interval[1], amount / interval[0]
 
 
-def _measure_training(batch: Batch, take: Callable[[], Timing], meter: Meter, found: Findings, raw: Raw) -> None:
+def _measure_training(size: int, take: Callable[[], Timing], meter: Meter, found: Findings, raw: Raw) -> None:
     with peak_memory(meter) as peak:
         timing = take()
-    raw["step"] = {"batch_size": batch.size, **timing.to_json()}
+    raw["step"] = {"batch_size": size, **timing.to_json()}
     middle = statistics.median(timing.samples_s)
     found.add(
         "step_time_s",
@@ -169,12 +169,12 @@ def _measure_training(batch: Batch, take: Callable[[], Timing], meter: Meter, fo
         "s",
         "min",
         n=len(timing.samples_s),
-        note=f"training at batch size {batch.size}",
+        note=f"training at batch size {size}",
         timed=True,
         interval=block_interval(timing.samples_s, middle),
     )
     _add_memory("training", peak, found)
-    _add_energy("training", timing, batch.size, meter, found)
+    _add_energy("training", timing, size, meter, found)
 
 
 def _leave_out_training(reason: str, batch: Batch, meter: Meter, found: Findings) -> None:
@@ -208,10 +208,10 @@ def _measure_stages(
             run(batch)
             steps.append(clock.times())
     # The first one warms up, unless it is so slow that it has to do.
-    return _add_stages(steps[1:] or steps, what, batch, found, raw)
+    return _add_stages(steps[1:] or steps, what, batch.size, found, raw)
 
 
-def _add_stages(steps: Sequence[Mapping[str, float]], what: str, batch: Batch, found: Findings, raw: Raw) -> float:
+def _add_stages(steps: Sequence[Mapping[str, float]], what: str, size: int, found: Findings, raw: Raw) -> float:
     """Add the median time of each stage over steps that were taken apart; return the sum."""
     stages = sorted({stage for step in steps for stage in step})
     # A stage that some steps skip took no time in those.
@@ -219,7 +219,7 @@ def _add_stages(steps: Sequence[Mapping[str, float]], what: str, batch: Batch, f
     raw["stages"] = {stage: [float(f"{value:.6g}") for value in values] for stage, values in times.items()}
     middles = {stage: statistics.median(values) for stage, values in times.items()}
     for stage, middle in middles.items():
-        note = f"{what} at batch size {batch.size}"
+        note = f"{what} at batch size {size}"
         found.add(f"stage_time_s:{stage}", middle, "s", "min", n=len(steps), note=note, timed=True)
     return sum(middles.values())
 
