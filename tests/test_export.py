@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import math
-import time
 from pathlib import Path
 
 import pytest
@@ -251,22 +250,6 @@ def test_a_run_loads_as_a_frame_with_numbers(store: RunStore) -> None:
     assert (str(frame.seed.dtype), str(frame.value.dtype)) == ("int64", "float64")
     assert frame.value.tolist()[0] == 0.9625
     assert math.isnan(frame.value.tolist()[1])
-
-
-def test_a_hundred_thousand_rows_take_about_a_second() -> None:
-    metrics = [
-        Metric(phase="evaluate", split="test", task="t", name=f"m{i}", value=i / 7, direction="max") for i in range(50)
-    ]
-    planned = [row(f"{i:016x}", seed=i) for i in range(2000)]
-    records = {item["cell_id"]: record(item["cell_id"], *metrics) for item in planned}
-    stream = io.StringIO()
-
-    began = time.perf_counter()
-    export_csv("r1", planned, records, stream)
-    taken = time.perf_counter() - began
-
-    assert stream.getvalue().count("\n") == 100_001
-    assert taken < 4.0  # about 0.5 s on an idle core
 
 
 def test_encoders_split_by_modality_whatever_their_options_hold() -> None:

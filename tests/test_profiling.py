@@ -3,7 +3,6 @@
 import dataclasses
 import gc
 import json
-import os
 import random
 import subprocess
 import sys
@@ -31,12 +30,6 @@ BRIEF = dataclasses.replace(QUICK, min_iterations=3, min_latency_iterations=3, m
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def spin(seconds):
-    deadline = time.perf_counter() + seconds
-    while time.perf_counter() < deadline:
-        pass
-
-
 def measure(model, step="usual", *, given=None, protocol=BRIEF, contended=False):
     step = training_step(model) if step == "usual" else step
     found, raw = profile(model, given or batches(model), step, CPU, protocol, contended=contended)
@@ -61,16 +54,26 @@ def test_a_module_that_takes_5_ms_is_reported_as_5_ms(clock):
     assert found["step_time_s"].value == pytest.approx(0.005, rel=0.001)
 
 
-@pytest.mark.skipif(os.getloadavg()[0] > (os.cpu_count() or 1), reason="the machine is busy: more load than cores")
 def test_a_module_that_takes_50_ms_of_real_time_is_reported_within_2_percent():
+    taken = []
+
+    def spin(seconds):
+        began = time.perf_counter()
+        while time.perf_counter() < began + seconds:
+            pass
+        taken.append(time.perf_counter() - began)
+
     model = build(image=Takes(spin, 0.050))
+    ten = dataclasses.replace(QUICK, min_iterations=10, min_latency_iterations=10, stage_iterations=10)
 
-    _, raw = measure(model, None, protocol=dataclasses.replace(QUICK, min_latency_iterations=10))
+    _, raw = measure(model, None, protocol=dataclasses.replace(ten, max_seconds=60.0))
 
-    # Nothing can be faster; the best of many samples shows least of what a busy machine adds.
-    assert 0.050 <= min(raw["latency"]["samples_s"]) < 0.051
-    assert 0.050 <= min(raw["inference"]["samples_s"]) < 0.051
-    assert 0.050 <= min(raw["stages"]["encode.image"]) < 0.051
+    # A busy machine makes some calls longer than they were told to be, which the module sees as well, and may take the
+    # processor away between the module's clock and the profiler's, but hardly ten times in turn.
+    for samples in (raw["latency"]["samples_s"], raw["inference"]["samples_s"], raw["stages"]["encode.image"]):
+        assert len(samples) == 10
+        assert min(samples) >= 0.050
+        assert any(own <= sample < 1.02 * own for sample in samples for own in taken)
 
 
 def test_time_goes_to_the_stage_that_took_it(clock):
@@ -211,20 +214,6 @@ print(len(os.listdir("/proc/self/task")) - before, torch.cuda.is_initialized(), 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert done.stdout.split() == ["0", "False", "cpu"]
-
-
-def test_the_quick_protocol_takes_less_than_200_ms_of_computing():
-    image = nn.Sequential(nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(576, 8))
-    model = build(image=image, text=nn.Linear(64, 8))
-    given, step = batches(model, (64,), size=64), training_step(model)
-
-    taken = []
-    for _ in range(5):
-        began = time.process_time()  # on a busy machine wall time says more about the others
-        measure(model, step, given=given, protocol=QUICK)
-        taken.append(time.process_time() - began)
-
-    assert min(taken) < 0.2
 
 
 # Notes

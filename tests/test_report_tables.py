@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -453,22 +452,6 @@ def test_a_report_is_built_from_a_folder(made: Made, tmp_path: Path) -> None:
     assert (board.summary, board.ceilings) == ("Digits", {"image": 0.5})
     assert board.rows == made.board().rows
     assert report.provenance == {"argv": ["run", "--grid", "all"]}
-
-
-def test_ten_thousand_rows_of_three_seeds_are_built_in_seconds() -> None:
-    run = Made()
-    for index in range(10_000):
-        run.seeds(f"audio:a{index // 100}+image:i{index % 100}", "gated", [0.5, 0.6, 0.7])
-    run.seeds("image:i1", "single", [0.4, 0.4, 0.4])
-
-    began = time.perf_counter()
-    report = run.report()
-    text = answer(report)
-    taken = time.perf_counter() - began
-
-    assert len(report.boards[0].rows) == 10_001
-    assert text
-    assert taken < 20
 
 
 def test_over_many_datasets_the_answer_is_what_they_share() -> None:

@@ -8,7 +8,6 @@ import socket
 import struct
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -90,13 +89,10 @@ def test_the_hubs_cache_is_where_its_library_looks(monkeypatch, variables):
     assert str(weights.hub_cache()) == library
 
 
-def test_what_nobody_has_fetched_is_unavailable_at_once_and_says_what_to_do(no_network):
-    began = time.perf_counter()
-
+def test_what_nobody_has_fetched_is_unavailable_without_asking_and_says_what_to_do(no_network):
     with pytest.raises(Unavailable) as caught:
         find("org/bert")
 
-    assert time.perf_counter() - began < 1
     assert str(caught.value) == (
         "the weights of transformers/org/bert are not at hand: run `mmbench prepare -e text=transformers/org/bert`, "
         "or give a local folder as transformers/PATH"

@@ -1,14 +1,16 @@
-"""Reports of ten thousand cells and plans of a hundred thousand, as ratios to the plainest code that must touch as much."""
+"""Reports of ten thousand cells, plans and exports of a hundred thousand, as ratios to the plainest code for as much."""
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from quiet import cpu_seconds
 
 from mmbench.config import load_config
 from mmbench.journal import JOURNAL_FILE
@@ -16,23 +18,18 @@ from mmbench.plan import local_runtime, make_plan
 from mmbench.record import Metric, Record
 from mmbench.registry import load_registry
 from mmbench.report import build_report, write_report
+from mmbench.report.export import export_csv
 from mmbench.store import RunStore
 
 NUM_REPORT_CELLS = 10_000
 NUM_PLAN_CELLS = 100_000
+NUM_EXPORT_CELLS = 2_000
 NUM_SEEDS = 10
 COSTS = ("throughput_samples_per_s", "latency_p50_s", "step_time_s", "flops_per_sample", "peak_rss_bytes")
 TASK = {"name": "digit", "kind": "multiclass", "num_outputs": 10, "class_names": [], "primary": "", "weight": 1.0}
 DATASETS = {
     "digits": {"ref": "a/digits", "summary": "", "tasks": [TASK], "modalities": [], "ceilings": {}, "train": {}}
 }
-
-
-def cpu_seconds(function: Any) -> float:
-    """Processor time: what others do on the machine is none of it."""
-    began = time.process_time()
-    function()
-    return time.process_time() - began
 
 
 def write_cells(store: RunStore) -> None:
@@ -91,6 +88,31 @@ def test_a_report_of_ten_thousand_cells_takes_a_few_times_as_long_as_reading_the
     benchmark.extra_info.update(read_s=round(read_s, 3), report_s=round(report_s, 3), ratio=round(ratio, 2))
     print(f"\nreport of {NUM_REPORT_CELLS} cells: {report_s:.2f} s, {ratio:.1f} times plain reading")  # noqa: T201
     assert not benchmark.enabled or ratio < 30
+
+
+@pytest.mark.slow
+def test_an_export_of_a_hundred_thousand_rows_takes_a_few_times_as_long_as_writing_their_fields(benchmark: Any) -> None:
+    metrics = tuple(
+        Metric(phase="evaluate", split="test", task="digit", name=f"m{i}", value=i / 7, direction="max")
+        for i in range(50)
+    )
+    row = {"dataset": "digits", "encoders": "image:cnn+text:embedding-lstm", "fusion": "gated"}
+    row |= {"objective": "supervised", "role": "cell", "status": "run", "reason": ""}
+    planned = [{"cell_id": f"{number:016x}", "seed": number, **row} for number in range(NUM_EXPORT_CELLS)]
+    records = {item["cell_id"]: Record(cell_id=item["cell_id"], status="ok", metrics=metrics) for item in planned}
+    exported = io.StringIO()
+    export_csv("r1", planned, records, exported)
+    fields = list(csv.reader(exported.getvalue().splitlines()))
+
+    export_s = min(cpu_seconds(lambda: export_csv("r1", planned, records, io.StringIO())) for _ in range(3))
+    write_s = min(cpu_seconds(lambda: csv.writer(io.StringIO()).writerows(fields)) for _ in range(3))
+    benchmark.pedantic(lambda: export_csv("r1", planned, records, io.StringIO()), rounds=1)
+
+    assert len(fields) == 1 + 50 * NUM_EXPORT_CELLS
+    ratio = export_s / write_s
+    benchmark.extra_info.update(write_s=round(write_s, 3), export_s=round(export_s, 3), ratio=round(ratio, 2))
+    print(f"\nexport of {len(fields) - 1} rows: {export_s:.2f} s, {ratio:.1f} times writing their fields")  # noqa: T201
+    assert not benchmark.enabled or ratio < 5
 
 
 @pytest.mark.slow

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import socket
-import time
 from pathlib import Path
 
 import numpy as np
@@ -275,7 +274,6 @@ def test_what_cannot_be_used_says_why(tmp_path):
 
 def test_neither_planning_nor_building_asks_the_network(no_network):
     asked = {"transformers/openai/whisper-tiny": pretrained_files.WEIGHTS, "torchaudio/WAV2VEC2_BASE": torchaudio_files}
-    began = time.perf_counter()
     for reference, files in asked.items():
         name, _, target = reference.partition("/")
         make = TorchaudioSpeech if name == "torchaudio" else TransformerAudio
@@ -284,7 +282,6 @@ def test_neither_planning_nor_building_asks_the_network(no_network):
                 Unavailable, match=f"{reference} are not at hand: run `mmbench prepare -e audio={reference}`"
             ):
                 ask(target, tuning="frozen")
-    assert time.perf_counter() - began < 1
 
 
 def test_the_checkpoints_are_those_that_torchaudio_loads():

@@ -86,7 +86,7 @@ def drive(
     outcomes: dict[str, Outcome],
     *,
     until: Callable[[], Any] | None = None,
-    seconds: float = 90,
+    seconds: float = 180,
 ) -> dict[str, Outcome]:
     """Take in how cells went, by name, until something holds; by default until none is out."""
     end = time.monotonic() + seconds

@@ -249,7 +249,7 @@ def test_cancel_ends_every_job(bench: Bench) -> None:
 
     assert {name: outcome.status for name, outcome in outcomes.items()} == dict.fromkeys("abc", "interrupted")
     assert queue() == []
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while [pid for *_, pid in bench.noted() if psutil.pid_exists(int(pid))]:
         assert time.monotonic() < end, "a cell outlived its job"
         time.sleep(0.1)

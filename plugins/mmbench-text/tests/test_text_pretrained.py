@@ -6,7 +6,6 @@ import importlib.metadata
 import json
 import shutil
 import socket
-import time
 from pathlib import Path
 
 import numpy as np
@@ -385,13 +384,11 @@ def test_adapters_go_to_the_projections_of_attention(tmp_path):
 
 def test_neither_planning_nor_building_asks_the_network(tmp_path, no_network):
     folder, _, _ = save(tmp_path, bert)
-    began = time.perf_counter()
     for ask in (pretrained_files.WEIGHTS.describe, lambda target, **_: build(target)):
         with pytest.raises(
             Unavailable, match="run `mmbench prepare -e text=transformers/google-bert/bert-base-uncased`"
         ):
             ask("google-bert/bert-base-uncased", tuning="frozen")
-    assert time.perf_counter() - began < 1
 
     assert build(folder)(*batch(build(folder), TEXTS)).values.isfinite().all()
 

