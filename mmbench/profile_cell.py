@@ -109,6 +109,7 @@ class _Measurement:
         self.found = Findings(contended=False)  # who else computed is known at the end only
         self.raw: dict[str, Any] = {}
         self.peak: dict[str, Any] = {}
+        self.device_used: tuple[float | None, str] = None, "nothing was measured"
         self.batch_size = 0
         self.only_single = ""  # why there are figures at batch size 1 only
         self.trains = False
@@ -125,6 +126,8 @@ class _Measurement:
         infer = inference(prepared, self.device)
         self._first_runs(subject, infer)
         self._profile(subject, prepared)
+        # What comes after it leaves blocks in torch's cache, or empties that.
+        self.device_used = device_used_bytes(self.device)
         self._data_dependence(subject, infer)
         self._stages_of_data(subject)
         self._sweep(subject, prepared, infer)
@@ -140,7 +143,7 @@ class _Measurement:
         if not self.batch_size:
             return
         if self.device.type == "cuda":
-            used, reason = device_used_bytes(self.device)
+            used, reason = self.device_used
             value = used - used_before if used is not None and used_before is not None else None
             note = reason or "of the whole device: torch's cache and CUDA's context included, and whoever else is there"
             self.found.add("peak_memory_device_bytes", value, "bytes", "min", note=note)

@@ -538,6 +538,34 @@ def test_a_profile_has_a_shared_device_to_itself(tmp_path, monkeypatch):
     assert "side by side" not in done["info"]["contended"]
 
 
+def test_a_gpus_memory_is_read_before_larger_batches_and_the_devices_peak_take_theirs(monkeypatch):
+    used = {"bytes": 2**30}
+
+    def takes(num_bytes):
+        return lambda *_: used.update(bytes=used["bytes"] + num_bytes)
+
+    monkeypatch.setattr(profile_cell_module, "device_used_bytes", lambda _: (used["bytes"], ""))
+    factory = types.SimpleNamespace(
+        payload={"protocol": "quick"},
+        device=torch.device("cuda"),
+        variant=Variant(),
+        build=lambda: types.SimpleNamespace(model=nn.Identity()),
+    )
+    measured = profile_cell_module._Measurement(factory)
+    measured.batch_size = 16
+    for name in ("_first_runs", "_data_dependence", "_stages_of_data"):
+        monkeypatch.setattr(measured, name, takes(0))
+    monkeypatch.setattr(measured, "_profile", takes(3 * 2**30))
+    monkeypatch.setattr(measured, "_sweep", takes(40 * 2**30))
+    monkeypatch.setattr(measured, "_share_of_peak", takes(2 * 2**30))
+
+    measured.run()
+    measured.add_memory(2**30)
+
+    (metric,) = measured.found.metrics
+    assert (metric.name, metric.value) == ("peak_memory_device_bytes", 3 * 2**30)
+
+
 # Intervals of timings
 
 
