@@ -399,17 +399,28 @@ def test_others_on_the_processor_are_told_from_ourselves(monkeypatch):
     assert shared.reason() == "contended: others kept 1.5 of 4 CPUs busy"
 
 
-def test_a_contended_measurement_marks_times_and_rates_and_nothing_else():
+def test_a_contended_measurement_marks_times_and_rates_and_gives_no_energy():
     metrics = [
         Metric(phase="profile", name="latency_p50_s", value=1.0, unit="s"),
         Metric(phase="profile", name="throughput_samples_per_s", value=1.0, unit="samples/s", note="of 8"),
         Metric(phase="profile", name="flops_per_sample", value=1.0, unit="flop"),
         Metric(phase="profile", name="latency_p99_s", value=None, unit="s", note="too few"),
+        Metric(phase="profile", name="share_of_measured_peak", value=0.5, unit="1"),
+        Metric(phase="profile", name="num_parameters_registered", value=8.0, unit="1"),
+        Metric(phase="profile", name="inference_energy_per_sample_j", value=0.1, unit="J", note="idle power included"),
     ]
 
     marked = mark_contended(metrics, "contended: others")
 
-    assert [item.note for item in marked] == ["contended: others", "contended: others; of 8", "", "too few"]
+    assert [(item.value, item.note) for item in marked] == [
+        (1.0, "contended: others"),
+        (1.0, "contended: others; of 8"),
+        (1.0, ""),
+        (None, "too few"),
+        (0.5, "contended: others"),
+        (8.0, ""),
+        (None, "others computed on the device, and the counter cannot tell them apart"),
+    ]
     assert mark_contended(metrics, "") == metrics
 
 

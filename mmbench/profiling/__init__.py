@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mmbench.model import Batch, MultimodalModel
-from mmbench.profiling.findings import Findings
+from mmbench.profiling.findings import SHARED_ENERGY, Findings
 from mmbench.profiling.flops import count_flops
 from mmbench.profiling.memory import peak_memory, peak_rss_bytes
 from mmbench.profiling.meter import Meter, Timing
@@ -272,7 +272,7 @@ def _add_energy(phase: str, timing: Timing | str, batch_size: int, meter: Meter,
     elif timing.energy_j is None:
         reason = meter.energy.reason
     elif found.contended:
-        reason = "others computed on the device, and the counter cannot tell them apart"
+        reason = SHARED_ENERGY
     elif timing.window_s < MIN_ENERGY_SECONDS:
         reason = (
             f"needs a window of {MIN_ENERGY_SECONDS:g} s; protocol {meter.protocol.name!r} took {timing.window_s:.2g} s"

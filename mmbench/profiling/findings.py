@@ -7,8 +7,10 @@ from collections.abc import Sequence
 
 from mmbench.record import Direction, Metric
 
-#: Units of figures that others on the device change.
-_TIMED_UNITS = ("s", "samples/s", "flop/s")
+#: Units of figures that others on the device change; names of those whose unit says nothing.
+_TIMED_UNITS, _TIMED_NAMES = ("s", "samples/s", "flop/s"), ("share_of_measured_peak",)
+#: Why there is no energy where others were on the device.
+SHARED_ENERGY = "others computed on the device, and the counter cannot tell them apart"
 
 
 class Findings:
@@ -49,15 +51,18 @@ class Findings:
 
 
 def mark_contended(metrics: Sequence[Metric], reason: str) -> list[Metric]:
-    """Return profiled metrics, every time and rate among them marked with why it is not the device's own.
+    """Return profiled metrics, every time and rate among them marked with why it is not the device's own, no energy.
 
     Args:
         metrics: Some.
         reason: What the note says, from "contended: …" on; "" leaves all as they are.
     """
-    return [
-        dataclasses.replace(item, note="; ".join(filter(None, [reason, item.note])))
-        if reason and item.value is not None and item.unit in _TIMED_UNITS and "contended: " not in item.note
-        else item
-        for item in metrics
-    ]
+    return [_marked(item, reason) if reason and item.value is not None else item for item in metrics]
+
+
+def _marked(item: Metric, reason: str) -> Metric:
+    if item.unit == "J":
+        return dataclasses.replace(item, value=None, note=SHARED_ENERGY)
+    if "contended: " in item.note or not (item.unit in _TIMED_UNITS or item.name in _TIMED_NAMES):
+        return item
+    return dataclasses.replace(item, note="; ".join(filter(None, [reason, item.note])))
