@@ -356,6 +356,15 @@ def test_a_gpus_state_is_what_nvml_says_and_null_where_it_does_not(nvml):
     assert device.driver_version(nvml) == "570.10"
 
 
+def test_a_gpu_whose_memory_nvml_does_not_know_gives_the_reason(nvml, monkeypatch):
+    def unknown(handle):
+        raise sys.modules["pynvml"].NVMLError("Not Supported")
+
+    monkeypatch.setattr(sys.modules["pynvml"], "nvmlDeviceGetMemoryInfo", unknown)
+
+    assert device.device_used_bytes(nvml) == (None, "NVML: Not Supported")
+
+
 def test_another_process_on_the_gpu_is_told(nvml):
     assert device.Neighbours(nvml).reason() == "contended: 1 other process(es) held the GPU"
 

@@ -65,7 +65,10 @@ def device_used_bytes(device: torch.device) -> tuple[float | None, str]:
         return None, reason
     import pynvml
 
-    return float(pynvml.nvmlDeviceGetMemoryInfo(handle).used), ""
+    try:
+        return float(pynvml.nvmlDeviceGetMemoryInfo(handle).used), ""
+    except pynvml.NVMLError as error:  # a GPU that shares the host's memory has none of its own to tell of
+        return None, f"NVML: {error}"
 
 
 class Neighbours:
