@@ -20,6 +20,7 @@ from mmbench.features import Features
 from mmbench.model import Batch, Input
 from mmbench.profiling import PROTOCOLS, profile
 from mmbench.profiling.flops import _cudnn_recurrent
+from mmbench.profiling.meter import Meter
 
 CPU = torch.device("cpu")
 QUICK = PROTOCOLS["quick"]
@@ -178,6 +179,36 @@ def test_a_slow_model_is_measured_three_times_and_no_more(clock):
     _, raw = measure(model, None, protocol=QUICK)
 
     assert len(raw["inference"]["samples_s"]) == len(raw["latency"]["samples_s"]) == 3
+
+
+def test_steps_on_a_gpu_warm_up_again_once_its_cache_was_emptied(monkeypatch):
+    class OnGpu(Meter):
+        """A GPU as the profiler meets it, for want of one."""
+
+        def __init__(self, device, protocol):
+            super().__init__(device, protocol)
+            self.on_cuda = True
+
+        def synchronise(self):
+            return None
+
+        def mark(self):
+            return time.perf_counter()
+
+        def between(self, earlier, later):
+            return later - earlier
+
+    for name in ("empty_cache", "reset_peak_memory_stats", "max_memory_allocated", "max_memory_reserved"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_: 0)
+    model = build(image=nn.Linear(8, 8))
+
+    _, on_cpu = measure(model, protocol=QUICK)
+    monkeypatch.setattr("mmbench.profiling.Meter", OnGpu)
+    _, on_gpu = measure(model, protocol=QUICK)
+
+    assert (on_cpu["step"]["warmup_ended"], on_cpu["step"]["warmup_iterations"]) == ("earlier", 0)
+    assert on_gpu["step"]["warmup_iterations"] >= 1
+    assert on_gpu["step"]["warmup_ended"] in ("steady", "limit")
 
 
 def test_a_step_too_slow_for_the_protocol_is_taken_apart_once(clock):
