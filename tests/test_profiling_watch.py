@@ -72,6 +72,27 @@ def test_a_smaller_batch_and_a_step_that_measures_gradients_do_not_count(clock):
     assert watch.stages() == []
 
 
+def test_steps_count_from_the_epoch_on_that_trains_the_last_layers_to_be_opened(clock):
+    model = build(image=Takes(clock.advance, *[0.001] * 40, 0.004))
+    model.encoders[0].requires_grad_(False)
+    watch, step = watch_of(model), training_step(model)
+    batch = batches(model)["train"]
+
+    def take(batch, epoch, grad_norms):
+        step(batch)
+        return torch.zeros(())
+
+    for number in range(80):
+        if number == 40:
+            model.encoders[0].requires_grad_(True)
+        watch.step(take, batch, number // 20, None)
+
+    # Of the last 40 steps 10 warm up, and of the 30 after those each eighth is taken apart.
+    assert watch.steps().samples_s == pytest.approx([0.004] * 26, rel=0.01)
+    assert [stages["encode.image"] for stages in watch.stages()] == pytest.approx([0.004] * 4, rel=0.01)
+    assert watch.num_reached_parameters == sum(item.numel() for item in model.parameters())
+
+
 def test_a_training_of_a_few_steps_gives_no_times():
     model = build(image=nn.Linear(8, 8))
     watch = watch_of(model)

@@ -55,6 +55,9 @@ class TrainingWatch:
     Nothing is computed twice or otherwise: a training that is watched gives the same weights to the last bit. Only on
     a CPU, where a call returns when its work is done; a GPU would have to be waited for.
 
+    The times of steps are those of the training as it ends: where an epoch trains other parameters than the one before
+    it, as when layers are opened one after the other, steps are watched anew.
+
     Args:
         model: What is trained, on the CPU.
         batch_size: Of a full step. Others, such as the last of an epoch, do not count.
@@ -65,17 +68,21 @@ class TrainingWatch:
     def __init__(self, model: MultimodalModel, *, batch_size: int, pass_size: int, protocol: Protocol) -> None:
         self.batch_size, self.pass_size = batch_size, pass_size
         self.neighbours = Neighbours(torch.device("cpu"))
-        self.num_reached_parameters = 0
         self._model, self._parameters = model, list(model.parameters())
         self._meter, self._protocol = Meter(torch.device("cpu"), protocol), protocol
         self._began = self._meter.mark()
-        self._num_steps = self._num_passes = 0
-        self._steps: Thinned[float] = Thinned(MAX_TIMES)
+        self._num_passes = 0
         self._passes: Thinned[float] = Thinned(MAX_TIMES)
-        self._apart: Thinned[dict[str, float]] = Thinned(MAX_APART, every=APART_EVERY)
+        self._epoch, self._trained = -1, list[bool]()
+        self._forget_steps()
 
     def step(self, take: TakeStep, batch: Batch, epoch: int, grad_norms: dict[str, Tensor] | None) -> Tensor:
         """Take a step and return its loss; one that also measures gradients does not count."""
+        if epoch != self._epoch:
+            before, self._trained = self._trained, [item.requires_grad for item in self._parameters]
+            self._epoch = epoch
+            if self._trained != before:
+                self._forget_steps()
         if batch.size != self.batch_size or grad_norms is not None:
             return take(batch, epoch, grad_norms)
         self._num_steps += 1
@@ -120,6 +127,11 @@ class TrainingWatch:
     def stages(self) -> list[Mapping[str, float]]:
         """Return seconds by stage of each step that was taken apart."""
         return list(self._apart.kept)
+
+    def _forget_steps(self) -> None:
+        self.num_reached_parameters = self._num_steps = 0
+        self._steps: Thinned[float] = Thinned(MAX_TIMES)
+        self._apart: Thinned[dict[str, float]] = Thinned(MAX_APART, every=APART_EVERY)
 
     def _timing(self, times: Thinned[float], num_warm_up: int) -> Timing | None:
         if len(times.kept) < self._protocol.min_iterations:
