@@ -146,13 +146,13 @@ def _rows(sources: Sequence[Source]) -> dict[str, Mapping[str, Any]]:
 
 
 def _choose(sources: Sequence[Source], rows: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
-    """Return for every cell that was tried which source it is taken from."""
+    """Return for every planned cell that was tried which source it is taken from."""
     choice: dict[str, int] = {}
     for at, source in enumerate(sources):
         for cell_id, found in source.decisive.items():
-            row = source.rows.get(cell_id)
-            planned = rows.get(cell_id)
-            if row is not None and planned and source.labels[str(row["dataset"])] != planned["dataset"]:
+            if cell_id not in source.rows or cell_id not in rows:
+                continue  # made otherwise by now: its journal alone still has it
+            if source.labels[str(source.rows[cell_id]["dataset"])] != rows[cell_id]["dataset"]:
                 continue  # the same cell on data that differ: the plan has the first source's
             if cell_id not in choice or _is_better(found, sources[choice[cell_id]].decisive[cell_id]):
                 choice[cell_id] = at

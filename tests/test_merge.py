@@ -260,6 +260,16 @@ def test_a_cell_that_waits_to_be_tuned_makes_way_for_the_one_that_was(tmp_path: 
     assert (made.num_cells, board.num_planned, board.num_done) == (2, 1, 1)
 
 
+def test_what_a_run_no_longer_plans_is_left_behind(tmp_path: Path) -> None:
+    make(tmp_path / "one", [row(B)], [record(A, None, "failed"), record(B, 0.5)])
+    make(tmp_path / "two", [row(C)], [record(C, 0.7)])
+
+    made = merge_runs([tmp_path / "one", tmp_path / "two"], tmp_path / "both")
+
+    assert (made.num_cells, made.counts, made.taken) == (2, {"ok": 2}, {"one": 1, "two": 1})
+    assert sorted(path.name for path in (tmp_path / "both" / "cells").iterdir()) == [B, C]
+
+
 def test_where_splits_differ_a_result_never_fills_the_other_sources_cell(tmp_path: Path) -> None:
     make(tmp_path / "one", [row(A), row(B)], [record(A, None, "failed"), record(B, 0.5)])
     other = {"split_hash": "s2"}
