@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 from threadpoolctl import threadpool_limits
 
 from mmbench.report import intervals, statistics
-from mmbench.report.intervals import Interval, Undefined, mean_interval, nested_interval, student_interval
+from mmbench.report.intervals import Undefined, mean_interval, nested_interval
 from mmbench.report.statistics import (
     McNemar,
     disagreement_std,
@@ -49,34 +49,6 @@ def true_mean(seed_effect, difficulty, offset=1.0):
     return scipy.stats.norm.cdf(offset / math.sqrt(1 + difficulty**2 + seed_effect**2))
 
 
-# Intervals over seeds
-
-
-def test_the_interval_over_seeds_is_scipys_t_interval():
-    values = [0.91, 0.93, 0.90, 0.95]
-
-    interval = student_interval(values)
-
-    expected = scipy.stats.ttest_1samp(values, 0.0)
-    bounds = expected.confidence_interval(0.95)
-    assert (interval.low, interval.high) == pytest.approx((bounds.low, bounds.high))
-    assert interval.p_value == pytest.approx(expected.pvalue)
-    assert interval.value == pytest.approx(np.mean(values))
-
-
-def test_one_seed_has_no_spread_and_says_so():
-    assert student_interval([0.9]) == Undefined("1 seed: a spread over seeds needs at least two")
-
-
-def test_equal_seeds_give_an_interval_of_no_width():
-    assert student_interval([0.5, 0.5, 0.5]) == Interval(0.5, 0.5, 0.5, 0.0, "seeds")
-
-
-def test_a_score_that_is_not_finite_is_refused():
-    with pytest.raises(ValueError, match="leave out what has no result"):
-        student_interval([0.9, math.nan])
-
-
 # Intervals over seeds and samples
 
 
@@ -92,12 +64,17 @@ def test_one_seed_gets_the_percentile_bootstrap_over_samples():
     assert interval.over == "samples"
 
 
+def test_a_score_that_is_not_finite_is_refused():
+    with pytest.raises(ValueError, match="leave out what has no result"):
+        mean_interval([0.9, math.nan])
+
+
 def test_where_all_samples_are_equally_hard_the_interval_is_students():
     by_seed = np.array([0.2, 0.5, 0.6, 0.4])
 
     interval = mean_interval(np.repeat(by_seed[:, None], 50, axis=1))
 
-    expected = student_interval(by_seed)
+    expected = scipy.stats.ttest_1samp(by_seed, 0.0).confidence_interval(0.95)
     assert (interval.low, interval.high) == pytest.approx((expected.low, expected.high), rel=0.01)
     assert interval.over == "seeds and samples"
 

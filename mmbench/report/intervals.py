@@ -48,23 +48,6 @@ class Interval:
     over: str
 
 
-def student_interval(by_seed: ArrayLike) -> Interval | Undefined:
-    """Mean over seeds with Student's t interval: where only one number per seed is known.
-
-    Says how far other seeds would fall *on these test samples*; `mean_interval` covers other samples too.
-
-    Shapes: (S,).
-    """
-    values = finite(by_seed, num_axes=1)
-    num_seeds = len(values)
-    if num_seeds < 2:
-        return Undefined(f"{num_seeds} seed: a spread over seeds needs at least two")
-    mean, error = float(values.mean()), float(values.std(ddof=1)) / math.sqrt(num_seeds)
-    half = float(scipy.stats.t.ppf(0.975, num_seeds - 1)) * error
-    p_value = _two_sided(scipy.stats.t.sf(abs(mean) / error, num_seeds - 1)) if error else float(mean == 0)
-    return Interval(mean, mean - half, mean + half, p_value, "seeds")
-
-
 def mean_interval(per_sample: ArrayLike, *, resamples: int = RESAMPLES, share: bool = False) -> Interval | Undefined:
     """Mean over seeds of a mean over samples (accuracy, log loss, MAE), by `nested_interval`.
 

@@ -103,15 +103,6 @@ def fingerprint(
     return total.hexdigest()
 
 
-def rows_by(words: Sequence[str], meaning: Mapping[str, Split]) -> dict[Split, list[int]]:
-    """Return the rows of each split, given each row's word for it; rows of other words are left out."""
-    rows: dict[Split, list[int]] = {split: [] for split in SPLITS}
-    for row, word in enumerate(words):
-        if word in meaning:
-            rows[meaning[word]].append(row)
-    return rows
-
-
 def carve_val(
     rows: Sequence[int], strata: Sequence[Any], ids: Sequence[str], *, share: float
 ) -> dict[Split, list[int]]:

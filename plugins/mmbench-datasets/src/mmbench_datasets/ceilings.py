@@ -77,15 +77,6 @@ def open_recipe(recipe: Recipe, root: Path, *, seed: int) -> dict[Split, list[Sa
     return {split: _make_split(recipe, split, seed) for split in SPLITS}
 
 
-def best_accuracy(recipe: Recipe, task: str, modalities: tuple[str, ...]) -> float:
-    """Return the accuracy of the best possible prediction of `task` from some modalities, by counting rows."""
-    counts: dict[tuple[Any, ...], dict[Any, int]] = {}
-    for item in recipe.rows:
-        seen = counts.setdefault(tuple(item.symbols[name] for name in modalities), {})
-        seen[item.targets[task]] = seen.get(item.targets[task], 0) + 1
-    return sum(max(by_label.values()) for by_label in counts.values()) / len(recipe.rows)
-
-
 def _make_split(recipe: Recipe, split: Split, seed: int) -> list[Sample]:
     rng = np.random.default_rng([seed, SPLITS.index(split)])
     order = rng.permutation(np.repeat(np.arange(len(recipe.rows)), recipe.repeats[split]))
