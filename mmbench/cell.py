@@ -88,8 +88,18 @@ def judge(
     *,
     prepare_s: float,
     train_s: float,
+    num_beside: int = 0,
 ) -> dict[str, Any]:
-    """Evaluate, profile and diagnose a trained cell, and write its files; return what `run_cell` returns."""
+    """Evaluate, profile and diagnose a trained cell, and write its files; return what `run_cell` returns.
+
+    Args:
+        made: The cell.
+        trained: How its training went.
+        about_training: What that says of itself.
+        folder: Where its files go.
+        prepare_s, train_s: What came before took so long.
+        num_beside: Other cells that this process holds meanwhile.
+    """
     payload, source, data, frozen, warnings = made.payload, made.source, made.data, made.frozen, made.warnings
     trainer, tasks = made.trainer, made.source.info.tasks
     model, train, scalers, device = trainer.model, trainer.config, trainer.scalers, trainer.device
@@ -106,6 +116,7 @@ def judge(
             kept.update(_kept("train", data["train"], predict_split("train")))
         evaluated = time.perf_counter()
         profiled, raw = _profile(made)
+        profiled = _without_shared_memory(profiled, num_beside)
         profiled_at = time.perf_counter()
         diagnosed = _diagnose(model, data, kept, scalers, train, payload, (source, made.encoders, frozen), warnings)
     save_file({name: np.ascontiguousarray(value) for name, value in kept.items()}, folder / PREDICTIONS_FILE)
@@ -341,6 +352,17 @@ def _profile(made: CellSubject) -> tuple[list[Metric], dict[str, Any]]:
     with made.turn.alone() as alone:
         contended = made.payload["contended"] if alone is None else not alone
         return _profile_now(made, contended, made.turn.num_others() if alone else 0)
+
+
+def _without_shared_memory(metrics: Sequence[Metric], num_beside: int) -> list[Metric]:
+    """Take out what torch counts for the whole process, where that holds other models too."""
+    reason = f"the models of {num_beside} other seeds, trained together with this one, were on the device meanwhile"
+    return [
+        dataclasses.replace(item, value=None, note=reason)
+        if num_beside and item.value is not None and "_peak_memory_" in item.name
+        else item
+        for item in metrics
+    ]
 
 
 def _profile_now(made: CellSubject, contended: bool, num_waiting: int) -> tuple[list[Metric], dict[str, Any]]:

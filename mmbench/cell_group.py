@@ -56,7 +56,7 @@ def run_cells(payload: Mapping[str, Any], folder: Path) -> dict[str, Any]:
             subject.warnings.extend(warnings)
             about_training = training_metrics(result, shared=note)
             shares = {"prepare_s": (ready - began) / count, "train_s": train_s / count}
-            judged = judge(subject, result, about_training, folder / cell_id, **shares)
+            judged = judge(subject, result, about_training, folder / cell_id, num_beside=count - 1, **shares)
             info = {**judged["info"], "trained_together": told}
             done[cell_id] = {"status": "ok", "reason": "", "metrics": judged["metrics"], "info": info}
     return {"metrics": [], "info": {"cells": done}}

@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from mmbench.cell import run_cell
+from mmbench.cell_group import run_cells
 from mmbench.compatibility import reasons_apart
 from mmbench.config import load_config
 from mmbench.groups import joined
-from mmbench.plan import make_plan
+from mmbench.plan import local_runtime, make_plan
+from mmbench.record import Metric
 from mmbench.registry import load_registry
 from mmbench.spec import EncoderSpec, FusionSpec, ObjectiveSpec
 
@@ -117,6 +120,27 @@ def test_what_an_executor_changes_for_a_group_reaches_each_of_its_cells():
     assert [{**{k: v for k, v in group.items() if k != "cells"}, **own} for own in group["cells"]] == payloads
     assert {"dataset", "encoders", "fusion", "objective", "train", "plugin_files"} <= group.keys()
     assert sorted(group["cells"][0]) == ["cell_id", "identity", "seed"]
+
+
+def test_the_memory_of_a_gpu_that_holds_all_seeds_is_not_told_of_one(tmp_path, monkeypatch, one_thread):
+    plan = plan_of(fusion=["concat"], baselines=False, diagnostics="none", train={"epochs": 1, "limit": 64})
+    runtime = local_runtime(plan.config, cache=tmp_path, data=tmp_path, jobs=1)
+    payloads = [cell.payload() for cell in make_plan(plan.config, load_registry(), runtime=runtime).cells()]
+
+    def on_gpu(*given, **named):
+        name = "inference_peak_memory_allocated_bytes"
+        return [Metric(phase="profile", name=name, value=3e9, unit="bytes")], {}
+
+    monkeypatch.setattr("mmbench.cell.profile", on_gpu)
+
+    several = run_cells(joined(payloads[:3]), tmp_path)["info"]["cells"].values()
+    one = run_cell(payloads[0], tmp_path)
+
+    told = [[item for item in cell["metrics"] if item["phase"] == "profile"] for cell in (*several, one)]
+    assert [item["value"] for (item,) in told] == [None, None, None, 3e9]
+    assert told[0][0]["note"] == (
+        "the models of 2 other seeds, trained together with this one, were on the device meanwhile"
+    )
 
 
 def mmbench(*arguments, cwd):
