@@ -42,6 +42,7 @@ from mmbench.profiling.apart import add_encoders
 from mmbench.profiling.device import Neighbours, driver_version, hardware_name
 from mmbench.profiling.findings import mark_contended
 from mmbench.profiling.memory import cell_memory, peak_reserved_bytes
+from mmbench.profiling.variants import convolves_in_tf32
 from mmbench.profiling.watch import TrainingWatch
 from mmbench.record import PREDICTIONS_FILE, TIMINGS_FILE, Direction, Metric
 from mmbench.tasks import TargetScaler, majority_predictions, predictions
@@ -136,6 +137,7 @@ def judge(
                 min(train.batch_size, len(data["train"])),
                 device,
                 captured=trainer.captured.num_replayed > 0,
+                tf32_convolutions=convolves_in_tf32(train.precision, device),
                 watched=raw.get("watched", ()),
             ),
             **_device_facts(trainer, reserved),
@@ -258,6 +260,7 @@ def perf_facts(
     device: torch.device,
     *,
     captured: bool = False,
+    tf32_convolutions: bool = False,
     watched: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return what decides a cost beside the combo, and the key of both.
@@ -269,6 +272,7 @@ def perf_facts(
         batch_size: Of training.
         device: Where.
         captured: Whether training replayed graphs.
+        tf32_convolutions: Whether convolutions were done in TF32 although the precision is fp32.
         watched: What was measured while the cell trained, and not afterwards.
     """
     setup = {
@@ -281,6 +285,7 @@ def perf_facts(
         "protocol": payload["protocol"],
         **variant.to_json(),
         **({"cuda_graphs": True} if captured else {}),
+        **({"tf32_convolutions": True} if tf32_convolutions else {}),
         **({"watched": list(watched)} if watched else {}),
     }
     return {"perf_key": perf_key(payload["identity"], setup), "perf_setup": setup}

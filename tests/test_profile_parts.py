@@ -16,7 +16,8 @@ from torch import nn
 
 from mmbench import device_lock
 from mmbench import profile_cell as profile_cell_module
-from mmbench.config import load_config
+from mmbench.cell import perf_facts
+from mmbench.config import TrainConfig, load_config
 from mmbench.device_turn import DeviceTurn
 from mmbench.errors import UsageError
 from mmbench.model import Batch, Input, MultimodalModel
@@ -30,7 +31,7 @@ from mmbench.profiling.memory import allocated_peak
 from mmbench.profiling.meter import Meter
 from mmbench.profiling.peak import DevicePeak, device_peak, share_of_peak
 from mmbench.profiling.sweep import sweep
-from mmbench.profiling.variants import UnsupportedError, arranged, prepare, settings
+from mmbench.profiling.variants import UnsupportedError, arranged, convolves_in_tf32, prepare, settings
 from mmbench.record import Metric
 from mmbench.registry import load_registry
 from mmbench.samples import block_interval, block_statistics
@@ -224,6 +225,29 @@ def test_int8_quantises_linear_layers_and_leaves_the_given_model_alone():
 def test_what_this_device_cannot_do_is_refused_with_the_reason(variant, reason):
     with pytest.raises(UnsupportedError, match=reason), settings(variant, CPU):
         prepare(build(nn.Linear(8, 8)), variant, CPU)
+
+
+def test_a_run_whose_convolutions_torch_does_in_tf32_is_not_taken_for_one_in_fp32(monkeypatch):
+    gpu = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "H200")
+
+    def facts(tf32):
+        payload = {"threads": 1, "protocol": "quick", "identity": IDENTITY}
+        return perf_facts(payload, TrainConfig(), Variant(), 32, gpu, tf32_convolutions=tf32)
+
+    run = convolves_in_tf32("fp32", gpu)
+    with settings(Variant(), gpu):
+        profiled = convolves_in_tf32("fp32", gpu)
+
+    assert (run, profiled) == (True, False)
+    assert not convolves_in_tf32("bf16", gpu)
+    assert not convolves_in_tf32("fp32", CPU)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    assert not convolves_in_tf32("fp32", gpu)
+    assert facts(True)["perf_setup"]["tf32_convolutions"] is True
+    assert "tf32_convolutions" not in facts(False)["perf_setup"]
+    assert facts(True)["perf_key"] != facts(False)["perf_key"]
 
 
 def test_bf16_runs_in_autocast_and_can_be_trained_but_fp16_cannot():

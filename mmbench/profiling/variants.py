@@ -58,6 +58,15 @@ def prepare(model: MultimodalModel, variant: Variant, device: torch.device) -> P
     return Prepared(model, _AUTOCAST.get(variant.precision), untrainable)
 
 
+def convolves_in_tf32(precision: str, device: torch.device) -> bool:
+    """Whether convolutions of fp32 numbers are done in TF32, as torch lets cuDNN do them unless `settings` says no."""
+    return precision == "fp32" and _has_tf32(device) and bool(torch.backends.cudnn.allow_tf32)
+
+
+def _has_tf32(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
 @contextmanager
 def settings(variant: Variant, device: torch.device) -> Iterator[None]:
     """Switch TF32 as the variant says, and put it back.
@@ -65,7 +74,7 @@ def settings(variant: Variant, device: torch.device) -> Iterator[None]:
     Raises:
         UnsupportedError: the device has no TF32.
     """
-    if variant.precision == "tf32" and (device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0)):
+    if variant.precision == "tf32" and not _has_tf32(device):
         raise UnsupportedError("tf32 is a format of NVIDIA GPUs from compute capability 8.0 on; this device has none")
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     wanted = variant.precision == "tf32"
