@@ -121,9 +121,9 @@ class DeviceTurn:
             self._present.mkdir()
             self._present.chmod(0o777)  # every user signs here
         own = self._present / str(os.getpid())
-        self._stack.callback(own.unlink, missing_ok=True)
-        # Never waited for: a process of another container may have the same number.
-        _locked(self._open(own))
+        # Neither waited for nor taken away: a process of another container may have the same number.
+        if _locked(self._open(own)):
+            self._stack.callback(own.unlink, missing_ok=True)
 
     def _enter(self) -> None:
         _lock(self._gate)

@@ -188,7 +188,7 @@ def test_where_the_folder_of_locks_is_gone_nobody_claims_to_be_alone(tmp_path):
         assert alone is None
 
 
-def test_a_process_of_another_container_with_the_same_number_is_not_waited_for(tmp_path):
+def test_a_process_of_another_container_with_the_same_number_is_not_waited_for_and_keeps_its_place(tmp_path):
     """Containers may share a folder for temporary files and no numbers of processes."""
     code = """
 import fcntl, os, sys
@@ -200,10 +200,11 @@ other = (present / str(os.getpid())).open("w")
 fcntl.flock(other, fcntl.LOCK_EX)
 with DeviceTurn("GPU-1", Path(sys.argv[1])) as turn, turn.alone(60.0) as alone:
     print(alone)
+print(len(list(present.iterdir())))
 """
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=120)
 
-    assert done.stdout == "True\n", done.stderr
+    assert done.stdout == "True\n1\n", done.stderr
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
