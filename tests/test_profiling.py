@@ -37,6 +37,30 @@ def measure(model, step="usual", *, given=None, protocol=BRIEF, contended=False)
     return {metric.name: metric for metric in found}, raw
 
 
+def pretend_gpu(monkeypatch):
+    """Let the profiler meet the CPU as it meets a GPU, for want of one."""
+
+    class OnGpu(Meter):
+        def __init__(self, device, protocol):
+            super().__init__(device, protocol)
+            self.on_cuda = True
+
+        def synchronise(self):
+            return None
+
+        def mark(self):
+            return time.perf_counter()
+
+        def between(self, earlier, later):
+            return later - earlier
+
+    for name in ("empty_cache", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 4096)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda _: 8192)
+    monkeypatch.setattr("mmbench.profiling.Meter", OnGpu)
+
+
 def stages(found):
     return {name.partition(":")[2]: item.value for name, item in found.items() if name.startswith("stage_time_s:")}
 
@@ -182,33 +206,28 @@ def test_a_slow_model_is_measured_three_times_and_no_more(clock):
 
 
 def test_steps_on_a_gpu_warm_up_again_once_its_cache_was_emptied(monkeypatch):
-    class OnGpu(Meter):
-        """A GPU as the profiler meets it, for want of one."""
-
-        def __init__(self, device, protocol):
-            super().__init__(device, protocol)
-            self.on_cuda = True
-
-        def synchronise(self):
-            return None
-
-        def mark(self):
-            return time.perf_counter()
-
-        def between(self, earlier, later):
-            return later - earlier
-
-    for name in ("empty_cache", "reset_peak_memory_stats", "max_memory_allocated", "max_memory_reserved"):
-        monkeypatch.setattr(torch.cuda, name, lambda *_: 0)
     model = build(image=nn.Linear(8, 8))
 
     _, on_cpu = measure(model, protocol=QUICK)
-    monkeypatch.setattr("mmbench.profiling.Meter", OnGpu)
+    pretend_gpu(monkeypatch)
     _, on_gpu = measure(model, protocol=QUICK)
 
     assert (on_cpu["step"]["warmup_ended"], on_cpu["step"]["warmup_iterations"]) == ("earlier", 0)
     assert on_gpu["step"]["warmup_iterations"] >= 1
     assert on_gpu["step"]["warmup_ended"] in ("steady", "limit")
+
+
+def test_memory_of_a_gpu_says_what_else_it_counts(monkeypatch):
+    pretend_gpu(monkeypatch)
+
+    found, _ = measure(build(image=nn.Linear(8, 8)))
+
+    for phase in ("inference", "training"):
+        assert found[f"{phase}_peak_memory_allocated_bytes"].value == 4096
+        assert found[f"{phase}_peak_memory_reserved_bytes"].value == 8192
+        assert found[f"{phase}_peak_memory_reserved_bytes"].note == (
+            "of the whole process: data and an optimiser's state that it holds on the device included"
+        )
 
 
 def test_a_step_too_slow_for_the_protocol_is_taken_apart_once(clock):

@@ -32,6 +32,8 @@ Raw: TypeAlias = dict[str, Any]
 
 #: Of the time of a watched training, what the latency after it may take; three samples are taken all the same.
 LATENCY_SHARE = 0.003
+#: What torch's counters of a GPU's memory are of.
+_WHOLE_PROCESS = "of the whole process: data and an optimiser's state that it holds on the device included"
 #: NVML's energy counter moves every 20 to 100 ms.
 MIN_ENERGY_SECONDS = 1.0
 
@@ -263,7 +265,7 @@ def _add_memory(phase: str, peak: dict[str, float] | str, found: Findings) -> No
         if isinstance(peak, str):
             found.add(name, None, "bytes", "min", note=peak)
         else:
-            found.add(name, peak[kind], "bytes", "min")
+            found.add(name, peak[kind], "bytes", "min", note=_WHOLE_PROCESS)
 
 
 def _add_energy(phase: str, timing: Timing | str, batch_size: int, meter: Meter, found: Findings) -> None:
