@@ -130,7 +130,7 @@ class TrackerThread:
         for line in list(curve.lines.new_lines()):
             try:
                 epoch = json.loads(line)
-            except ValueError:  # a cell can write what it likes
+            except (ValueError, RecursionError):  # a cell can write what it likes
                 continue
             self._pass_on(curve, epoch)
 

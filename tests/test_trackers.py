@@ -123,6 +123,19 @@ def test_epochs_are_passed_on_while_the_cell_still_trains(tmp_path: Path) -> Non
     assert [line[0] for line in watcher.seen] == ["epoch", "epoch", "cell", "end"]
 
 
+@pytest.mark.parametrize("line", ["not JSON", "5", "[" * 100_000])
+def test_a_line_of_a_learning_curve_that_is_no_epoch_costs_no_tracker(tmp_path: Path, line: str) -> None:
+    watcher = Watcher()
+    thread = TrackerThread("toy", watcher)
+    thread.on_event(started(tmp_path), ROW)
+
+    (tmp_path / "history.jsonl").write_text(f"{line}\n{json.dumps(EPOCHS[0])}\n")
+
+    assert until(lambda: watcher.seen == [("epoch", CELL, 0, 2.0)])
+    thread.on_run_end(DONE)
+    assert watcher.seen[1:] == [("end", {"ok": 1})]
+
+
 @pytest.mark.parametrize("error", [ValueError("no such luck"), SystemExit(3), KeyboardInterrupt()])
 @pytest.mark.parametrize("hook", ["on_run_start", "on_epoch", "on_cell_end", "on_run_end"])
 def test_a_tracker_that_raises_is_left_out_with_a_warning(tmp_path: Path, hook: str, error: BaseException) -> None:
