@@ -152,7 +152,10 @@ class TooSlow(BaseException):
 
 @contextmanager
 def time_limit(limit_s: float) -> Iterator[None]:
-    """Interrupt the body after `limit_s`, where signals allow that: in the main thread of a POSIX system."""
+    """Interrupt the body after `limit_s`, where signals allow that: in the main thread of a POSIX system.
+
+    It is interrupted again after as long again: an exception that arises while Python finalises an object is dropped.
+    """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         yield
         return
@@ -163,7 +166,7 @@ def time_limit(limit_s: float) -> Iterator[None]:
     handler = signal.getsignal(signal.SIGALRM)
     started = time.monotonic()
     signal.signal(signal.SIGALRM, interrupt)
-    delay_before, interval = signal.setitimer(signal.ITIMER_REAL, limit_s)
+    delay_before, interval = signal.setitimer(signal.ITIMER_REAL, limit_s, max(limit_s, 0.1))
     try:
         yield
     finally:

@@ -52,6 +52,7 @@ def fusions_that(name, solve):
     return {spec.name for spec in specs if name in (spec.solves if solve else spec.cannot_solve)}
 
 
+@pytest.mark.slow
 def test_no_modality_tells_xor_and_the_fusions_that_can_do(runs):
     found = runs("xor", "--seeds", "2")
     known = ceilings("xor")
@@ -83,6 +84,7 @@ def test_fusions_reach_the_joint_ceiling_of_quarters_with_every_pair_of_encoders
             assert value <= known[encoders.split(":")[0]] + sampling_error(0.5), encoders
 
 
+@pytest.mark.slow
 def test_one_pair_of_encoders_reaches_the_joint_ceiling_of_quarters(runs):
     found = runs("quarters", "-e", "image=mlp", "-e", "audio=logmel-lstm", "-f", "gated", "-f", "low-rank-tensor")
 

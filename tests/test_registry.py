@@ -398,6 +398,20 @@ def test_a_plugin_that_hangs_in_a_hook_is_interrupted(plugin: Plugin, monkeypatc
     assert info.reason == "it took more than 0.2 s to import"
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_plugin_whose_first_interrupt_is_lost_in_a_finaliser_is_interrupted_again(
+    plugin: Plugin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "IMPORT_LIMIT_S", 0.2)
+
+    info = plugin(
+        "import time\nclass Slow:\n    def __del__(self):\n        time.sleep(60)\n"
+        "slow = Slow()\ndel slow\nwhile True:\n    pass"
+    )
+
+    assert info.reason == "it took more than 0.2 s to import"
+
+
 def test_somebody_elses_alarm_and_handler_go_on_after_discovery(install: Install) -> None:
     install("subject", "import signal, time\nsignal.setitimer(signal.ITIMER_REAL, 0)\ntime.sleep(0.05)")
     fired = []

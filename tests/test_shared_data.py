@@ -41,6 +41,7 @@ def manifest(name):
     return path
 
 
+@pytest.mark.slow
 def test_fusion_of_three_scratch_encoders_beats_every_modality_on_digits(tmp_path):
     rows = exported(
         f"manifest:{manifest('avt_digits')}[image=image,audio=audio,text=text]",
@@ -56,6 +57,7 @@ def test_fusion_of_three_scratch_encoders_beats_every_modality_on_digits(tmp_pat
     assert fused > max(single)
 
 
+@pytest.mark.slow
 def test_stamps_with_missing_modalities_run_whole(tmp_path):
     rows = exported(
         f"manifest:{manifest('tuxstamps')}[image=image,text=text,audio=audio,sfx=sfx]",

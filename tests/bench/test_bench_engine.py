@@ -63,14 +63,6 @@ class Supervised(nn.Module):
         return {"task": step.task_loss(step.output.logits)}
 
 
-@pytest.fixture
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def make():
     rng = np.random.default_rng(0)
     arrays = {
@@ -115,6 +107,7 @@ def ratios(one, other, pairs):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loading", ["resident tensors", "data loader"])
 def test_an_epoch_through_the_engine_against_a_bare_loop(benchmark, one_thread, loading):
     trainer, tensors, labels = make()

@@ -218,6 +218,7 @@ def scores(splits):
     return {**found, "together": float((sum(logs.values()).argmax(axis=1) == test).mean())}
 
 
+@pytest.mark.slow
 def test_by_default_no_modality_alone_comes_near_all_three_together(opened):
     found = scores(opened["default"])
 
@@ -228,6 +229,7 @@ def test_by_default_no_modality_alone_comes_near_all_three_together(opened):
     assert max(found["image"], found["audio"], found["text"]) < found["together"] - 0.1
 
 
+@pytest.mark.slow
 def test_harder_means_worse_alone(opened):
     easy, default, hard = (scores(opened[name]) for name in ("easy", "default", "hard"))
 
