@@ -100,9 +100,12 @@ def _kept_ids(store: RunStore, planner: Planner) -> set[str]:
     if all(one == other for one, other in itertools.zip_longest(before, now)):
         return set()
     ids = {row["cell_id"] for row in store.planned()}
-    ids.difference_update(row["cell_id"] for row in planner.rows())
+    places = set()
+    for row in planner.rows():
+        ids.discard(row["cell_id"])
+        places.add(place_in_tables(row))
     # What is made otherwise now has another id: by a newer version of a part, or tuned since it was pending.
-    places = {place_in_tables(row) for row in planner.rows()} - {None}
+    places.discard(None)
     ids.difference_update(row["cell_id"] for row in store.planned() if place_in_tables(row) in places)
     return ids
 
