@@ -16,6 +16,8 @@ from mmbench.variant import Variant
 PROFILE_VERSION = 1
 #: How many processes measure each combo under a protocol, unless told otherwise; one tells nothing of another's luck.
 ROUNDS: Mapping[str, int] = {"quick": 1, "standard": 3, "rigorous": 5}
+#: Options that all figures of a run share.
+HOW = ("protocol", "device", "threads")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,12 +52,8 @@ class ProfileCell:
     @property
     def cell_id(self) -> str:
         """Return 16 hex digits: what is measured and how; not the machine, which a run has one of."""
-        identity, runtime = self.cell.identity(), self.cell.runtime
-        combo = {role: identity[role] for role in ("dataset", "encoders", "fusion", "objective")}
-        how = {name: runtime[name] for name in ("protocol", "device", "threads")}
-        return digest(
-            [PROFILE_VERSION, combo, identity["train"], self.cell.seed, self.variant.to_json(), self._asked(), how]
-        )[:16]
+        combo, train, how = self._measured()
+        return digest([PROFILE_VERSION, combo, train, self.cell.seed, self.variant.to_json(), self._asked(), how])[:16]
 
     @property
     def status(self) -> str:
@@ -68,8 +66,9 @@ class ProfileCell:
         return self.cell.reason
 
     def row(self) -> dict[str, Any]:
-        """Return a line of plan.json."""
-        return {**self.cell.row(), "cell_id": self.cell_id, "variant": self.variant.condition}
+        """Return a line of plan.json; rows of one setup belong together where ``measured`` is the same as well."""
+        own = {"variant": self.variant.condition, "measured": digest(self._measured())[:16]}
+        return {**self.cell.row(), "cell_id": self.cell_id, **own}
 
     def payload(self) -> dict[str, Any]:
         """Return what `mmbench.profile_cell.profile_cell` is given: plain JSON."""
@@ -79,6 +78,12 @@ class ProfileCell:
             "feature_cache": False,
             "profile": {"variant": self.variant.to_json(), **self._asked()},
         }
+
+    def _measured(self) -> list[Any]:
+        """What figures of one thing have in common: parts and their versions, settings of the training, how it runs."""
+        identity, runtime = self.cell.identity(), self.cell.runtime
+        combo = {role: identity[role] for role in ("dataset", "encoders", "fusion", "objective")}
+        return [combo, identity["train"], {name: runtime[name] for name in HOW}]
 
     def _asked(self) -> dict[str, Any]:
         sizes = self.options.batch_sizes

@@ -16,7 +16,7 @@ from mmbench.environment import environment
 from mmbench.errors import EmptySelection, UsageError
 from mmbench.heartbeat import Heartbeat
 from mmbench.plan import Plan
-from mmbench.profile_plan import ProfileCell, ProfileOptions, profile_cells
+from mmbench.profile_plan import HOW, ProfileCell, ProfileOptions, profile_cells, setup_of
 from mmbench.progress import Progress
 from mmbench.report.costs import costs_json, costs_of, print_costs, write_costs
 from mmbench.report.text import counted, duration
@@ -34,7 +34,8 @@ def profile_plan(plan: Plan, options: ProfileOptions, *, argv: Sequence[str], as
 
     Raises:
         EmptySelection: nothing of the selection can be measured.
-        UsageError: the run exists and is no profile, or another process writes it.
+        UsageError: the run exists and is no profile or one of another protocol, device or number of threads, or
+            another process writes it.
     """
     config = plan.config
     cells = list(profile_cells(plan, options))
@@ -111,9 +112,23 @@ def _settle(store: RunStore, plan: Plan, cells: Sequence[ProfileCell], argv: Seq
     about = store.read_run()
     if about and about.get("kind") != "profile":
         raise UsageError(f"the run {store.name!r} holds trained cells; choose another name for the profiles with --run")
+    config = json.loads(plan.config.model_dump_json())
+    for option in HOW:
+        before = about.get("config", {}).get(option, config[option])
+        if before != config[option]:
+            raise UsageError(
+                f"the run {store.name!r} was measured with --{option} {before}, and this is --{option} "
+                f"{config[option]}; such figures do not belong in one table. Choose another name with --run"
+            )
     rows = [cell.row() for cell in cells]
     planned = {row["cell_id"] for row in rows}
-    kept = [row for row in store.planned() if row["cell_id"] not in planned]
+    measured = {setup_of(row): row["measured"] for row in rows}
+    kept = [
+        row
+        for row in store.planned()
+        # A setup of another version of a part, or of other settings, makes way: it is no other round of the same.
+        if row["cell_id"] not in planned and measured.get(setup_of(row), row.get("measured")) == row.get("measured")
+    ]
     store.write_plan([*kept, *rows], {**store.datasets(), **plan.datasets_json()})
     store.write_run(
         {
@@ -121,7 +136,7 @@ def _settle(store: RunStore, plan: Plan, cells: Sequence[ProfileCell], argv: Seq
             **({"merged": about["merged"]} if about.get("merged") else {}),
             "argv": list(argv),
             "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "config": json.loads(plan.config.model_dump_json()),
+            "config": config,
             "environment": environment(),
         }
     )

@@ -382,7 +382,7 @@ def whole(home):
     return [{**row, "run": ""} for row in quality(exported("whole", home))]
 
 
-@pytest.mark.parametrize("lines", [1, 3])
+@pytest.mark.parametrize("lines", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_killed_run_continues_to_the_same_table(lines, home, whole):
     name = f"killed{lines}"
     process = run_in_background(name, home)

@@ -249,6 +249,20 @@ def test_profiles_of_one_setup_measured_in_two_ways_add_up(tmp_path: Path) -> No
     assert (made.num_cells, made.notes) == (2, ())
 
 
+def test_profiles_of_two_versions_of_a_part_are_no_two_rounds_of_one(tmp_path: Path) -> None:
+    for name, cell in (("one", A), ("two", B)):
+        rows = [row(cell, encoders="image:cnn", variant="fp32", measured=cell)]
+        make(tmp_path / name, rows, [record(cell)], kind="profile")
+
+    with pytest.raises(UsageError) as caught:
+        merge_runs([tmp_path / "one", tmp_path / "two"], tmp_path / "both")
+
+    assert str(caught.value).startswith(
+        "digits is not the same in one and two: 1 cell made otherwise than in one (digits, image:cnn, single, seed 0: "
+        "another protocol, device or other setting, or another version of a part)\n"
+    )
+
+
 def test_a_cell_that_waits_to_be_tuned_makes_way_for_the_one_that_was(tmp_path: Path) -> None:
     waits = row(A, encoders="image:cnn", status="pending", reason="its trials come first")
     make(tmp_path / "begun", [waits, row(C, role="trial")], [record(C, None, "killed")])

@@ -43,6 +43,32 @@ class Odd(nn.Module):
 def mmbench_encoders():
     return [EncoderSpec(name="odd", kinds=("image",), layouts=("vector",), factory="odd:Odd", version="1")]
 '''
+PLAIN = """
+import torch
+from torch import nn
+from mmbench import EncoderSpec, hookimpl
+
+WIDTH = 8
+
+
+class Plain(nn.Module):
+    feature_dim = WIDTH
+
+    def __init__(self, modality, layout):
+        super().__init__()
+        self.layer = nn.Linear(64, WIDTH, bias=False)
+
+    def transform(self, sample):
+        return sample.reshape(-1)[:64].astype("f4")
+
+    def forward(self, values, mask=None):
+        return self.layer(values)
+
+
+@hookimpl
+def mmbench_encoders():
+    return [EncoderSpec(name="plain", kinds=("image",), layouts=("vector",), factory="odd:Plain", version="1")]
+"""
 
 
 def mmbench(*arguments, cwd, check=True):
@@ -155,6 +181,40 @@ def test_the_report_of_a_profile_is_its_costs(odd):
 
     assert "image:odd" in done.stdout
     assert "costs.md" in done.stdout
+
+
+@pytest.mark.slow
+def test_other_batch_sizes_add_to_a_setup_and_another_version_of_a_part_takes_its_place(tmp_path):
+    (tmp_path / "odd.py").write_text(PLAIN)
+    selection = ["-d", "unique", "-m", "image", "-e", "plain", "-f", "single", "--no-baselines", "--plugin", "odd.py"]
+
+    def profiled(*sizes):
+        done = mmbench(
+            "profile", *selection, "--protocol", "quick", "--run", "p", "--batch-sizes", *sizes, "--json", cwd=tmp_path
+        )
+        (profile,) = json.loads(done.stdout)["profiles"]
+        return profile["num_rounds"], profile["figures"]["num_parameters_registered"]["value"]
+
+    first, again = profiled("1"), profiled("2")
+    (tmp_path / "odd.py").write_text(PLAIN.replace("WIDTH = 8", "WIDTH = 16").replace('version="1"', 'version="2"'))
+    other = profiled("2")
+
+    head = 4
+    assert first == (1, 64 * 8 + 8 * head + head)
+    assert again == (2, first[1])
+    assert other == (1, 64 * 16 + 16 * head + head)
+
+
+def test_a_profile_on_other_terms_does_not_join_a_run(odd):
+    _, folder, selection = odd
+
+    done = mmbench("profile", *selection, "--protocol", "standard", "--run", "odd", cwd=folder, check=False)
+
+    assert (done.returncode, done.stderr) == (
+        2,
+        "mmbench: the run 'odd' was measured with --protocol quick, and this is --protocol standard; such figures do "
+        "not belong in one table. Choose another name with --run\n",
+    )
 
 
 def test_a_profile_does_not_join_a_run_of_trained_cells(odd):

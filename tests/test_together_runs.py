@@ -199,6 +199,7 @@ def test_a_run_that_trains_seeds_together_equals_one_that_does_not(tmp_path):
     assert not [entry for entry in (tmp_path / "auto" / "cells").iterdir() if entry.name.startswith(".")]
 
 
+@pytest.mark.slow
 def test_seeds_whose_common_pass_fails_run_alone_and_say_so(tmp_path):
     (tmp_path / "false_claim.py").write_text(FALSE_CLAIM)
     selection = (*SMALL, "--seeds", "2", "--plugin", "false_claim.py", "-e", "noisy", "--no-baselines")

@@ -196,6 +196,7 @@ def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
 
 
+@pytest.mark.slow
 def test_one_cell_teaches_another_from_the_command_line(tmp_path):
     first = run(tmp_path, "-f", "tensor", "--run", "teacher", "--keep-train")
     (teacher,) = (tmp_path / "results" / "teacher" / "cells").iterdir()
