@@ -190,14 +190,20 @@ def _differences(label: str, earlier: Sequence[Source], source: Source) -> list[
 def _made_otherwise(label: str, first: Source, second: Source) -> list[str]:
     """Return in words which cells of two sources would stand in one place of a table and are not the same cell."""
     # What is measured of one thing with other batch sizes adds to its costs, as within one run.
-    same = "measured" if kind(first) == "profile" else "cell_id"
+    profiles = kind(first) == "profile"
     places = {place_in_tables(row): row for row in first.rows.values() if _runs_on(label, row)}
     pairs = [(places.get(place_in_tables(row)), row) for row in second.rows.values() if _runs_on(label, row)]
-    found = [(one, other) for one, other in pairs if one is not None and one.get(same) != other.get(same)]
+    found = [
+        (one, other)
+        for one, other in pairs
+        if one is not None
+        and one["cell_id"] != other["cell_id"]
+        and not (profiles and one.get("measured") == other.get("measured"))
+    ]
     if not found:
         return []
     ways = [_tuned(row) for row in found[0]]
-    unlike = "protocol, device or other setting" if same == "measured" else "master_seed"
+    unlike = "protocol, device or other setting" if profiles else "master_seed"
     why = " and ".join(ways) if ways[0] != ways[1] else f"another {unlike}, or another version of a part"
     return [f"{counted_cells(len(found))} made otherwise than in {first.name} ({row_words(found[0][1])}: {why})"]
 

@@ -249,6 +249,16 @@ def test_profiles_of_one_setup_measured_in_two_ways_add_up(tmp_path: Path) -> No
     assert (made.num_cells, made.notes) == (2, ())
 
 
+def test_one_profile_is_the_same_in_a_run_of_a_version_that_did_not_say_what_it_measured(tmp_path: Path) -> None:
+    for name, changes in (("old", {}), ("new", {"measured": B})):
+        rows = [row(A, encoders="image:cnn", variant="fp32", **changes)]
+        make(tmp_path / name, rows, [record(A)], kind="profile")
+
+    made = merge_runs([tmp_path / "old", tmp_path / "new"], tmp_path / "both")
+
+    assert made.num_cells == 1
+
+
 def test_profiles_of_two_versions_of_a_part_are_no_two_rounds_of_one(tmp_path: Path) -> None:
     for name, cell in (("one", A), ("two", B)):
         rows = [row(cell, encoders="image:cnn", variant="fp32", measured=cell)]
