@@ -159,6 +159,15 @@ def test_intervals_hold_as_often_as_they_say_over_the_whole_range(seeds):
     assert 0.94 <= np.mean(list(shares.values())) <= 0.965
 
 
+def test_no_share_of_right_answers_is_said_to_lie_below_0_or_above_1():
+    scores = np.zeros((2, 40))
+    scores[0, :3] = scores[1, :37] = 1  # seeds that could hardly differ more
+
+    interval = mean_interval(scores, share=True)
+
+    assert (interval.value, interval.low, interval.high) == (0.5, 0.0, 1.0)
+
+
 @pytest.mark.parametrize(("seeds", "highest"), [(2, 0.97), (3, 0.965), (5, 0.96), (10, 0.955)])
 def test_normal_parts_are_held_near_95_percent_whatever_share_of_the_spread_is_the_seeds(seeds, highest):
     """By integration over the spread that so few seeds show; without the weight, two seeds would be held in 98.7 %."""

@@ -193,6 +193,8 @@ def _interval(by_seed: Floats, drawn: Floats, num_answers: int = 0) -> Interval:
     seeds = reach * float(scipy.special.stdtrit(degrees, 0.975))
     below, above = _arcsine_reaches(value, seeds) if num_answers and 0 < value < 1 else (seeds, seeds)
     low, high = value - math.hypot(min(low - value, 0.0), below), value + math.hypot(max(high - value, 0.0), above)
+    if num_answers:  # each part stays between 0 and 1, and the two together need not
+        low, high = max(low, 0.0), min(high, 1.0)
     return Interval(value, low, high, _inverted(value, samples, reach, degrees), "seeds and samples")
 
 
