@@ -525,6 +525,7 @@ def test_clean_shows_what_lies_there_and_removes_what_it_is_asked_to(tmp_path: P
     assert (wrong.returncode, wrong.stderr) == (2, "mmbench: a size reads 10GiB, 500MB or none; got 'much'\n")
 
 
+@pytest.mark.slow
 def test_the_end_of_a_run_bounds_the_cache(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     aged(cache, "features/old/entry", 40 * DAY, 2**20)

@@ -306,6 +306,7 @@ def hostile(home):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_every_hostile_plugin_costs_its_own_cells_only(hostile, home):
     status = {row["fusion"].removeprefix("evil-"): (row["status"], row["reason"]) for row in exported("hostile", home)}
 
@@ -333,6 +334,7 @@ def test_every_hostile_plugin_costs_its_own_cells_only(hostile, home):
     assert "(64, 3)" in status["shapes"][1]
 
 
+@pytest.mark.slow
 def test_a_hostile_plugin_changes_no_other_result(hostile, finished, home):
     def concat(name):
         rows = [row for row in quality(exported(name, home)) if row["fusion"] == "concat"]
@@ -341,6 +343,7 @@ def test_a_hostile_plugin_changes_no_other_result(hostile, finished, home):
     assert concat("hostile") == concat("first")
 
 
+@pytest.mark.slow
 def test_what_a_plugin_prints_is_kept_within_bounds(hostile, home):
     sizes = [path.stat().st_size for path in (home / "results/hostile/cells").glob("*/log.txt")]
 
@@ -348,6 +351,7 @@ def test_what_a_plugin_prints_is_kept_within_bounds(hostile, home):
     assert sum(sizes) < 4 * 2**20
 
 
+@pytest.mark.slow
 def test_global_settings_that_a_plugin_changes_are_put_back_and_told(hostile, home):
     journal = [json.loads(line) for line in (home / "results/hostile/journal.jsonl").read_text().splitlines()]
     warnings = [record["info"]["warnings"] for record in journal if record["info"].get("warnings")]
@@ -382,7 +386,8 @@ def whole(home):
     return [{**row, "run": ""} for row in quality(exported("whole", home))]
 
 
-@pytest.mark.parametrize("lines", [1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("lines", [1, 3])
 def test_a_killed_run_continues_to_the_same_table(lines, home, whole):
     name = f"killed{lines}"
     process = run_in_background(name, home)

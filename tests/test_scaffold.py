@@ -51,7 +51,9 @@ def test_a_package_declares_entry_point_version_and_licence(tmp_path: Path) -> N
     assert project["dependencies"] == ["mmbench>=0.1", "numpy>=1.26"]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [kind if kind == "plugin" else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
+)
 def test_the_tests_of_a_new_package_pass_as_generated(kind: str, tmp_path: Path) -> None:
     package = new(kind, "fresh-part", tmp_path)[0]
     folder = str(Path(__file__).parents[1])

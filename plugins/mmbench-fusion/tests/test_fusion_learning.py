@@ -83,6 +83,7 @@ def declared(ceiling_set: str, attribute: str) -> list[str]:
     return [name for name in JOINING if ceiling_set in getattr(BY_NAME[name], attribute)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", declared("xor", "solves"))
 def test_a_fusion_that_declares_xor_learns_it(name):
     assert learn(BY_NAME[name], "xor") >= 0.95
