@@ -125,7 +125,8 @@ def test_a_grid_on_slurm_survives_what_happens_to_it_and_equals_the_local_one(
         (first, _), (_, job) = grid.began()
         os.kill(int(first), signal.SIGKILL)
         subprocess.run(["scancel", job], env=grid.env, check=True)
-        until(lambda: Counter(line["status"] for line in grid.journal("cluster"))["killed"] >= 2)
+        # The one whose process was killed, the one whose job was cancelled, and the one behind it in that job.
+        until(lambda: Counter(line["status"] for line in grid.journal("cluster"))["killed"] == 3)
         until(lambda: len(grid.began()) == 3)
     finally:
         login.kill()
