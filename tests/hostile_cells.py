@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -121,7 +122,10 @@ def shares_a_gpu(payload: dict[str, Any], folder: Path) -> dict[str, Any]:
     own.write_text(str(payload["peak"]))
     try:
         time.sleep(payload["sleep_s"])
-        held = sum(int(path.read_text() or 0) for path in gpu.iterdir())
+        held = 0
+        for path in gpu.iterdir():
+            with contextlib.suppress(FileNotFoundError):  # another cell may end at any time
+                held += int(path.read_text() or 0)
         if held > 80:
             runs_out_of_gpu_memory(payload, folder)
         free = 80 - held + payload["peak"]
