@@ -54,6 +54,23 @@ def test_each_eighth_step_is_taken_apart_and_the_others_are_timed_as_a_whole_onc
         assert sum(stages.values()) == pytest.approx(0.005, rel=0.02)
 
 
+def test_stages_are_shares_of_the_steps_taken_apart_of_what_a_step_takes_whatever_the_machines_mood_then(clock):
+    # Each eighth step, which is taken apart, meets a machine of half the speed.
+    slow_then_fast = [0.008, *[0.004] * 7]
+    image = Takes(clock.advance, *[1.0] * 10, *slow_then_fast * 10)
+    model = build(image=image, text=Takes(clock.advance, *[1.0] * 10, *[item / 4 for item in slow_then_fast] * 10))
+    watch = watch_of(model)
+    trained(model, 10 + 32, watch=watch)
+
+    found, raw = profile(model, batches(model), None, CPU, QUICK, contended=False, watch=watch)
+
+    values = {item.name: item.value for item in found}
+    assert raw["stages"]["encode.image"] == pytest.approx([0.008] * 4, rel=0.01)
+    assert values["step_time_s"] == pytest.approx(0.005, rel=0.01)
+    assert values["stage_time_s:encode.image"] == pytest.approx(0.004, rel=0.01)
+    assert values["stage_time_s:encode.text"] == pytest.approx(0.001, rel=0.01)
+
+
 def test_a_smaller_batch_and_a_step_that_measures_gradients_do_not_count(clock):
     model = build(image=Takes(clock.advance, 0.004))
     watch, taken = watch_of(model), []

@@ -89,22 +89,24 @@ def profile(
         _count_parameters(model, found)
         if watch is not None and (timing := watch.steps()) is not None:
             found.add("num_parameters_with_gradient", float(watch.num_reached_parameters), "1")
-            _add_stages(watch.stages(), "training", watch.batch_size, found, raw)
-            _measure_training(watch.batch_size, lambda: timing, meter, found, raw)
+            step_s = _measure_training(watch.batch_size, lambda: timing, meter, found, raw)
+            _add_stages(watch.stages(), "training", watch.batch_size, found, raw, whole_s=step_s)
             raw.setdefault("watched", []).append("step")
         elif step is None:
-            _measure_stages(model, batches["train"], infer, "inference", meter, found, raw)
+            apart = _take_apart(model, batches["train"], infer, meter)
+            _add_stages(apart, "inference", batches["train"].size, found, raw)
             _leave_out_training("no training step was given", batches["train"], meter, found)
         else:
             model.train()
-            stages_s = _measure_stages(model, batches["train"], step, "training", meter, found, raw)
+            apart = _take_apart(model, batches["train"], step, meter, found)
             # The stages' steps were the warm-up, where the protocol asks for no longer one. On a GPU they were not: to
             # see its peak, torch's cache is emptied after them, and the next step asks the driver for all of it again.
             warm = not meter.on_cuda and protocol.stage_iterations >= protocol.warmup_window - 1
-            warm_s = stages_s if warm else None
+            warm_s = statistics.median(sum(times.values()) for times in apart) if warm else None
             run = partial(step, batches["train"])
             take = partial(meter.time, run, min_iterations=protocol.min_iterations, warm_s=warm_s)
-            _measure_training(batches["train"].size, take, meter, found, raw)
+            step_s = _measure_training(batches["train"].size, take, meter, found, raw)
+            _add_stages(apart, "training", batches["train"].size, found, raw, whole_s=step_s)
     found.add("peak_rss_bytes", peak_rss_bytes(), "bytes", "min", note="of the whole process, its libraries included")
     return found.metrics, raw
 
@@ -162,7 +164,8 @@ def _reciprocal(interval: tuple[float, float] | None, amount: float) -> tuple[fl
     return amount / interval[1], amount / interval[0]
 
 
-def _measure_training(size: int, take: Callable[[], Timing], meter: Meter, found: Findings, raw: Raw) -> None:
+def _measure_training(size: int, take: Callable[[], Timing], meter: Meter, found: Findings, raw: Raw) -> float:
+    """Add what a step takes, and return its median."""
     with peak_memory(meter) as peak:
         timing = take()
     raw["step"] = {"batch_size": size, **timing.to_json()}
@@ -179,6 +182,7 @@ def _measure_training(size: int, take: Callable[[], Timing], meter: Meter, found
     )
     _add_memory("training", peak, found)
     _add_energy("training", timing, size, meter, found)
+    return middle
 
 
 def _leave_out_training(reason: str, batch: Batch, meter: Meter, found: Findings) -> None:
@@ -188,21 +192,19 @@ def _leave_out_training(reason: str, batch: Batch, meter: Meter, found: Findings
     _add_energy("training", reason, batch.size, meter, found)
 
 
-def _measure_stages(
+def _take_apart(
     model: MultimodalModel,
     batch: Batch,
     run: Callable[[Batch], Any],
-    what: Literal["training", "inference"],
     meter: Meter,
-    found: Findings,
-    raw: Raw,
-) -> float:
-    """Note the median time of each stage, in training also which parameters a gradient reaches; return their sum."""
+    trained: Findings | None = None,
+) -> Sequence[Mapping[str, float]]:
+    """Return seconds by stage of each of some runs; in training also note which parameters a gradient reaches."""
     clock = StageClock(meter)
     with staged(model, clock):
         clock.reset()
-        if what == "training":
-            _count_reached_parameters(model, lambda: run(batch), found)
+        if trained is not None:
+            _count_reached_parameters(model, lambda: run(batch), trained)
         else:
             run(batch)
         steps = [clock.times()]
@@ -212,20 +214,36 @@ def _measure_stages(
             run(batch)
             steps.append(clock.times())
     # The first one warms up, unless it is so slow that it has to do.
-    return _add_stages(steps[1:] or steps, what, batch.size, found, raw)
+    return steps[1:] or steps
 
 
-def _add_stages(steps: Sequence[Mapping[str, float]], what: str, size: int, found: Findings, raw: Raw) -> float:
-    """Add the median time of each stage over steps that were taken apart; return the sum."""
+def _add_stages(
+    steps: Sequence[Mapping[str, float]],
+    what: Literal["training", "inference"],
+    size: int,
+    found: Findings,
+    raw: Raw,
+    *,
+    whole_s: float | None = None,
+) -> None:
+    """Add the time of each stage, from steps that were taken apart.
+
+    Where it is known what a whole step takes, that is the stage's median share of those, of it: steps that are taken
+    apart are few, and others, taken when the machine was in another mood or held up by less looking, are not theirs.
+    The raw times are kept as they were.
+    """
     stages = sorted({stage for step in steps for stage in step})
     # A stage that some steps skip took no time in those.
     times = {stage: [step.get(stage, 0.0) for step in steps] for stage in stages}
     raw["stages"] = {stage: [float(f"{value:.6g}") for value in values] for stage, values in times.items()}
-    middles = {stage: statistics.median(values) for stage, values in times.items()}
-    for stage, middle in middles.items():
+    together = [max(sum(step.values()), 1e-12) for step in steps]
+    for stage, values in times.items():
+        if whole_s is None:
+            middle = statistics.median(values)
+        else:
+            middle = whole_s * statistics.median(value / all_s for value, all_s in zip(values, together, strict=True))
         note = f"{what} at batch size {size}"
         found.add(f"stage_time_s:{stage}", middle, "s", "min", n=len(steps), note=note, timed=True)
-    return sum(middles.values())
 
 
 def _count_parameters(model: MultimodalModel, found: Findings) -> None:
