@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from mmbench.parts import DatasetPart, Part, combine_key
 from mmbench.record import CHOOSING, CellRole
-from mmbench.spec import Layout, to_json
+from mmbench.spec import Layout
+from mmbench.spec_values import to_json
 
 MAJORITY = "majority"
 #: Hex digits of a quality key that tell cells apart.

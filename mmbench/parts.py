@@ -20,8 +20,8 @@ from mmbench.spec import (
     DatasetSpec,
     EncoderInfo,
     EncoderSpec,
-    to_json,
 )
+from mmbench.spec_values import to_json
 
 KEY_VERSION = 1
 

@@ -17,7 +17,7 @@ from mmbench.parts import DatasetPart, Part, digest, make_dataset_part, make_par
 from mmbench.record import CellRole
 from mmbench.registry import Registry
 from mmbench.selection import dataset_references, is_excluded, split_selector
-from mmbench.spec import to_json
+from mmbench.spec_values import to_json
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,9 +38,9 @@ from mmbench.spec import (
     Role,
     Spec,
     Tuning,
-    check_options,
     role_of,
 )
+from mmbench.spec_values import check_options
 
 FILE_DIST = "file"
 

@@ -6,16 +6,26 @@ A descriptor states facts (kinds, layouts, limits, default options, version, lic
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias, get_args
 
-from mmbench.errors import SpecError, did_you_mean
+from mmbench.errors import SpecError
+from mmbench.spec_values import (
+    MODULE_NAME,
+    check_count,
+    check_flag,
+    check_part_name,
+    check_reference,
+    check_text,
+    check_word,
+    checked_members,
+    checked_words,
+    frozen_json,
+    is_number,
+)
 
 API_VERSION = 1
 
@@ -73,9 +83,6 @@ RESERVED_OPTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-_PART_NAME = re.compile(r"\w[\w.-]{0,63}")
-_MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
-_REFERENCE = re.compile(rf"{_MODULE.pattern}:{_MODULE.pattern}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -95,9 +102,9 @@ class Modality:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _check_part_name("a modality", self.name)
-        _check_word(f"modality {self.name!r}: kind", self.kind, KINDS)
-        _set(self, "facts", _frozen_json(f"modality {self.name!r}: facts", self.facts))
+        check_part_name("a modality", self.name)
+        check_word(f"modality {self.name!r}: kind", self.kind, KINDS)
+        _set(self, "facts", frozen_json(f"modality {self.name!r}: facts", self.facts))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,17 +130,17 @@ class TaskSpec:
     weight: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_part_name("a task", self.name)
+        check_part_name("a task", self.name)
         where = f"task {self.name!r}"
-        _check_word(f"{where}: kind", self.kind, TASK_KINDS)
-        _check_count(f"{where}: num_outputs", self.num_outputs, minimum=2 if self.kind == "multiclass" else 1)
+        check_word(f"{where}: kind", self.kind, TASK_KINDS)
+        check_count(f"{where}: num_outputs", self.num_outputs, minimum=2 if self.kind == "multiclass" else 1)
         if isinstance(self.class_names, str) or not isinstance(self.class_names, Iterable):
             raise SpecError(f"{where}: class_names must be a tuple of strings, got {self.class_names!r}")
         _set(self, "class_names", tuple(str(name) for name in self.class_names))
         if self.class_names and len(self.class_names) != self.num_outputs:
             raise SpecError(f"{where} has num_outputs={self.num_outputs} but {len(self.class_names)} class_names")
-        _check_text(f"{where}: primary", self.primary)
-        if not (_is_number(self.weight) and self.weight >= 0):
+        check_text(f"{where}: primary", self.primary)
+        if not (is_number(self.weight) and self.weight >= 0):
             raise SpecError(f"{where}: weight must be finite and not negative, got {self.weight!r}")
 
 
@@ -154,10 +161,10 @@ class DatasetInfo:
     fingerprint: str = ""
 
     def __post_init__(self) -> None:
-        _set(self, "modalities", _members("modalities", self.modalities, Modality))
-        _set(self, "tasks", _members("tasks", self.tasks, TaskSpec))
-        _set(self, "missing", _words("missing", self.missing))
-        _check_text("fingerprint", self.fingerprint)
+        _set(self, "modalities", checked_members("modalities", self.modalities, Modality))
+        _set(self, "tasks", checked_members("tasks", self.tasks, TaskSpec))
+        _set(self, "missing", checked_words("missing", self.missing))
+        check_text("fingerprint", self.fingerprint)
         unknown = set(self.missing) - {modality.name for modality in self.modalities}
         if unknown:
             raise SpecError(f"missing names modalities that are not there: {', '.join(sorted(unknown))}")
@@ -192,14 +199,14 @@ class AssetSpec:
         if not (isinstance(self.name, str) and self.name.strip()):
             raise SpecError(f"asset: name must say which file or repository to look for, got {self.name!r}")
         where = f"asset {self.name!r}"
-        _set(self, "files", _words(f"{where}: files", self.files))
-        _check_flag(f"{where}: unpack", self.unpack)
+        _set(self, "files", checked_words(f"{where}: files", self.files))
+        check_flag(f"{where}: unpack", self.unpack)
         for text in ("url", "sha256", "licence"):
-            _check_text(f"{where}: {text}", getattr(self, text))
+            check_text(f"{where}: {text}", getattr(self, text))
         if self.sha256 and not _SHA256.fullmatch(self.sha256):
             raise SpecError(f"{where}: sha256 must be 64 lower-case hex digits, got {self.sha256!r}")
         if self.size_bytes is not None:
-            _check_count(f"{where}: size_bytes", self.size_bytes, minimum=0)
+            check_count(f"{where}: size_bytes", self.size_bytes, minimum=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,8 +223,8 @@ class EncoderInfo:
     licence: str = ""
 
     def __post_init__(self) -> None:
-        _check_text("fingerprint", self.fingerprint)
-        _check_text("licence", self.licence)
+        check_text("fingerprint", self.fingerprint)
+        check_text("licence", self.licence)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,21 +250,21 @@ class _Spec:
                 "starting with a letter or digit"
             )
         where = f"{role} {self.name!r}"
-        _check_reference(f"{where}: factory", self.factory)
+        check_reference(f"{where}: factory", self.factory)
         if not (isinstance(self.version, str) and self.version):
             raise SpecError(f"{where}: version must be a non-empty string, bumped when results would change")
         for text in ("summary", "paper", "licence"):
-            _check_text(f"{where}: {text}", getattr(self, text))
-        _check_flag(f"{where}: in_all", self.in_all)
-        _set(self, "defaults", _frozen_json(f"{where}: defaults", self.defaults))
+            check_text(f"{where}: {text}", getattr(self, text))
+        check_flag(f"{where}: in_all", self.in_all)
+        _set(self, "defaults", frozen_json(f"{where}: defaults", self.defaults))
         reserved = sorted(self.defaults.keys() & set(RESERVED_OPTIONS[role]))
         if reserved:
             raise SpecError(f"{where}: defaults must not hold {reserved[0]!r}, which mmbench itself gives")
-        _set(self, "requires", _words(f"{where}: requires", self.requires))
+        _set(self, "requires", checked_words(f"{where}: requires", self.requires))
         for package in self.requires:
-            if not _MODULE.fullmatch(package):
+            if not MODULE_NAME.fullmatch(package):
                 raise SpecError(f"{where}: requires must hold names to import, as 'sklearn', got {package!r}")
-        _set(self, "must_give", _words(f"{where}: must_give", self.must_give))
+        _set(self, "must_give", checked_words(f"{where}: must_give", self.must_give))
         for option in self.must_give:
             if option not in self.defaults:
                 raise SpecError(f"{where}: must_give names {option!r}, which defaults do not hold")
@@ -311,18 +318,18 @@ class EncoderSpec(_Spec):
     def __post_init__(self) -> None:
         super().__post_init__()
         where = f"encoder {self.name!r}"
-        _set(self, "kinds", _words(f"{where}: kinds", self.kinds, KINDS, at_least_one=True))
-        _set(self, "layouts", _words(f"{where}: layouts", self.layouts, LAYOUTS, at_least_one=True))
-        _set(self, "tunings", _words(f"{where}: tunings", self.tunings, TUNINGS, at_least_one=True))
-        _check_word(f"{where}: target", self.target, get_args(Target))
-        _check_flag(f"{where}: vectorises", self.vectorises)
-        _check_flag(f"{where}: wraps", self.wraps)
+        _set(self, "kinds", checked_words(f"{where}: kinds", self.kinds, KINDS, at_least_one=True))
+        _set(self, "layouts", checked_words(f"{where}: layouts", self.layouts, LAYOUTS, at_least_one=True))
+        _set(self, "tunings", checked_words(f"{where}: tunings", self.tunings, TUNINGS, at_least_one=True))
+        check_word(f"{where}: target", self.target, get_args(Target))
+        check_flag(f"{where}: vectorises", self.vectorises)
+        check_flag(f"{where}: wraps", self.wraps)
         if self.wraps and not (self.target == "required" and self.describe):
             raise SpecError(f"{where} wraps another encoder, so it needs target='required' and describe")
-        _set(self, "weights", _members(f"{where}: weights", self.weights, AssetSpec, at_least_one=False))
+        _set(self, "weights", checked_members(f"{where}: weights", self.weights, AssetSpec, at_least_one=False))
         for function in ("describe", "prepare"):
             if getattr(self, function):
-                _check_reference(f"{where}: {function}", getattr(self, function))
+                check_reference(f"{where}: {function}", getattr(self, function))
 
     @property
     def takes_tuning(self) -> bool:
@@ -362,16 +369,16 @@ class FusionSpec(_Spec):
     def __post_init__(self) -> None:
         super().__post_init__()
         where = f"fusion {self.name!r}"
-        _check_word(f"{where}: accepts", self.accepts, LAYOUTS)
-        _check_word(f"{where}: level", self.level, get_args(FusionLevel))
-        _check_count(f"{where}: min_modalities", self.min_modalities, minimum=1)
+        check_word(f"{where}: accepts", self.accepts, LAYOUTS)
+        check_word(f"{where}: level", self.level, get_args(FusionLevel))
+        check_count(f"{where}: min_modalities", self.min_modalities, minimum=1)
         if self.max_modalities is not None:
-            _check_count(f"{where}: max_modalities", self.max_modalities, minimum=self.min_modalities)
-        _set(self, "task_kinds", _words(f"{where}: task_kinds", self.task_kinds, TASK_KINDS, at_least_one=True))
-        _set(self, "solves", _words(f"{where}: solves", self.solves))
-        _check_flag(f"{where}: missing", self.missing)
-        _check_flag(f"{where}: vectorises", self.vectorises)
-        _set(self, "cannot_solve", _frozen_json(f"{where}: cannot_solve", self.cannot_solve))
+            check_count(f"{where}: max_modalities", self.max_modalities, minimum=self.min_modalities)
+        _set(self, "task_kinds", checked_words(f"{where}: task_kinds", self.task_kinds, TASK_KINDS, at_least_one=True))
+        _set(self, "solves", checked_words(f"{where}: solves", self.solves))
+        check_flag(f"{where}: missing", self.missing)
+        check_flag(f"{where}: vectorises", self.vectorises)
+        _set(self, "cannot_solve", frozen_json(f"{where}: cannot_solve", self.cannot_solve))
         for name, reason in self.cannot_solve.items():
             if not (isinstance(reason, str) and reason):
                 raise SpecError(f"{where}: cannot_solve must give the reason for {name!r}, got {reason!r}")
@@ -408,12 +415,12 @@ class ObjectiveSpec(_Spec):
     def __post_init__(self) -> None:
         super().__post_init__()
         where = f"objective {self.name!r}"
-        _check_flag(f"{where}: vectorises", self.vectorises)
-        _check_count(f"{where}: min_modalities", self.min_modalities, minimum=1)
+        check_flag(f"{where}: vectorises", self.vectorises)
+        check_count(f"{where}: min_modalities", self.min_modalities, minimum=1)
         if self.max_modalities is not None:
-            _check_count(f"{where}: max_modalities", self.max_modalities, minimum=self.min_modalities)
-        _set(self, "task_kinds", _words(f"{where}: task_kinds", self.task_kinds, TASK_KINDS, at_least_one=True))
-        _set(self, "levels", _words(f"{where}: levels", self.levels, get_args(FusionLevel), at_least_one=True))
+            check_count(f"{where}: max_modalities", self.max_modalities, minimum=self.min_modalities)
+        _set(self, "task_kinds", checked_words(f"{where}: task_kinds", self.task_kinds, TASK_KINDS, at_least_one=True))
+        _set(self, "levels", checked_words(f"{where}: levels", self.levels, get_args(FusionLevel), at_least_one=True))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -454,26 +461,26 @@ class DatasetSpec(_Spec):
     def __post_init__(self) -> None:
         super().__post_init__()
         where = f"dataset {self.name!r}"
-        _set(self, "files", _members(f"{where}: files", self.files, AssetSpec, at_least_one=False))
+        _set(self, "files", checked_members(f"{where}: files", self.files, AssetSpec, at_least_one=False))
         if self.prepare:
-            _check_reference(f"{where}: prepare", self.prepare)
-        _check_word(f"{where}: target", self.target, get_args(Target))
-        _check_flag(f"{where}: open_options", self.open_options)
-        _set(self, "ceilings", _frozen_json(f"{where}: ceilings", self.ceilings))
+            check_reference(f"{where}: prepare", self.prepare)
+        check_word(f"{where}: target", self.target, get_args(Target))
+        check_flag(f"{where}: open_options", self.open_options)
+        _set(self, "ceilings", frozen_json(f"{where}: ceilings", self.ceilings))
         for modalities, ceiling in self.ceilings.items():
             if modalities != "+".join(sorted(modalities.split("+"))):
                 raise SpecError(f"{where}: ceilings must name modalities sorted and joined by '+', got {modalities!r}")
-            if not _is_number(ceiling):
+            if not is_number(ceiling):
                 raise SpecError(f"{where}: the ceiling of {modalities!r} must be a number, got {ceiling!r}")
-        if self.cell_time_s is not None and not (_is_number(self.cell_time_s) and self.cell_time_s > 0):
+        if self.cell_time_s is not None and not (is_number(self.cell_time_s) and self.cell_time_s > 0):
             raise SpecError(f"{where}: cell_time_s must be a positive number of seconds, got {self.cell_time_s!r}")
-        _set(self, "train", _frozen_json(f"{where}: train", self.train))
+        _set(self, "train", frozen_json(f"{where}: train", self.train))
         if self.describe:
-            _check_reference(f"{where}: describe", self.describe)
+            check_reference(f"{where}: describe", self.describe)
             for facts, fact_type in (("modalities", Modality), ("tasks", TaskSpec)):
-                given = _members(f"{where}: {facts}", getattr(self, facts), fact_type, at_least_one=False)
+                given = checked_members(f"{where}: {facts}", getattr(self, facts), fact_type, at_least_one=False)
                 _set(self, facts, given)
-            _set(self, "missing", _words(f"{where}: missing", self.missing))
+            _set(self, "missing", checked_words(f"{where}: missing", self.missing))
         else:
             try:
                 info = DatasetInfo(modalities=self.modalities, tasks=self.tasks, missing=self.missing)
@@ -529,125 +536,5 @@ def role_of(spec: Spec | _Spec) -> Role:
     raise SpecError(f"{type(spec).__name__} is not a descriptor of mmbench")
 
 
-def to_json(value: Any) -> Any:
-    """Return descriptors, mappings and tuples as plain JSON data."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {item.name: to_json(getattr(value, item.name)) for item in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): to_json(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [to_json(item) for item in value]
-    return value
-
-
-def check_options(where: str, given: Options, defaults: Options, *, open_options: bool = False) -> dict[str, Any]:
-    """Merge options into their defaults.
-
-    Raises:
-        SpecError: an option is unknown, or its type is not its default's.
-    """
-    merged = dict(defaults)
-    for key, value in given.items():
-        if key not in defaults:
-            if not open_options:
-                known = f"it has {', '.join(sorted(defaults))}" if defaults else "it has no options"
-                raise SpecError(f"{where} has no option {key!r}; {known}.{did_you_mean(key, defaults)}")
-        elif defaults[key] is not None:
-            value = _coerce(f"{where}: option {key!r}", value, defaults[key])
-        merged[key] = value
-    return merged
-
-
-def _coerce(where: str, value: Any, default: Any) -> Any:
-    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(default, str) and isinstance(value, bool | int | float):
-        return json.dumps(value)
-    same = type(value) is type(default) or (isinstance(value, list | tuple) and isinstance(default, list | tuple))
-    if not same:
-        raise SpecError(f"{where} takes {_a_type(default)} such as {json.dumps(to_json(default))}, got {value!r}")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise SpecError(f"{where} must be finite, got {value!r}")
-    return value
-
-
-def _a_type(value: Any) -> str:
-    names = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list"}
-    return names.get(type(value), "a table")
-
-
 def _set(instance: Any, name: str, value: Any) -> None:
     object.__setattr__(instance, name, value)
-
-
-def _check_part_name(what: str, name: Any) -> None:
-    if not (isinstance(name, str) and _PART_NAME.fullmatch(name)):
-        raise SpecError(f"{name!r} cannot name {what}: use 1 to 64 letters, digits, '_', '-' or '.'")
-
-
-def _check_word(where: str, word: Any, known: tuple[str, ...]) -> None:
-    if word not in known:
-        raise SpecError(f"{where} must be one of {', '.join(known)}; got {word!r}.{did_you_mean(str(word), known)}")
-
-
-def _check_count(where: str, value: Any, *, minimum: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
-        raise SpecError(f"{where} must be a whole number of at least {minimum}, got {value!r}")
-
-
-def _check_text(where: str, value: Any) -> None:
-    if not isinstance(value, str):
-        raise SpecError(f"{where} must be a string, got {value!r}")
-
-
-def _check_flag(where: str, value: Any) -> None:
-    if not isinstance(value, bool):
-        raise SpecError(f"{where} must be True or False, got {value!r}")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _check_reference(where: str, reference: Any) -> None:
-    if not (isinstance(reference, str) and _REFERENCE.fullmatch(reference)):
-        raise SpecError(f"{where} must read 'package.module:attribute', got {reference!r}")
-
-
-def _words(where: str, words: Any, known: tuple[str, ...] = (), *, at_least_one: bool = False) -> tuple[Any, ...]:
-    if isinstance(words, str):
-        words = (words,)
-    if not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in words):
-        raise SpecError(f"{where} must be a tuple of strings, got {words!r}")
-    if at_least_one and not words:
-        raise SpecError(f"{where} must name at least one of {', '.join(known)}")
-    if known:
-        for word in words:
-            _check_word(where, word, known)
-    twice = sorted({word for word in words if words.count(word) > 1})
-    if twice:
-        raise SpecError(f"{where} names {', '.join(twice)} twice")
-    return tuple(words)
-
-
-def _members(where: str, members: Any, member_type: type[Any], *, at_least_one: bool = True) -> tuple[Any, ...]:
-    if not isinstance(members, list | tuple) or not all(isinstance(member, member_type) for member in members):
-        raise SpecError(f"{where} must be a tuple of {member_type.__name__}, got {members!r}")
-    if at_least_one and not members:
-        raise SpecError(f"{where} must hold at least one {member_type.__name__}")
-    names = [member.name for member in members]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise SpecError(f"{where} names {', '.join(twice)} twice")
-    return tuple(members)
-
-
-def _frozen_json(where: str, value: Any) -> Mapping[str, Any]:
-    """Copy a mapping through JSON, so that nobody else holds it and it can be written to any file."""
-    if not isinstance(value, Mapping):
-        raise SpecError(f"{where} must be a mapping, got {value!r}")
-    try:
-        copied: dict[str, Any] = json.loads(json.dumps(to_json(value), allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise SpecError(f"{where} must hold JSON values only: {error}") from None
-    return MappingProxyType(copied)

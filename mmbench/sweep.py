@@ -19,7 +19,7 @@ from mmbench.errors import UsageError
 from mmbench.parts import Part, make_part
 from mmbench.plan import Plan
 from mmbench.record import CellRole
-from mmbench.spec import to_json
+from mmbench.spec_values import to_json
 from mmbench.stage import Outlook, Result, Results, Stage, num_unsettled, told
 from mmbench.sweep_space import DEFAULT_TRIALS, Axis, Sampler, Values, num_points, parts_of, read_sweep, sampler_of
 

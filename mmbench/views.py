@@ -19,17 +19,8 @@ from mmbench.record import FAILURES
 from mmbench.report.decisions import decision_lines, tuned_words
 from mmbench.report.outcomes import PENDING, status_of, style_of
 from mmbench.report.text import counted, duration
-from mmbench.spec import (
-    DatasetSpec,
-    EncoderSpec,
-    ExecutorSpec,
-    FusionSpec,
-    ObjectiveSpec,
-    Role,
-    TrackerSpec,
-    role_of,
-    to_json,
-)
+from mmbench.spec import DatasetSpec, EncoderSpec, ExecutorSpec, FusionSpec, ObjectiveSpec, Role, TrackerSpec, role_of
+from mmbench.spec_values import to_json
 
 if TYPE_CHECKING:
     from pathlib import Path

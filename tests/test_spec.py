@@ -23,10 +23,9 @@ from mmbench.spec import (
     ObjectiveSpec,
     TaskSpec,
     TrackerSpec,
-    check_options,
     role_of,
-    to_json,
 )
+from mmbench.spec_values import check_options, to_json
 
 IMAGE = Modality(name="photo", kind="image")
 DIGIT = TaskSpec(name="digit", kind="multiclass", num_outputs=10)

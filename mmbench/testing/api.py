@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from mmbench.errors import did_you_mean
-from mmbench.spec import DatasetSpec, EncoderSpec, to_json
+from mmbench.spec import DatasetSpec, EncoderSpec
+from mmbench.spec_values import to_json
 from mmbench.testing.checks import Fault, NotChecked, Remark, check
 from mmbench.testing.probe import probe
 from mmbench.testing.target import Part, PluginTarget

@@ -17,7 +17,8 @@ from mmbench.blocks import BidirectionalRNN, TransformerBlock, check_range, sinu
 from mmbench.data import transform_key
 from mmbench.errors import ContractError
 from mmbench.features import without_padding
-from mmbench.spec import Layout, to_json
+from mmbench.spec import Layout
+from mmbench.spec_values import to_json
 from mmbench_video.clips import evenly_spaced
 from mmbench_video.inner import build, check_pool, find
 

@@ -13,7 +13,8 @@ from typing import Any
 from mmbench.errors import UsageError
 from mmbench.reference import parse_reference
 from mmbench.registry import Reference, Registry, check_packages, load_attribute, load_registry
-from mmbench.spec import TUNING_NAMES, AssetSpec, EncoderInfo, EncoderSpec, to_json
+from mmbench.spec import TUNING_NAMES, AssetSpec, EncoderInfo, EncoderSpec
+from mmbench.spec_values import to_json
 
 POOLS = ("mean", "lstm", "attention")
 
