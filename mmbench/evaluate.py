@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,20 +14,12 @@ from mmbench import retrieval
 from mmbench.data import Split
 from mmbench.errors import Diverged
 from mmbench.record import Metric
+from mmbench.resampling import intervals_of
 from mmbench.spec import TaskSpec
+from mmbench.tallies import COUNTED, EPSILON, Floats, class_losses, decisions, label_losses, losses, one_hot, varies
 from mmbench.tasks import RECALL_AT, metric_specs, primary_metric
 
-Floats: TypeAlias = NDArray[np.float64]
-Interval: TypeAlias = tuple[float, float]
-
 CALIBRATION_BINS = 15
-NUM_RESAMPLES = 1000
-#: Average precision sorts and sums every class in every resample: this many numbers at most, and no fewer resamples.
-MAX_RANKED = 2_000_000
-MIN_RESAMPLES = 200
-#: Probabilities are kept this far from 0 and 1 in a log loss, as scikit-learn does for float32.
-EPSILON = float(np.finfo(np.float32).eps)
-_Z95 = 1.959963984540054
 
 
 class Score(NamedTuple):
@@ -67,7 +58,7 @@ def metrics(
     known = metric_specs(task)
     values, truth = _checked(task, predictions, target)
     scores = _scores(task, values, truth)
-    intervals = _intervals(task, values, truth) if confidence and len(truth) > 1 else {}
+    intervals = intervals_of(task, values, truth) if confidence and len(truth) > 1 else {}
     return [
         Metric(
             phase="evaluate",
@@ -106,42 +97,11 @@ def primary_value(task: TaskSpec, predictions: NDArray[Any] | Tensor, target: ND
         return float(np.abs(values - truth).mean())
     if name == "rmse":
         return float(np.sqrt(np.square(values - truth).mean(axis=0)).mean())
-    if name in _COUNTED:
-        tp, support, predicted = (column.sum(axis=0)[None] for column in _decisions(task, values, truth))
-        return float(_COUNTED[name](tp, support, predicted)[0])
+    if name in COUNTED:
+        tp, support, predicted = (column.sum(axis=0)[None] for column in decisions(task, values, truth))
+        return float(COUNTED[name](tp, support, predicted)[0])
     score = _scores(task, values, truth)[name]
     return math.nan if score.value is None else score.value
-
-
-def losses(task: TaskSpec, predictions: NDArray[Any], target: NDArray[Any]) -> Floats:
-    """The loss of each sample, for paired tests and for finding the samples that only one model gets right.
-
-    Multiclass: negative log probability of the true class. Multilabel: binary log loss, mean over labels.
-    Regression: squared error in the target's unit, mean over outputs. Retrieval: 1 without a partner in first place.
-
-    Shapes: predictions (N, K), target (N,) or (N, K) -> float64 (N,).
-    """
-    if task.kind == "retrieval":
-        return 1 - retrieval.recall(predictions, target, task.num_outputs, k=1)
-    if task.kind == "multiclass":
-        return _class_losses(predictions, target)
-    if task.kind == "multilabel":
-        return _label_losses(predictions, target)
-    squared: Floats = np.square(np.asarray(predictions, dtype=np.float64) - target).mean(axis=1)
-    return squared
-
-
-def wilson_interval(successes: int, n: int) -> Interval:
-    """95 % score interval of a share (Wilson 1927), which stays in [0, 1] and is right for small n.
-
-    >>> [round(bound, 4) for bound in wilson_interval(9, 10)]
-    [0.5958, 0.9821]
-    """
-    share, z2 = successes / n, _Z95**2
-    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = _Z95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    # Rounding would leave 4e-19 where the formula gives 0, and 1 - 1e-16 where it gives 1.
-    return 0.0 if successes == 0 else centre - half, 1.0 if successes == n else centre + half
 
 
 def _checked(task: TaskSpec, predictions: NDArray[Any], target: NDArray[Any]) -> tuple[Floats, NDArray[Any]]:
@@ -191,71 +151,6 @@ def _numpy(array: NDArray[Any] | Tensor) -> NDArray[Any]:
     return array.detach().cpu().numpy() if isinstance(array, Tensor) else array
 
 
-def _class_losses(probabilities: NDArray[Any], target: NDArray[Any]) -> Floats:
-    of_truth: Floats = _inside(probabilities)[np.arange(len(target)), target]
-    return -np.log(of_truth)
-
-
-def _label_losses(probabilities: NDArray[Any], target: NDArray[Any]) -> Floats:
-    inside = _inside(probabilities)
-    each: Floats = np.where(np.asarray(target) > 0.5, -np.log(inside), -np.log1p(-inside)).mean(axis=1)
-    return each
-
-
-def _inside(probabilities: NDArray[Any]) -> Floats:
-    return np.asarray(probabilities, dtype=np.float64).clip(EPSILON, 1 - EPSILON)
-
-
-def _one_hot(classes: NDArray[np.int64], num_classes: int) -> NDArray[np.bool_]:
-    return np.equal(classes[:, None], np.arange(num_classes))
-
-
-def _decisions(task: TaskSpec, values: Floats, truth: NDArray[Any]) -> tuple[NDArray[np.bool_], ...]:
-    """Right positives, positives in the target and positives predicted: three times (N, K)."""
-    if task.kind == "multiclass":
-        actual, chosen = _one_hot(truth, task.num_outputs), _one_hot(values.argmax(axis=1), task.num_outputs)
-    else:
-        actual, chosen = truth.astype(bool), values > 0.5
-    return actual & chosen, actual, chosen
-
-
-# Metrics from counts per class, (R, K) -> (R,): once for the value, R times for its bootstrap. NaN = undefined.
-
-
-def _mean_present(per_class: Floats, support: Floats) -> Floats:
-    present = support > 0
-    num_present = present.sum(axis=1)
-    total: Floats = np.where(present, per_class, 0.0).sum(axis=1)
-    return total / np.where(num_present > 0, num_present, np.nan)
-
-
-def _precision(tp: Floats, support: Floats, predicted: Floats) -> Floats:
-    return _mean_present(tp / np.maximum(predicted, 1), support)
-
-
-def _recall(tp: Floats, support: Floats, predicted: Floats) -> Floats:
-    return _mean_present(tp / np.maximum(support, 1), support)
-
-
-def _f1(tp: Floats, support: Floats, predicted: Floats) -> Floats:
-    return _mean_present(2 * tp / np.maximum(support + predicted, 1), support)
-
-
-def _f1_micro(tp: Floats, support: Floats, predicted: Floats) -> Floats:
-    right: Floats = tp.sum(axis=1)
-    total: Floats = (support + predicted).sum(axis=1)
-    return 2 * right / np.where(total > 0, total, np.nan)
-
-
-_COUNTED = {
-    "balanced_accuracy": _recall,
-    "precision_macro": _precision,
-    "recall_macro": _recall,
-    "f1_macro": _f1,
-    "f1_micro": _f1_micro,
-}
-
-
 # Values, by torchmetrics. Its functions return 0 with a warning where a metric is undefined, so each is only asked
 # about classes and outputs for which it is defined.
 
@@ -270,8 +165,8 @@ def _multiclass(values: Floats, truth: NDArray[Any]) -> dict[str, Score]:
         "accuracy": Score(int(counts[:, 0].sum()) / len(truth)),
         "balanced_accuracy": by_class["recall_macro"],
         **by_class,
-        **_ranking(preds, torch.from_numpy(_one_hot(truth, num_classes).astype(np.int64)), "class"),
-        "log_loss": Score(float(_class_losses(values, truth).mean())),
+        **_ranking(preds, torch.from_numpy(one_hot(truth, num_classes).astype(np.int64)), "class"),
+        "log_loss": Score(float(class_losses(values, truth).mean())),
         "calibration_error": _calibration_error(values.max(axis=1), values.argmax(axis=1) == truth),
     }
 
@@ -286,7 +181,7 @@ def _multilabel(values: Floats, truth: NDArray[Any]) -> dict[str, Score]:
         "exact_match": Score(float(((values > 0.5) == truth).all(axis=1).mean())),
         **_by_class(counts, "label"),
         **_ranking(preds, target, "label"),
-        "log_loss": Score(float(_label_losses(values, truth).mean())),
+        "log_loss": Score(float(label_losses(values, truth).mean())),
         "calibration_error": _calibration_error(values.ravel(), truth.ravel()),
     }
 
@@ -336,7 +231,7 @@ def _by_class(counts: Tensor, what: str) -> dict[str, Score]:
     never = f"{silent} {_plural(what, silent)} never predicted, counted as 0" if silent else ""
     found = {}
     for name in ("precision_macro", "recall_macro", "f1_macro", "f1_micro"):
-        value = float(_COUNTED[name](tp, support, predicted)[0])
+        value = float(COUNTED[name](tp, support, predicted)[0])
         if math.isnan(value):
             found[name] = Score(None, f"no {what} is positive in the target")
             continue
@@ -375,7 +270,7 @@ def _per_output(metric: Any, values: Floats, truth: Floats, *, both_vary: bool) 
     """Mean of a metric over the outputs whose target, and predictions where needed, vary."""
     if len(truth) < 2:
         return Score(None, "one sample: needs at least two")
-    target_varies, preds_vary = _varies(truth), _varies(values)
+    target_varies, preds_vary = varies(truth), varies(values)
     defined = target_varies & preds_vary if both_vary else target_varies
     if not defined.any():
         return Score(None, "the target does not vary" if not target_varies.any() else "the predictions do not vary")
@@ -386,12 +281,6 @@ def _per_output(metric: Any, values: Floats, truth: Floats, *, both_vary: bool) 
     return Score(math.fsum(found) / len(found), _coverage(defined, "output", "do not vary"))
 
 
-def _varies(columns: Floats) -> NDArray[np.bool_]:
-    """Whether columns (N, K) vary by more than float32 rounding: (K,)."""
-    varies: NDArray[np.bool_] = np.ptp(columns, axis=0) > 4 * EPSILON * np.abs(columns).max(axis=0)
-    return varies
-
-
 def _coverage(used: NDArray[np.bool_], what: str, why: str) -> str:
     if used.all():
         return ""
@@ -400,98 +289,3 @@ def _coverage(used: NDArray[np.bool_], what: str, why: str) -> str:
 
 def _plural(what: str, count: int) -> str:
     return what if count == 1 else f"{what}es" if what.endswith("s") else f"{what}s"
-
-
-# Intervals
-
-
-def _intervals(task: TaskSpec, values: Floats, truth: NDArray[Any]) -> Mapping[str, Interval]:
-    """95 % intervals of the metrics that are shares of samples or functions of means over samples.
-
-    Area under the ROC curve, rank correlation and calibration error have none here; average precision, which has to be
-    computed anew for every resample, has one where it is the primary metric.
-    """
-    if task.kind == "regression":
-        return _regression_intervals(values, truth)
-    if task.kind == "retrieval":
-        each = [retrieval.recall(values, truth, task.num_outputs, k)[:, None] for k in RECALL_AT]
-        return {f"recall_at_{k}": _percentiles(mean[:, 0]) for k, mean in zip(RECALL_AT, _resampled_means(*each))}
-    tp, support, predicted = _decisions(task, values, truth)
-    means = _resampled_means(losses(task, values, truth)[:, None], tp, support, predicted)
-    intervals = {"log_loss": _percentiles(means[0][:, 0])}
-    counts = [mean * len(truth) for mean in means[1:]]
-    for name, metric in _COUNTED.items():
-        if task.kind == "multiclass" or name != "balanced_accuracy":
-            intervals[name] = _percentiles(metric(*counts))
-    if task.kind == "multiclass":
-        intervals["accuracy"] = intervals["f1_micro"] = wilson_interval(int(tp.sum()), len(truth))
-    else:
-        intervals["exact_match"] = wilson_interval(int((support == predicted).all(axis=1).sum()), len(truth))
-    if primary_metric(task) == "map":
-        resamples = min(NUM_RESAMPLES, MAX_RANKED // values.size)
-        if resamples >= MIN_RESAMPLES:
-            intervals["map"] = _percentiles(_resampled_average_precision(values, support, resamples))
-    return intervals
-
-
-def _regression_intervals(values: Floats, truth: Floats) -> Mapping[str, Interval]:
-    errors = values - truth
-    x, y = values - values.mean(axis=0), truth - truth.mean(axis=0)  # centred, or the moments would cancel
-    absolute, squared, mx, my, mxx, myy, mxy = _resampled_means(
-        np.abs(errors), np.square(errors), x, y, x * x, y * y, x * y
-    )
-    intervals = {"mae": _percentiles(absolute.mean(axis=1)), "rmse": _percentiles(np.sqrt(squared).mean(axis=1))}
-    with np.errstate(divide="ignore", invalid="ignore"):  # a resample may draw one sample only
-        variance_x, variance_y = mxx - mx * mx, myy - my * my
-        pearson = (mxy - mx * my) / np.sqrt(variance_x * variance_y)
-        r2 = 1 - squared / variance_y
-    if (_varies(truth) & _varies(values)).all():
-        intervals["pearson"] = _percentiles(pearson.mean(axis=1))
-    if _varies(truth).all():
-        intervals["r2"] = _percentiles(r2.mean(axis=1))
-    return intervals
-
-
-def _draws(n: int, resamples: int) -> Iterator[Floats]:
-    """How often each sample is drawn in each bootstrap resample, in chunks of resamples: (some, N).
-
-    The same for every cell, so that intervals differ by their data only.
-    """
-    rng = np.random.default_rng(0)
-    chunk = max(1, 1_000_000 // n)
-    for start in range(0, resamples, chunk):
-        rows = min(chunk, resamples - start)
-        drawn = rng.integers(0, n, size=(rows, n)) + n * np.arange(rows)[:, None]
-        yield np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n).astype(np.float64)
-
-
-def _resampled_means(*columns: NDArray[Any]) -> list[Floats]:
-    """Means of columns (N, C) over bootstrap resamples of the samples, each (R, C)."""
-    joined = np.concatenate([np.asarray(column, dtype=np.float64) for column in columns], axis=1)
-    means = np.concatenate([times @ joined for times in _draws(len(joined), NUM_RESAMPLES)]) / len(joined)
-    return np.split(means, np.cumsum([column.shape[1] for column in columns])[:-1], axis=1)
-
-
-def _resampled_average_precision(values: Floats, positive: NDArray[np.bool_], resamples: int) -> Floats:
-    """Mean average precision of bootstrap resamples: (R,)."""
-    orders = np.argsort(-values, axis=0, kind="stable")
-    found = []
-    for times in _draws(len(values), resamples):
-        per_class = []
-        for order, scores, truth in zip(orders.T, values.T, positive.T):
-            ranked = scores[order]
-            ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))  # equal scores enter together
-            drawn = times[:, order]
-            taken = np.cumsum(drawn, axis=1)[:, ends]
-            right = np.cumsum(drawn * truth[order], axis=1)[:, ends]
-            gained = np.diff(right, axis=1, prepend=0.0)
-            total = right[:, -1]
-            with np.errstate(invalid="ignore"):  # a resample without positives has no average precision
-                per_class.append((gained * right / np.maximum(taken, 1)).sum(axis=1) / total)
-        found.append(np.nanmean(per_class, axis=0))
-    return np.concatenate(found)
-
-
-def _percentiles(resampled: Floats) -> Interval:
-    low, high = np.nanpercentile(resampled, (2.5, 97.5))
-    return float(low), float(high)

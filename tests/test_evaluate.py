@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmbench.errors import Diverged
-from mmbench.evaluate import losses, metrics, primary_value, wilson_interval
+from mmbench.evaluate import metrics, primary_value
+from mmbench.resampling import wilson_interval
 from mmbench.spec import TaskSpec
+from mmbench.tallies import losses
 from mmbench.tasks import METRICS, majority_predictions
 
 pytestmark = [pytest.mark.filterwarnings("error"), pytest.mark.usefixtures("one_thread")]

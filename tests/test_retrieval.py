@@ -20,12 +20,13 @@ from mmbench import TaskSpec
 from mmbench.cell import run_cell
 from mmbench.config import load_config
 from mmbench.errors import ContractError, DataError, Diverged
-from mmbench.evaluate import losses, metrics, primary_value
+from mmbench.evaluate import metrics, primary_value
 from mmbench.model import MultimodalModel
 from mmbench.plan import local_runtime, make_plan
 from mmbench.registry import load_registry
 from mmbench.report.predictions import sample_scores
 from mmbench.retrieval import ranks, recall
+from mmbench.tallies import losses
 from mmbench.tasks import majority_predictions, predictions, task_loss
 
 TASK = TaskSpec(name="match", kind="retrieval", num_outputs=2)

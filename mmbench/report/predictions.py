@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from mmbench import retrieval
 from mmbench.kept_predictions import Floats, Predictions
 
-#: Probabilities are kept this far from 0 and 1 in a log loss, as `mmbench.evaluate` does.
+#: Probabilities are kept this far from 0 and 1 in a log loss, as `mmbench.tallies` does.
 _EPSILON = float(np.finfo(np.float32).eps)
 
 
