@@ -17,7 +17,7 @@ from mmbench.errors import ContractError
 from mmbench.isolation import working_directory
 from mmbench.missing import make_filler
 from mmbench.model import MultimodalModel, encoder_dim
-from mmbench.registry import load_attribute
+from mmbench.part_code import load_attribute
 from mmbench.spec import Layout, Modality, TaskSpec
 from mmbench.tuning import apply_tuning
 

@@ -13,7 +13,8 @@ from typing import Any, Literal
 from rich.text import Text
 
 from mmbench.loading import PluginInfo
-from mmbench.registry import Registry, install_command, load_attribute, missing_packages
+from mmbench.part_code import install_command, load_attribute, missing_packages
+from mmbench.registry import Registry
 from mmbench.report.text import counted
 from mmbench.spec import SPEC_OF_ROLE
 from mmbench.views import console

@@ -10,7 +10,8 @@ from typing import Any
 
 from mmbench.config import RunConfig, TrainConfig, resolve_train
 from mmbench.errors import DataError, MmbenchError, Unavailable
-from mmbench.registry import Reference, Registry, lacking_packages, load_attribute
+from mmbench.part_code import lacking_packages, load_attribute
+from mmbench.registry import Reference, Registry
 from mmbench.spec import (
     AUGMENT_VERSION,
     MISSING_POLICIES,

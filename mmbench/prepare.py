@@ -21,8 +21,9 @@ from mmbench import hub
 from mmbench.config import RunConfig, part_root
 from mmbench.download import NotThereError, Patience, check_room, fetch, sha256_of
 from mmbench.errors import DataError, DownloadError, EmptySelection, MmbenchError, Unavailable, UsageError
+from mmbench.part_code import check_packages
 from mmbench.parts import call_plugin, label_of, make_dataset_part
-from mmbench.registry import Reference, Registry, check_packages
+from mmbench.registry import Reference, Registry
 from mmbench.report.text import counted
 from mmbench.selection import dataset_references, encoder_references, is_excluded, split_selector
 from mmbench.spec import KINDS, AssetSpec, DatasetSpec, EncoderSpec, Modality

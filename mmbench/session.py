@@ -19,10 +19,11 @@ from mmbench.admission import Admission
 from mmbench.errors import EmptySelection, MmbenchError, UsageError
 from mmbench.executors.watch import default_memory_bytes
 from mmbench.heartbeat import Heartbeat
+from mmbench.part_code import check_packages, load_attribute
 from mmbench.plan import Plan
 from mmbench.planners import planner_of
 from mmbench.progress import Progress
-from mmbench.registry import Reference, check_packages, load_attribute
+from mmbench.registry import Reference
 from mmbench.report.decisions import decision_lines
 from mmbench.report.text import counted, duration
 from mmbench.runner import Summary, run

@@ -13,8 +13,9 @@ from typing import Any, Protocol
 
 from mmbench.errors import MmbenchError
 from mmbench.loading import in_words
+from mmbench.part_code import load_attribute
 from mmbench.record import HISTORY_FILE, Record
-from mmbench.registry import Reference, load_attribute
+from mmbench.registry import Reference
 from mmbench.runner import Event, Summary
 from mmbench.tail import Tail
 

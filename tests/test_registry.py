@@ -23,16 +23,8 @@ from mmbench import loading
 from mmbench.environment import versions
 from mmbench.errors import ContractError, PluginError, Unavailable, UsageError
 from mmbench.loading import PluginInfo, load_plugin_file
-from mmbench.registry import (
-    Entry,
-    Reference,
-    Registry,
-    install_command,
-    lacking_packages,
-    load_attribute,
-    load_registry,
-    missing_packages,
-)
+from mmbench.part_code import install_command, lacking_packages, load_attribute, missing_packages
+from mmbench.registry import Entry, Reference, Registry, load_registry
 from mmbench.spec import DatasetSpec, EncoderSpec, FusionSpec, ObjectiveSpec, TaskSpec, TrackerSpec
 
 GOOD = """

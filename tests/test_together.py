@@ -234,7 +234,7 @@ def test_every_first_party_part_that_declares_it_gives_the_same_in_one_pass(pack
 
 
 def test_every_first_party_objective_that_declares_it_trains_the_same_in_one_pass():
-    from mmbench.registry import load_attribute
+    from mmbench.part_code import load_attribute
 
     registry = load_registry()
     for ref in declared(ObjectiveSpec):

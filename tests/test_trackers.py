@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from mmbench.errors import Unavailable
+from mmbench.part_code import check_packages
 from mmbench.record import Record
-from mmbench.registry import Entry, Reference, check_packages
+from mmbench.registry import Entry, Reference
 from mmbench.runner import Event, Summary
 from mmbench.spec import TrackerSpec
 from mmbench.trackers import Trackers, TrackerThread, open_tracker

@@ -18,7 +18,7 @@ import numpy as np
 
 from mmbench.data import SPLITS, Sample, Waveform
 from mmbench.errors import Unavailable
-from mmbench.registry import load_attribute
+from mmbench.part_code import load_attribute
 from mmbench.spec import DatasetInfo, DatasetSpec
 from mmbench.testing.checks import Fault, Level, NotChecked
 from mmbench.testing.target import Part

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mmbench.errors import Unavailable
-from mmbench.registry import load_attribute, missing_packages
+from mmbench.part_code import load_attribute, missing_packages
 from mmbench.spec import DatasetSpec, Role
 from mmbench.testing.checks import Fault, NotChecked, Remark, check
 from mmbench.testing.state import changes, read_state

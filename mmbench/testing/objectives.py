@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mmbench.errors import Unavailable
 from mmbench.features import Features
 from mmbench.model import Batch, Input, MultimodalModel
-from mmbench.registry import load_attribute
+from mmbench.part_code import load_attribute
 from mmbench.spec import FusionLevel, ObjectiveSpec, TaskSpec
 from mmbench.tasks import task_loss
 from mmbench.testing.checks import Fault, Level, NotChecked, check, covers, first_line

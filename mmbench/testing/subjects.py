@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mmbench.errors import Unavailable
 from mmbench.features import Features
-from mmbench.registry import load_attribute
+from mmbench.part_code import load_attribute
 from mmbench.spec import EncoderSpec, FusionSpec, Layout, Modality, Spec, TaskSpec
 from mmbench.testing.checks import Fault, Finding, Level, NotChecked, Remark, covers
 from mmbench.testing.inputs import VARIANTS, batch_of, sample

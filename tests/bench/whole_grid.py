@@ -223,7 +223,7 @@ def prepare(cells: Sequence[Mapping[str, Any]]) -> None:
         root = part_root(data_dir(), ref)
         root.mkdir(parents=True, exist_ok=True)
         code = (
-            "import json, pathlib, sys; from mmbench.registry import load_attribute; part = json.loads(sys.argv[1]);"
+            "import json, pathlib, sys; from mmbench.part_code import load_attribute; part = json.loads(sys.argv[1]);"
             "load_attribute(part['factory'])(pathlib.Path(sys.argv[2]), **part['options'])"
         )
         subprocess.run([sys.executable, "-c", code, json.dumps(part), str(root)], env=_environment(), check=True)

@@ -25,13 +25,13 @@ from PIL import Image
 
 from mmbench.data import SPLITS
 from mmbench.errors import MmbenchError
-from mmbench.registry import load_attribute
+from mmbench.part_code import load_attribute
 
 READ_ALL = """
 import json, resource, sys, time
 from pathlib import Path
 from mmbench.errors import MmbenchError
-from mmbench.registry import load_attribute
+from mmbench.part_code import load_attribute
 
 describe, factory, target, root = sys.argv[1:]
 import numpy, soundfile, PIL.Image, pyarrow.parquet

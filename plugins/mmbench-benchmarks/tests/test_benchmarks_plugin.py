@@ -9,7 +9,7 @@ import pytest
 from mmbench_benchmarks import mmbench_datasets
 
 from mmbench.errors import Unavailable
-from mmbench.registry import load_attribute
+from mmbench.part_code import load_attribute
 from mmbench.testing import check
 
 SPECS = {spec.name: spec for spec in mmbench_datasets()}

@@ -12,7 +12,7 @@ import torch
 
 from mmbench import Features, Modality
 from mmbench.errors import Unavailable, UsageError
-from mmbench.registry import load_attribute
+from mmbench.part_code import load_attribute
 from mmbench.testing import check
 
 timm = pytest.importorskip("timm", reason="timm is not installed")

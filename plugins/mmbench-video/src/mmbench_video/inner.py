@@ -11,8 +11,9 @@ from functools import lru_cache
 from typing import Any
 
 from mmbench.errors import UsageError
+from mmbench.part_code import check_packages, load_attribute
 from mmbench.reference import parse_reference
-from mmbench.registry import Reference, Registry, check_packages, load_attribute, load_registry
+from mmbench.registry import Reference, Registry, load_registry
 from mmbench.spec import TUNING_NAMES, AssetSpec, EncoderInfo, EncoderSpec
 from mmbench.spec_values import to_json
 
