@@ -9,11 +9,7 @@ modalities.
 from __future__ import annotations
 
 import json
-import os
-import re
-import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +22,11 @@ from mmbench_datasets.splits import split_groups
 from mmbench_datasets.table import Table, part_name
 
 from mmbench.data import SPLITS, Split
-from mmbench.errors import DataError, SpecError, Unavailable, UsageError, did_you_mean
+from mmbench.errors import DataError, SpecError, UsageError, did_you_mean
 from mmbench.spec import DatasetInfo, Kind, Modality, TaskSpec
 from mmbench_benchmarks.corpus import Corpus, carve_val
-from mmbench_benchmarks.folder import Folder, Published
+from mmbench_benchmarks.hf_files import Stored, find_stored, read_table, require_pyarrow
 
-_PUBLISHED = Published(
-    name="hf",
-    title="the Hugging Face dataset",
-    origin="its hub, where there is a network: datasets.load_dataset(NAME).save_to_disk(PATH)",
-    layout="what save_to_disk wrote",
-)
 _RESERVED = ("label", "id", "config", "train", "val", "test", "seed", "max_seconds")
 _KINDS: tuple[Kind, ...] = ("image", "audio", "text", "tabular", "sequence")
 _SPLIT_WORDS: Mapping[Split, tuple[str, ...]] = {
@@ -46,25 +36,6 @@ _SPLIT_WORDS: Mapping[Split, tuple[str, ...]] = {
 }
 _VAL_SHARE = 0.15
 _TEXT_TYPES = ("string", "large_string")
-_END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
-_DICTIONARY_BATCH, _RECORD_BATCH = 2, 3  # in Arrow's Message.fbs
-#: NAME-SPLIT.arrow, in parts or whole; cache-HASH.arrow is what somebody computed from the dataset.
-_CACHE_FILE = re.compile(r"(?!cache-).*-(?P<split>\w+?)(-\d{5}-of-\d{5})?\.arrow")
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Stored:
-    """A dataset as it lies on disk.
-
-    Attributes:
-        folder: Where.
-        files: Arrow files by the name of their split.
-        features: Each column's type, as the library describes it.
-    """
-
-    folder: Folder
-    files: Mapping[str, tuple[str, ...]]
-    features: Mapping[str, Mapping[str, Any]]
 
 
 def describe_hf(target: str, **options: Any) -> DatasetInfo:
@@ -95,14 +66,14 @@ def open_hf(root: Path, *, target: str, **options: Any) -> dict[Split, LazySampl
 
 
 def _corpus(target: str, options: Mapping[str, Any]) -> Corpus:
-    pyarrow = _require_pyarrow()
+    pyarrow = require_pyarrow()
     known = {name: str(value) for name, value in options.items()}
-    stored = _find(target, known)
+    stored = find_stored(target, known)
     declared = {name: value for name, value in known.items() if name not in _RESERVED}
     check_misspelt("hf", declared, _RESERVED, stored.features)
     _check_columns(stored, declared)
     names = _split_names(stored, known)
-    tables = {split: _read(pyarrow, stored, name) for split, name in names.items()}
+    tables = {split: read_table(pyarrow, stored, name) for split, name in names.items()}
     places = [(split, row) for split in tables for row in range(len(tables[split]))]
     columns = {name: [tables[split][name] for split in tables] for name in stored.features}
     target_task, values = _labels(stored, columns, known.get("label", "label"))
@@ -129,185 +100,10 @@ def _corpus(target: str, options: Mapping[str, Any]) -> Corpus:
     )
 
 
-def _require_pyarrow() -> Any:
-    try:
-        import pyarrow
-        import pyarrow.ipc
-    except ImportError:
-        raise Unavailable(
-            "datasets of Hugging Face are read by pyarrow: pip install 'mmbench-benchmarks[hf]'"
-        ) from None
-    return pyarrow
-
-
-# Where it lies
-
-
-def _find(target: str, known: Mapping[str, str]) -> _Stored:
-    path = Path(target).expanduser()
-    if path.is_dir():
-        return _saved(Folder(_PUBLISHED, target))
-    cache = _cache()
-    wanted = re.sub(r"[^a-z0-9]", "", target.lower())
-    found = [
-        entry for entry in (sorted(cache.iterdir()) if cache.is_dir() else [])
-        if entry.is_dir() and re.sub(r"[^a-z0-9]", "", entry.name.lower()) == wanted
-    ]  # fmt: skip
-    infos = sorted(info for entry in found for info in entry.glob("*/*/*/dataset_info.json"))
-    config = known.get("config", "")
-    if config:
-        infos = [info for info in infos if info.parts[-4] == config or info.parts[-4].startswith(f"{config}-")]
-    if not infos:
-        raise Unavailable(
-            f"there is no folder {target!r}, and the cache {cache} holds no dataset of that name"
-            f"{f' with the config {config!r}' if config else ''}. Get it from {_PUBLISHED.origin}, and give hf:PATH"
-        )
-    if len(infos) > 1:
-        choices = ", ".join(sorted({info.parts[-4] for info in infos}))
-        raise UsageError(
-            f"the cache holds {len(infos)} datasets {target!r} ({choices}); choose one with [config=NAME], or give its "
-            f"folder, as in hf:{infos[0].parent}"
-        )
-    return _cached(Folder(_PUBLISHED, str(infos[0].parent)))
-
-
-def _cache() -> Path:
-    chosen = os.environ.get("HF_DATASETS_CACHE", "")
-    home = os.environ.get("HF_HOME", "")
-    if chosen:
-        return Path(chosen).expanduser()
-    return (Path(home).expanduser() if home else Path.home() / ".cache" / "huggingface") / "datasets"
-
-
-def _saved(folder: Folder) -> _Stored:
-    """Read a folder of `save_to_disk`, with one split or several, or a folder of the cache."""
-    if (folder.root / "dataset_dict.json").exists():
-        told = folder.json("dataset_dict.json")
-        names = told.get("splits") if isinstance(told, dict) else None
-        if not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
-            raise DataError(f"{folder.root}/dataset_dict.json names no splits; save the dataset again")
-        files, features = {}, {}
-        for name in names:
-            folder.status(f"{name}/state.json", "dataset_dict.json")  # refuses a name such as ../x
-            files[name] = _saved_files(folder, f"{name}/")
-            features[name] = _features(folder, f"{name}/")
-        if any(each != features[names[0]] for each in features.values()):
-            raise DataError(f"{folder.root}: its splits have different columns; save those that belong together")
-        return _Stored(folder=folder, files=files, features=features[names[0]])
-    if (folder.root / "state.json").exists():
-        return _Stored(folder=folder, files={"train": _saved_files(folder, "")}, features=_features(folder, ""))
-    if (folder.root / "dataset_info.json").exists():
-        return _cached(folder)
-    raise folder.unavailable("it holds neither dataset_dict.json nor state.json")
-
-
-def _saved_files(folder: Folder, below: str) -> tuple[str, ...]:
-    path = f"{below}state.json"
-    told = folder.json(path)
-    if not isinstance(told, dict) or told.get("_indices_data_files"):
-        raise DataError(f"{path} is of an old version, or selects rows; save it again after flatten_indices()")
-    try:
-        names = tuple(f"{below}{item['filename']}" for item in told["_data_files"])
-    except (KeyError, TypeError):
-        raise DataError(f"{path} names no data files; save the dataset again") from None
-    folder.statuses([(name, path) for name in names])
-    return names
-
-
-def _cached(folder: Folder) -> _Stored:
-    files: dict[str, list[str]] = {}
-    for name in folder.walk("", ".arrow"):
-        named = _CACHE_FILE.fullmatch(name)
-        if named:
-            files.setdefault(named["split"], []).append(name)
-    if not files:
-        raise folder.unavailable("it holds no .arrow files")
-    return _Stored(
-        folder=folder,
-        files={split: tuple(sorted(names)) for split, names in files.items()},
-        features=_features(folder, ""),
-    )
-
-
-def _features(folder: Folder, below: str) -> dict[str, Mapping[str, Any]]:
-    path = f"{below}dataset_info.json"
-    told = folder.json(path)
-    features = told.get("features") if isinstance(told, dict) else None
-    if not (isinstance(features, dict) and features):
-        raise DataError(f"{path} describes no columns; save the dataset again")
-    return {
-        name: feature if isinstance(feature, dict) else {"_type": "List", "feature": feature}
-        for name, feature in features.items()
-    }
-
-
 # What it holds
 
 
-def _read(pyarrow: Any, stored: _Stored, split: str) -> Any:
-    """Map a split's files into memory as one table, its offsets checked.
-
-    Raises:
-        DataError: a file is no Arrow stream, is compressed, or has other columns.
-    """
-    tables = []
-    for name in stored.files[split]:
-        path = stored.folder.root / name
-        _check_whole(path, name)
-        try:
-            with pyarrow.memory_map(str(path)) as source:
-                for message in pyarrow.ipc.MessageReader.open_stream(source):
-                    if _is_compressed(message.metadata.to_pybytes()):
-                        raise DataError(f"{name} is compressed, which the library never does; save the dataset again")
-                source.seek(0)
-                table = pyarrow.ipc.open_stream(source).read_all()
-                table.validate(full=True)
-                tables.append(table)
-        except (pyarrow.ArrowException, OSError, ValueError, TypeError, IndexError, struct.error) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-            raise DataError(f"{name} cannot be read as an Arrow stream ({reason}); save the dataset again") from None
-        lacking = [column for column in stored.features if column not in tables[-1].column_names]
-        if lacking:
-            raise DataError(f"{name} lacks the column {lacking[0]!r} that dataset_info.json names; save it again")
-    return pyarrow.concat_tables(tables)
-
-
-def _check_whole(path: Path, name: str) -> None:
-    """Check that a stream was written to its end: cut between two batches, it would read as a smaller dataset."""
-    with path.open("rb") as stream:
-        size = stream.seek(0, os.SEEK_END)
-        stream.seek(max(0, size - len(_END_OF_STREAM)))
-        if stream.read() != _END_OF_STREAM:
-            raise DataError(f"{name} cannot be read as an Arrow stream (it is cut short); save the dataset again")
-
-
-def _is_compressed(metadata: bytes) -> bool:
-    """Whether an Arrow message says that its body is compressed, so that it may unpack to any size.
-
-    The message is a FlatBuffer (Arrow's Message.fbs): a table's fields are found by offsets in its vtable.
-    """
-
-    def place(table: int, number: int) -> int:
-        vtable = table - struct.unpack_from("<i", metadata, table)[0]
-        slot = 4 + 2 * number
-        size = struct.unpack_from("<H", metadata, vtable)[0]
-        offset = struct.unpack_from("<H", metadata, vtable + slot)[0] if slot < size else 0
-        return table + offset if offset else 0
-
-    def follow(at: int) -> int:
-        return at + int(struct.unpack_from("<I", metadata, at)[0])
-
-    message = follow(0)
-    kind, header = place(message, 1), place(message, 2)
-    if not (kind and header) or metadata[kind] not in (_DICTIONARY_BATCH, _RECORD_BATCH):
-        return False
-    batch = follow(header)
-    if metadata[kind] == _DICTIONARY_BATCH:
-        batch = follow(place(batch, 1))
-    return bool(place(batch, 3))
-
-
-def _split_names(stored: _Stored, known: Mapping[str, str]) -> dict[Split, str]:
+def _split_names(stored: Stored, known: Mapping[str, str]) -> dict[Split, str]:
     """Return the stored splits that are used as train, val and test."""
     found: dict[Split, str] = {}
     for split in SPLITS:
@@ -349,21 +145,21 @@ def _rows(
     return {split: rows[split] for split in SPLITS}
 
 
-def _check_columns(stored: _Stored, declared: Mapping[str, str]) -> None:
+def _check_columns(stored: Stored, declared: Mapping[str, str]) -> None:
     for name, value in declared.items():
         column = value.rpartition(":")[0] if value not in stored.features and ":" in value else value
         if column not in stored.features:
             raise _no_column(stored, column, f"the modality {name!r}")
 
 
-def _no_column(stored: _Stored, column: str, purpose: str) -> UsageError:
+def _no_column(stored: Stored, column: str, purpose: str) -> UsageError:
     return UsageError(
         f"the dataset has no column {column!r} for {purpose}; it has {', '.join(stored.features)}."
         f"{did_you_mean(column, stored.features)}"
     )
 
 
-def _ids(stored: _Stored, columns: Mapping[str, Any], known: Mapping[str, str], usual: list[str]) -> list[str]:
+def _ids(stored: Stored, columns: Mapping[str, Any], known: Mapping[str, str], usual: list[str]) -> list[str]:
     if "id" not in known:
         return usual
     if known["id"] not in stored.features:
@@ -374,7 +170,7 @@ def _ids(stored: _Stored, columns: Mapping[str, Any], known: Mapping[str, str], 
     return ids
 
 
-def _labels(stored: _Stored, columns: Mapping[str, Any], named: str) -> tuple[TaskSpec, Sequence[Any]]:
+def _labels(stored: Stored, columns: Mapping[str, Any], named: str) -> tuple[TaskSpec, Sequence[Any]]:
     column = named if named in stored.features else named.rpartition(":")[0] or named
     if column not in stored.features:
         raise _no_column(stored, column, "labels; name it with [label=COLUMN]")
@@ -417,7 +213,7 @@ def _class_labels(
 # Its modalities
 
 
-def _sources(stored: _Stored, declared: Mapping[str, str], known: Mapping[str, str]) -> dict[str, tuple[str, Kind]]:
+def _sources(stored: Stored, declared: Mapping[str, str], known: Mapping[str, str]) -> dict[str, tuple[str, Kind]]:
     """Return the column and the kind of each modality."""
     label = known.get("label", "label")
     used = {label, label.rpartition(":")[0], known.get("id", "")}
