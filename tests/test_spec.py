@@ -476,7 +476,7 @@ JSON = st.recursive(
 )
 
 
-@given(st.dictionaries(st.text().filter(lambda key: key not in ("dims", "tasks")), JSON, max_size=4))
+@given(st.dictionaries(st.text().filter(lambda key: key not in ("dims", "tasks", "missing")), JSON, max_size=4))
 def test_any_json_can_be_a_default_and_is_kept_as_it_was(defaults: dict[str, Any]) -> None:
     spec = make(FusionSpec, defaults=defaults)
 
