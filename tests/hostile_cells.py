@@ -166,13 +166,22 @@ def segfaults(payload: dict[str, Any], folder: Path) -> None:
 
 
 def hangs(payload: dict[str, Any], folder: Path) -> None:
+    if "marker" in payload:
+        (folder.parent / payload["marker"]).touch()
     time.sleep(60)
+
+
+def _leave_pids(folder: Path, *pids: int) -> None:
+    """Tell the test which processes to look for; it finds all of them or no file."""
+    beside = folder.parent / "pids.part"
+    beside.write_text(" ".join(map(str, pids)))
+    beside.rename(folder.parent / "pids")
 
 
 def hangs_and_ignores_sigterm(payload: dict[str, Any], folder: Path) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     child = subprocess.Popen(SLEEP)
-    (folder.parent / "pids").write_text(f"{os.getpid()} {child.pid}")
+    _leave_pids(folder, os.getpid(), child.pid)
     time.sleep(60)
 
 
@@ -203,6 +212,7 @@ def prints_endlessly(payload: dict[str, Any], folder: Path) -> None:
     line = b"y" * 2**20 + b"\n"
     while True:
         os.write(1, line)
+        time.sleep(0.001)  # at most a GiB in a second, whatever the disk: whoever watches may be held up for as long
 
 
 def leaves_processes_behind(payload: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -211,7 +221,7 @@ def leaves_processes_behind(payload: dict[str, Any], folder: Path) -> dict[str, 
     # A daemon as in the book: its parent is gone at once.
     code = f"import subprocess; print(subprocess.Popen({SLEEP!r}, start_new_session=True, stdout=-3, stderr=-3).pid)"
     daemon = int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
-    (folder.parent / "pids").write_text(f"{same_group.pid} {other_session.pid} {daemon}")
+    _leave_pids(folder, same_group.pid, other_session.pid, daemon)
     if payload.get("then_hang"):
         time.sleep(60)
     return _result(1)

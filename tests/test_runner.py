@@ -267,18 +267,25 @@ def test_memory_for_a_cell_is_a_share_of_what_is_free() -> None:
 
 @pytest.mark.parametrize("make_executor", [lambda: LocalExecutor(1, preload=(), grace_s=0.3), InlineExecutor])
 def test_a_signal_ends_the_cells_as_interrupted_and_keeps_the_journal_whole(
-    store: RunStore, monkeypatch: pytest.MonkeyPatch, make_executor: Callable[[], Executor]
+    store: RunStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_executor: Callable[[], Executor]
 ) -> None:
     monkeypatch.syspath_prepend(str(HERE))
-    cells = [ToyCell(0), ToyCell(1, "hangs"), ToyCell(2)]
+    marker = tmp_path / "began"
+    cells = [ToyCell(0), ToyCell(1, "hangs", more={"marker": str(marker)}), ToyCell(2)]
 
-    def interrupt(event: Event) -> None:
-        if event.kind == "started" and event.cell == cells[1]:
-            threading.Timer(0.4, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
+    def interrupt() -> None:
+        until = time.monotonic() + 120
+        while not marker.exists() and time.monotonic() < until:
+            time.sleep(0.01)
+        if marker.exists():
+            os.kill(os.getpid(), signal.SIGTERM)
 
     before = signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=interrupt)
     with make_executor() as executor:
-        summary = run(cells, store, executor, function="hostile_cells:by_number", on_event=interrupt)
+        thread.start()
+        summary = run(cells, store, executor, function="hostile_cells:by_number")
+    thread.join()
 
     assert (summary.cause, summary.signum, summary.reason) == ("signal", signal.SIGTERM, "SIGTERM was received")
     assert summary.counts == {"ok": 1, "interrupted": 1, "pending": 1}
@@ -293,7 +300,7 @@ def test_a_run_from_another_thread_leaves_signals_alone(store: RunStore) -> None
     thread = threading.Thread(target=lambda: found.append(run(CELLS, store, Scripted(always("ok")))))
 
     thread.start()
-    thread.join(20)
+    thread.join(120)
 
     assert found[0].counts == {"ok": 5}
 
