@@ -25,9 +25,11 @@ def leaves_files(payload: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def says_that_it_began(payload: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Leave a file named after this process where the test looks, and take so long."""
+    """Leave a file named after this process where the test looks, and take so long, or until there is a file."""
     (Path(payload["began"]) / str(os.getpid())).touch()
-    time.sleep(payload["sleep_s"])
+    end = time.monotonic() + payload["sleep_s"]
+    while time.monotonic() < end and not ("go" in payload and Path(payload["go"]).exists()):
+        time.sleep(0.02)
     return _result(1, devices=os.environ.get("CUDA_VISIBLE_DEVICES"))
 
 

@@ -108,12 +108,12 @@ def cluster(folder: Path) -> Iterator[dict[str, str]]:
 
 
 def _run(command: list[str], env: dict[str, str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=30, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=120, check=False)
     return done.stdout
 
 
 def _until(
-    condition: Callable[[], object], failure: str, folder: Path, *, seconds: float = 30, strict: bool = True
+    condition: Callable[[], object], failure: str, folder: Path, *, seconds: float = 120, strict: bool = True
 ) -> None:
     until = time.monotonic() + seconds
     while not condition():

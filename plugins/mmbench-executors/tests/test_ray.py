@@ -22,7 +22,7 @@ from mmbench.executors import Job, Outcome
 HERE = Path(__file__).parent
 STORE = {"object_store_memory": 80 * 2**20}
 
-#: Concatenates, takes its time, and says which process trains.
+#: Concatenates, waits until there is a file "go", and says which process trains.
 SLOW_FUSIONS = """
 import os
 import time
@@ -38,7 +38,9 @@ class Slow(nn.Module):
         super().__init__()
         self.fused_dim = sum(dims.values())
         (Path(BEGAN) / str(os.getpid())).touch()
-        time.sleep(2)
+        end = time.monotonic() + 300
+        while time.monotonic() < end and not (Path(BEGAN).parent / "go").exists():
+            time.sleep(0.05)
 
     def forward(self, features):
         return torch.cat([features[name].tensor for name in sorted(features)], dim=-1)
@@ -188,9 +190,13 @@ def test_files_and_numbers_come_back_from_a_node(tmp_path: Path, cluster: Any) -
 @pytest.mark.slow
 def test_a_cell_whose_ray_worker_is_killed_is_tried_three_times(tmp_path: Path, began: Began, cluster: Any) -> None:
     with RayExecutor(tmp_path, address=cluster.address) as executor:
-        once = began.job(sleep_s=1)
+        go = tmp_path / "go"
+        once = began.job(sleep_s=300, go=str(go))
         executor.submit(once)
-        ray_worker_of(began.new_pid()).kill()
+        pid = began.new_pid()
+        ray_worker_of(pid).kill()
+        until(lambda: not psutil.pid_exists(pid))
+        go.touch()
         survived = outcomes(executor, 1)[once.cell_id]
 
         thrice = began.job(sleep_s=60)
@@ -241,11 +247,13 @@ def test_gpus_are_shared_where_there_are_some_and_missed_where_there_are_none(
     try:
         with RayExecutor(tmp_path, address=cluster.address, gpus=0.5) as executor:
             assert executor.capacity == 2
-            jobs = [began.job(sleep_s=3) for _ in range(2)]
+            go = tmp_path / "go"
+            jobs = [began.job(sleep_s=300, go=str(go)) for _ in range(2)]
             for item in jobs:
                 executor.submit(item)
             pids = [began.new_pid(), began.new_pid()]
             assert all(is_on(node, pid) for pid in pids)
+            go.touch()
             found = outcomes(executor, 2)
     finally:
         cluster.remove_node(node)
@@ -274,8 +282,10 @@ def test_a_run_loses_a_node_and_no_cell(tmp_path: Path, began: Began, cluster: A
 
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as run:
         try:
-            until(lambda: any(is_on(doomed, pid) for pid in began.pids()))
+            lost = until(lambda: next((pid for pid in began.pids() if is_on(doomed, pid)), None))
             cluster.remove_node(doomed, allow_graceful=False)
+            until(lambda: not psutil.pid_exists(lost))
+            (tmp_path / "go").touch()
             said, _ = run.communicate(timeout=150)
         finally:
             run.kill()
@@ -312,6 +322,7 @@ def test_a_local_ray_ends_with_the_command_however_that_ends(tmp_path: Path, beg
             assert run.wait(timeout=60) == code
         until(lambda pid=pid: not psutil.pid_exists(pid), within_s=60)
         until(lambda driver=driver, pids=local_ray: not any(item.is_running() for item in (driver, *pids)))
+    (tmp_path / "go").touch()
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=150, check=False)
 
     assert done.returncode == 0, done.stdout + done.stderr

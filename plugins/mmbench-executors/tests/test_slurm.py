@@ -228,7 +228,9 @@ def test_a_running_cell_can_be_watched_from_the_runs_folder(bench: Bench) -> Non
     job = bench.job("a", "curve")
     with bench.executor() as executor:
         executor.submit(job)
-        drive(executor, outcomes, until=(job.folder / "history.jsonl").exists)
+        # The cell makes the file before it writes into it.
+        history = job.folder / "history.jsonl"
+        drive(executor, outcomes, until=lambda: history.exists() and history.read_text())
         while_running = (job.folder / "history.jsonl").read_text()
         (bench.folder / "go").touch()
         drive(executor, outcomes)
