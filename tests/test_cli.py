@@ -364,9 +364,10 @@ def test_global_settings_that_a_plugin_changes_are_put_back_and_told(hostile, ho
 BACKGROUND = ("-d", "xor", "-f", "concat", "-f", "gated", "-f", "sum", "--protocol", "none")
 
 
-def run_in_background(name, cwd):
+def run_in_background(name, cwd, *more):
+    """Start a run; with --seeds 20 it lasts for minutes, so that whatever is done to it comes before its end."""
     return subprocess.Popen(
-        [sys.executable, "-m", "mmbench.cli", "run", *BACKGROUND, "--run", name],
+        [sys.executable, "-m", "mmbench.cli", "run", *BACKGROUND, "--run", name, *more],
         cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL,
     )  # fmt: skip
 
@@ -402,19 +403,19 @@ def test_a_killed_run_continues_to_the_same_table(lines, home, whole):
 
 
 def test_ctrl_c_leaves_a_whole_journal_and_exits_130(home):
-    process = run_in_background("interrupted", home)
+    process = run_in_background("interrupted", home, "--seeds", "20")
     wait_for_journal(home / "results/interrupted/journal.jsonl", 1)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    process.communicate(timeout=120)
     counts = json.loads(mmbench("status", "interrupted", "--json", cwd=home).stdout)["counts"]
 
     assert process.returncode == 130
-    assert sum(counts.values()) == 6
+    assert sum(counts.values()) == 101
     assert counts.get("pending", 0) + counts.get("interrupted", 0) > 0
 
 
 def test_two_writers_of_one_run_are_refused(home):
-    process = run_in_background("busy", home)
+    process = run_in_background("busy", home, "--seeds", "20")
     wait_for_journal(home / "results/busy/journal.jsonl", 1)
     second = mmbench("run", "-d", "xor", "--run", "busy", cwd=home)
     process.send_signal(signal.SIGKILL)
