@@ -163,7 +163,7 @@ def test_a_tracker_that_hangs_is_left_out_and_the_others_are_told(tmp_path: Path
             time.sleep(600)
 
     notebook = Notebook()
-    threads = [TrackerThread("stuck", Hangs(), limit_s=0.3), TrackerThread("fine", notebook)]
+    threads = [TrackerThread("stuck", Hangs(), limit_s=2.0), TrackerThread("fine", notebook)]
     trackers = Trackers(tmp_path, threads)
     began = time.monotonic()
 
@@ -172,7 +172,7 @@ def test_a_tracker_that_hangs_is_left_out_and_the_others_are_told(tmp_path: Path
     trackers.end(DONE)
 
     assert time.monotonic() - began < 60
-    assert trackers.warnings() == ["tracker 'stuck' is left out from here on: on_cell_end took longer than 0.3 s"]
+    assert trackers.warnings() == ["tracker 'stuck' is left out from here on: on_cell_end took longer than 2 s"]
     assert [line[0] for line in notebook.seen] == ["start", "cell", "end"]
 
 
