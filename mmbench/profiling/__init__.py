@@ -228,9 +228,9 @@ def _add_stages(
 ) -> None:
     """Add the time of each stage, from steps that were taken apart.
 
-    Where it is known what a whole step takes, that is the stage's median share of those, of it: steps that are taken
-    apart are few, and others, taken when the machine was in another mood or held up by less looking, are not theirs.
-    The raw times are kept as they were.
+    Where it is known what a whole step takes, that is the stage's median share of the steps taken apart, times this:
+    those steps are few, met the machine in a mood of their own and were held up by being looked at. The raw times stay
+    as they were.
     """
     stages = sorted({stage for step in steps for stage in step})
     # A stage that some steps skip took no time in those.
