@@ -7,7 +7,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -413,20 +412,18 @@ def test_a_merge_that_is_killed_leaves_nothing_and_can_be_typed_again(tmp_path: 
     for name, chosen in (("one", cells[:30]), ("two", cells[18:])):
         rows = [row(cell, encoders=f"image:cnn[width={cell}]") for cell in chosen]
         make(tmp_path / name, rows, [record(cell, 0.5) for cell in chosen])
+    # It kills itself: on a busy machine another process might come to it when the merge is long done.
     code = (
-        "import sys; from pathlib import Path; from mmbench.merge import merge_runs\n"
-        "print('begun', flush=True); merge_runs([Path(sys.argv[1]), Path(sys.argv[2])], Path(sys.argv[3]))"
+        "import os, signal, sys, threading; from pathlib import Path; from mmbench.merge import merge_runs\n"
+        "threading.Timer(float(sys.argv[4]), os.kill, (os.getpid(), signal.SIGKILL)).start()\n"
+        "merge_runs([Path(sys.argv[1]), Path(sys.argv[2])], Path(sys.argv[3]))"
     )
     command = [sys.executable, "-c", code, *(str(tmp_path / name) for name in ("one", "two", "both"))]
     draw = random.Random(0)
     num_killed = 0
     for _ in range(4):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        assert process.stdout.readline() == "begun\n"
-        time.sleep(draw.uniform(0, 0.1))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        done = subprocess.run([*command, str(draw.uniform(0, 0.1))], check=False)
+        assert done.returncode == -signal.SIGKILL
         if (tmp_path / "both").exists():
             break  # it was ready before the signal: whole, as below
         num_killed += 1
