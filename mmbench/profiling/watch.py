@@ -24,7 +24,7 @@ TakeStep = Callable[[Batch, int, dict[str, Tensor] | None], Tensor]
 #: Full steps, and full passes after some of them, before any is counted.
 WARM_UP_STEPS, WARM_UP_PASSES = 10, 1
 #: One step in so many is taken apart into stages. It is not among those that are timed as a whole.
-APART_EVERY = 8
+APART_EVERY = 16
 #: So many times are kept at most, spread over the whole training.
 MAX_TIMES, MAX_APART = 256, 32
 
