@@ -93,17 +93,18 @@ def profile(
             _add_stages(watch.stages(), "training", watch.batch_size, found, raw, whole_s=step_s)
             raw.setdefault("watched", []).append("step")
         elif step is None:
-            apart = _take_apart(model, batches["train"], infer, meter)
+            apart = _take_apart(model, partial(infer, batches["train"]), meter)
             _add_stages(apart, "inference", batches["train"].size, found, raw)
             _leave_out_training("no training step was given", batches["train"], meter, found)
         else:
             model.train()
-            apart = _take_apart(model, batches["train"], step, meter, found)
+            run = partial(step, batches["train"])
+            # Where gradients arrive is seen in the step that warms up.
+            apart = _take_apart(model, run, meter, first=partial(_count_reached_parameters, model, run, found))
             # The stages' steps were the warm-up, where the protocol asks for no longer one. On a GPU they were not: to
             # see its peak, torch's cache is emptied after them, and the next step asks the driver for all of it again.
             warm = not meter.on_cuda and protocol.stage_iterations >= protocol.warmup_window - 1
             warm_s = statistics.median(sum(times.values()) for times in apart) if warm else None
-            run = partial(step, batches["train"])
             take = partial(meter.time, run, min_iterations=protocol.min_iterations, warm_s=warm_s)
             step_s = _measure_training(batches["train"].size, take, meter, found, raw)
             _add_stages(apart, "training", batches["train"].size, found, raw, whole_s=step_s)
@@ -193,25 +194,18 @@ def _leave_out_training(reason: str, batch: Batch, meter: Meter, found: Findings
 
 
 def _take_apart(
-    model: MultimodalModel,
-    batch: Batch,
-    run: Callable[[Batch], Any],
-    meter: Meter,
-    trained: Findings | None = None,
+    model: MultimodalModel, run: Callable[[], Any], meter: Meter, *, first: Callable[[], Any] | None = None
 ) -> Sequence[Mapping[str, float]]:
-    """Return seconds by stage of each of some runs; in training also note which parameters a gradient reaches."""
+    """Return seconds by stage of each of some runs; `first`, if given, takes the run that warms up."""
     clock = StageClock(meter)
     with staged(model, clock):
         clock.reset()
-        if trained is not None:
-            _count_reached_parameters(model, lambda: run(batch), trained)
-        else:
-            run(batch)
+        (first or run)()
         steps = [clock.times()]
         affordable = int(meter.protocol.max_seconds / max(sum(steps[0].values()), 1e-9))
         for _ in range(min(meter.protocol.stage_iterations, affordable)):
             clock.reset()
-            run(batch)
+            run()
             steps.append(clock.times())
     # The first one warms up, unless it is so slow that it has to do.
     return steps[1:] or steps
@@ -236,7 +230,7 @@ def _add_stages(
     # A stage that some steps skip took no time in those.
     times = {stage: [step.get(stage, 0.0) for step in steps] for stage in stages}
     raw["stages"] = {stage: [float(f"{value:.6g}") for value in values] for stage, values in times.items()}
-    together = [max(sum(step.values()), 1e-12) for step in steps]
+    together = [max(sum(step.values()), 1e-12) for step in steps]  # a coarse clock may see no time pass
     for stage, values in times.items():
         if whole_s is None:
             middle = statistics.median(values)
