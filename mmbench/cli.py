@@ -437,8 +437,10 @@ def clean(
 
 def main() -> None:
     """Run the command line; a person's mistake becomes one message and its exit code."""
+    from mmbench.encoding import use_safe_streams
     from mmbench.executors import OFFLINE
 
+    use_safe_streams()
     if sys.argv[1:2] != ["prepare"]:
         os.environ.update(OFFLINE)
     try:

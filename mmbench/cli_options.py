@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -11,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from mmbench.encoding import json_text
 from mmbench.errors import PluginError, UsageError
 
 selection = partial(typer.Option, rich_help_panel="Selection")
@@ -150,7 +150,7 @@ def registry_of(plugin: list[Path] | None, *, strict: bool = False) -> Any:
 def emit(as_json: bool, data: Callable[[], Any], show: Callable[[], None]) -> None:
     """Write data as JSON where `--json` asks for it, else show them to people."""
     if as_json:
-        sys.stdout.write(json.dumps(data(), indent=2, ensure_ascii=False, default=str) + "\n")
+        sys.stdout.write(json_text(data(), default=str) + "\n")
     else:
         show()
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 
 from rich.text import Text
 
+from mmbench.encoding import json_text
 from mmbench.report.comparison import Comparison, Difference, compare_runs
 from mmbench.report.gate import change_of, crossed, parse_condition
 from mmbench.report.text import amount, clean, counted, number, p_value, seconds
@@ -46,7 +46,7 @@ def compare(
     made = compare_runs(first, second, force=force)
     lines = crossed(made, conditions, include_chance=include_chance)
     if as_json:
-        sys.stdout.write(json.dumps({**made.to_json(), "crossed": lines}, indent=2, ensure_ascii=False) + "\n")
+        sys.stdout.write(json_text({**made.to_json(), "crossed": lines}) + "\n")
     else:
         named = {row.metric for row in made.rows if any(condition.is_about(row.metric) for condition in conditions)}
         _print(made, named, lines)

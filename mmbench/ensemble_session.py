@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from pathlib import Path
 
 from rich.text import Text
 
+from mmbench.encoding import json_text
 from mmbench.report.ensemble import Ensembles, Member, SeedEnsemble, Tested, ensembles_of
 from mmbench.report.text import clean, counted, number, p_value
 from mmbench.views import console, table
@@ -29,7 +29,7 @@ def ensemble(folder: Path, *, as_json: bool = False) -> None:
     made = ensembles_of(folder)
     if as_json:
         data = {"run": folder.resolve().name, "ensembles": [dataclasses.asdict(item) for item in made]}
-        sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+        sys.stdout.write(json_text(data) + "\n")
         return
     for place, item in enumerate(made):
         if place:

@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.text import Text
 
 from mmbench.device_lock import alone_on
+from mmbench.encoding import json_text
 from mmbench.environment import environment
 from mmbench.errors import EmptySelection, UsageError
 from mmbench.heartbeat import Heartbeat
@@ -101,7 +102,7 @@ def show_costs(store: RunStore, *, as_json: bool = False) -> None:
     costs = costs_of(store)
     files = write_costs(store.folder, costs)
     if as_json:
-        sys.stdout.write(json.dumps(costs_json(store, costs), indent=2, ensure_ascii=False) + "\n")
+        sys.stdout.write(json_text(costs_json(store, costs)) + "\n")
     else:
         print_costs(costs, out)
     out.print(f"report: {' '.join(str(file) for file in files)}")

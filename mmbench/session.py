@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from mmbench.admission import Admission
+from mmbench.encoding import json_text
 from mmbench.errors import EmptySelection, MmbenchError, UsageError
 from mmbench.executors.watch import default_memory_bytes
 from mmbench.heartbeat import Heartbeat
@@ -114,7 +115,7 @@ def show_report(store: RunStore, *, as_json: bool = False) -> None:
     if as_json:
         from mmbench.report import build_report, report_json
 
-        sys.stdout.write(json.dumps(report_json(build_report(store.folder)), indent=2, ensure_ascii=False) + "\n")
+        sys.stdout.write(json_text(report_json(build_report(store.folder))) + "\n")
         return
     _report(store, console())
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from rich.live import Live
 from rich.text import Text
 
 from mmbench.durable import identity
+from mmbench.encoding import json_text
 from mmbench.heartbeat import SILENCE_S, again, who, why_gone
 from mmbench.journal import CellState, Follower, note
 from mmbench.progress import LINE_EVERY_S, devices, line, live_table
@@ -212,7 +212,7 @@ def _show_json(watched: Watched) -> str:
     ended = ""
     while not ended:
         ended = watched.look()
-        sys.stdout.write(json.dumps({**watched.to_json(), "ended": ended}, ensure_ascii=False) + "\n")
+        sys.stdout.write(json_text({**watched.to_json(), "ended": ended}, indent=None) + "\n")
         sys.stdout.flush()
         if not ended:
             time.sleep(LOOK_EVERY_S)

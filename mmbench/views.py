@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -14,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mmbench.encoding import json_text
 from mmbench.errors import UsageError, did_you_mean
 from mmbench.record import FAILURES
 from mmbench.report.decisions import decision_lines, tuned_words
@@ -174,10 +174,9 @@ def write_plan_json(plan: Plan, out: TextIO) -> None:
         "paths": plan.paths(),
         "stages": [to_json(item) for item in stages],
     }
-    out.write(json.dumps(head, indent=2, ensure_ascii=False, default=str).removesuffix("\n}") + ',\n  "cells": [')
+    out.write(json_text(head, default=str).removesuffix("\n}") + ',\n  "cells": [')
     out.writelines(
-        (",\n    " if number else "\n    ") + json.dumps(row, ensure_ascii=False)
-        for number, row in enumerate(planner.rows())
+        (",\n    " if number else "\n    ") + json_text(row, indent=None) for number, row in enumerate(planner.rows())
     )
     out.write("\n  ]\n}\n")
 

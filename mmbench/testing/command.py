@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -13,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from mmbench.encoding import json_text
 from mmbench.testing.checks import STATUSES, CheckResult, Level
 from mmbench.testing.suite import Suite
 
@@ -42,7 +42,7 @@ def run_check(
     if as_json:
         results = list(suite.run())
         answer = results_json(os.fspath(target), level, device, results)
-        sys.stdout.write(f"{json.dumps(answer, indent=2, ensure_ascii=False)}\n")
+        sys.stdout.write(f"{json_text(answer)}\n")
     else:
         console = Console(highlight=False, emoji=False, markup=False)
         if not console.is_terminal:
