@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mmbench.discovery import installed_points
+from mmbench.git_state import git_state
 
 _PACKAGES = (
     "mmbench", "torch", "torchvision", "torchaudio", "torchmetrics", "timm", "transformers",
@@ -66,22 +67,6 @@ def cpu_name() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-def git_state(folder: Path) -> dict[str, Any] | None:
-    """Return commit and whether files differ from it, or None outside a repository."""
-    try:
-        commit = _git(folder, "rev-parse", "HEAD")
-        return {"commit": commit, "dirty": bool(_git(folder, "status", "--porcelain", "--untracked-files=no"))}
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        ["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=5, check=True, stdin=subprocess.DEVNULL
-    )
-    return done.stdout.strip()
 
 
 def _gpus() -> list[dict[str, str]]:

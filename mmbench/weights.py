@@ -28,6 +28,11 @@ _SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _REPOSITORY = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+#: Settings of a config, and of the options in it that timm gets, that replace the weights or the code of the folder.
+_LOADS_FILES = frozenset({"checkpoint_path", "pretrained_cfg_overlay"})
+_TIMM_OPTIONS = ("model_args", "backbone_kwargs")
+_TIMM_LOADS_FILES = _LOADS_FILES | {"pretrained", "pretrained_cfg"}
+_ATTENTION = frozenset({"attn_implementation", "_attn_implementation", "_attn_implementation_internal"})
 _HASHES_FILE = "weight-hashes.json"
 _LARGEST_TEXT = 64 << 20  # bytes of a config or an index; more is not one
 
@@ -58,6 +63,12 @@ class WeightFolder:
                 f"{self.path / 'config.json'} asks for code of its own to be run (auto_map), which mmbench never does; "
                 "use a model whose architecture the library itself has"
             )
+        if (self.path / "adapter_config.json").exists():
+            raise Unavailable(
+                f"{self.path} holds an adapter (adapter_config.json) beside the weights, which would change them "
+                "unseen; merge the adapter into the weights first (peft: merge_and_unload, then save_pretrained)"
+            )
+        _check_settings(self.path / "config.json", config)
         return config
 
     def read_json(self, name: str) -> dict[str, Any] | None:
@@ -346,6 +357,31 @@ class _KnownHashes:
 
 def _looks_like_path(target: str) -> bool:
     return target.startswith(("/", ".", "~")) or target.endswith("/") or not _REPOSITORY.fullmatch(target.split("@")[0])
+
+
+def _check_settings(file: Path, config: dict[str, Any]) -> None:
+    """Check that no setting of a config, at whatever depth, has a library load other files or code.
+
+    Raises:
+        Unavailable: one does.
+    """
+    left: list[Any] = [config]
+    while left:
+        value = left.pop()
+        if isinstance(value, list):
+            left += value
+        if not isinstance(value, dict):
+            continue
+        left += value.values()
+        found = [name for name in sorted(_LOADS_FILES & value.keys()) if value[name]]
+        for options in (value.get(key) for key in _TIMM_OPTIONS):
+            if isinstance(options, dict):
+                found += [name for name in sorted(_TIMM_LOADS_FILES & options.keys()) if options[name]]
+        if found:
+            raise Unavailable(f"{file} sets {found[0]}, which loads weights that are not in this folder; remove it")
+        for name in value.keys() & _ATTENTION:
+            if "/" in str(value[name]):
+                raise Unavailable(f"{file} sets {name} to {value[name]!r}, code from the hub; remove that setting")
 
 
 def _check_whole(file: Path) -> None:

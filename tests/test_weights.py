@@ -251,3 +251,42 @@ def test_what_to_fetch_is_pytorchs_own_format_only_where_there_is_no_other(monke
 
     assert asset.files == ("config.json", "pytorch_model*.bin", "pytorch_model.bin.index.json")
     assert (asset.size_bytes, asset.licence) == (100, "mit")
+
+
+@pytest.mark.parametrize("file", ["adapter_config.json"])
+def test_an_adapter_beside_the_weights_is_refused(tmp_path, file):
+    folder = make_folder(tmp_path / "bert")
+    (folder / file).write_text("{}")
+
+    with pytest.raises(Unavailable, match="merge the adapter into the weights first"):
+        find(str(folder)).config()
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"checkpoint_path": "evil.pth"}, "checkpoint_path"),
+        ({"model_args": {"checkpoint_path": "evil.pth"}}, "checkpoint_path"),
+        ({"model_args": {"pretrained_cfg": {"file": "evil.pth"}}}, "pretrained_cfg"),
+        ({"model_args": {"pretrained_cfg_overlay": {"file": "evil.pth"}}}, "pretrained_cfg_overlay"),
+        ({"backbone_config": {"backbone_kwargs": {"pretrained": True}}}, "pretrained"),
+        ({"attn_implementation": "evil/kernel"}, "attn_implementation"),
+        ({"text_config": {"_attn_implementation": "evil/kernel"}}, "_attn_implementation"),
+        ({"parts": [[{"attn_implementation": {"text": "evil/kernel"}}]]}, "attn_implementation"),
+    ],
+)
+def test_settings_that_load_other_weights_or_code_are_refused(tmp_path, settings, named):
+    folder = make_folder(tmp_path / "bert", config={"model_type": "bert", **settings})
+
+    with pytest.raises(Unavailable, match=rf"sets {named}\b"):
+        find(str(folder)).config()
+
+
+def test_a_deeply_nested_config_is_checked_without_recursion(tmp_path):
+    deep: dict = {"checkpoint_path": "evil.pth"}
+    for _ in range(400):
+        deep = {"inner": deep}
+    folder = make_folder(tmp_path / "bert", config={"model_type": "bert", **deep})
+
+    with pytest.raises(Unavailable, match="sets checkpoint_path"):
+        find(str(folder)).config()

@@ -198,7 +198,7 @@ def test_weights_in_pytorchs_own_format_are_read_as_tensors_and_never_as_code(tm
     torch.testing.assert_close(build(target).model.state_dict()["conv1.0.weight"], expected)
     evil = {**model.state_dict(), "evil": Hostile(tmp_path / "run")}
     torch.save(evil, tmp_path / "model" / "pytorch_model.bin")
-    with pytest.raises(Unavailable, match="cannot be loaded into it"):
+    with pytest.raises(Unavailable, match="holds more than tensors"):
         build(target)
     assert not (tmp_path / "run").exists()
 
@@ -311,3 +311,93 @@ def test_a_preset_is_the_reference_that_it_stands_for(tmp_path, no_network):
     with pytest.raises(Unavailable, match=r"timm/vit_tiny_patch16_224\.augreg_in21k_ft_in1k are not at hand"):
         load_attribute(spec.describe)(tuning="frozen", size=0, stages=3)
     assert load_attribute(spec.prepare)(tuning="scratch", size=0, stages=3) == ()
+
+
+class Payload:
+    """Touches a file if it is unpickled."""
+
+    def __init__(self, canary):
+        self.canary = canary
+
+    def __reduce__(self):
+        return (Path.touch, (self.canary,))
+
+
+@pytest.mark.parametrize("wrapper", [None, "state_dict", "model"])
+def test_a_pickled_checkpoint_runs_no_code(tmp_path, monkeypatch, wrapper):
+    model = save(tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").unlink()
+    tensors = {**model.state_dict(), "payload": Payload(tmp_path / "canary")}
+    torch.save({wrapper: tensors} if wrapper else tensors, tmp_path / "model" / "pytorch_model.bin")
+    # An older timm reads pickles whole: its reader must not be asked.
+    monkeypatch.setattr(
+        "timm.models._helpers._torch_load",
+        lambda *args, **kwargs: torch.load(args[0], weights_only=False),
+        raising=False,
+    )
+
+    with pytest.raises(Unavailable, match="cannot be read"):
+        build(f"local-dir:{tmp_path / 'model'}")
+
+    assert not (tmp_path / "canary").exists()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("wrapper", [None, "state_dict", "state_dict_ema"])
+def test_a_pickled_checkpoint_of_tensors_gives_what_safetensors_give(tmp_path, wrapper):
+    model = save(tmp_path / "model")
+    expected = build(f"local-dir:{tmp_path / 'model'}")
+    (tmp_path / "model" / "model.safetensors").unlink()
+    tensors = {f"module.{name}": value for name, value in model.state_dict().items()}
+    torch.save({wrapper: tensors} if wrapper else tensors, tmp_path / "model" / "pytorch_model.bin")
+
+    encoder = build(f"local-dir:{tmp_path / 'model'}")
+
+    values = pixels(encoder, picture())
+    torch.testing.assert_close(encoder(values).values, expected(values).values, rtol=0, atol=0)
+    assert "state_dict" not in encoder.model.pretrained_cfg
+
+
+def test_a_checkpoint_that_is_no_mapping_of_tensors_is_refused(tmp_path):
+    save(tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").unlink()
+    torch.save({"state_dict": {"conv1": "text"}}, tmp_path / "model" / "pytorch_model.bin")
+
+    with pytest.raises(Unavailable, match="holds no mapping of tensors"):
+        build(f"local-dir:{tmp_path / 'model'}")
+
+
+@pytest.mark.parametrize("tuning", ["scratch", "frozen"])
+@pytest.mark.parametrize("option", ["checkpoint_path", "pretrained_cfg_overlay"])
+def test_weights_named_by_a_folders_model_args_are_refused(tmp_path, tuning, option):
+    save(tmp_path / "model")
+    torch.save({"payload": Payload(tmp_path / "canary")}, tmp_path / "other.pth")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    other = str(tmp_path / "other.pth")
+    config["model_args"] = {option: {"file": other} if option == "pretrained_cfg_overlay" else other}
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+
+    with pytest.raises(Unavailable, match=f"sets {option}"):
+        build(f"local-dir:{tmp_path / 'model'}", tuning=tuning)
+    with pytest.raises(Unavailable, match=f"sets {option}"):
+        timm_files.describe(f"local-dir:{tmp_path / 'model'}", tuning=tuning)
+
+    assert not (tmp_path / "canary").exists()
+
+
+@torch.no_grad()
+def test_of_a_folders_model_args_only_those_of_the_architecture_count(tmp_path):
+    save(tmp_path / "model")
+    plain = build(f"local-dir:{tmp_path / 'model'}")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    config["model_args"] = {
+        "drop_rate": 0.25, "features_only": True, "cache_dir": "/nowhere", "exportable": True, "feature_cls": "fx",
+        "pretrained_strict": False, "url": None,
+    }  # fmt: skip
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+
+    encoder = build(f"local-dir:{tmp_path / 'model'}")
+
+    assert encoder.model.drop_rate == 0.25
+    values = pixels(encoder, picture())
+    torch.testing.assert_close(encoder(values).values, plain(values).values, rtol=0, atol=0)

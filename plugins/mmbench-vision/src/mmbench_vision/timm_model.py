@@ -6,9 +6,13 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from inspect import signature
+from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mmbench import Features, Modality
@@ -19,6 +23,9 @@ from mmbench.spec import Layout
 from mmbench_vision.timm_files import HUB, LOCAL, architecture, find
 from mmbench_vision.timm_presets import target_of
 from mmbench_vision.timm_transform import TimmPixels
+
+#: Of the options that timm's functions take as keywords, those that decide what is loaded or returned.
+_LOADER_OPTIONS = ("checkpoint_path", "features_only", "feature_cls", "out_indices", "device", "dtype", "pruned")
 
 
 class TimmImage(nn.Module):
@@ -114,12 +121,12 @@ def _create(target: str, tuning: str, channels: int, size: int, stages: int) -> 
         folder = find(target)
         config, name = folder.config(), architecture(folder)
         given["pretrained_cfg"] = _pretrained_config(config)
-        given = {**(config.get("model_args") or {}), **given}
+        given = {**_architecture_options(config), **given}
         if tuning != "scratch":
             files = folder.weights()
             if len(files) > 1:
                 raise Unavailable(f"{folder.path} holds weights in {len(files)} files; timm reads one")
-            given["pretrained_cfg_overlay"] = {"file": str(files[0])}
+            given["pretrained_cfg_overlay"] = {"state_dict": _state_dict(target, files[0])}
     elif "." in target:
         name = target.partition(".")[0]
     if not timm.is_model(name):
@@ -141,7 +148,48 @@ def _create(target: str, tuning: str, channels: int, size: int, stages: int) -> 
         raise Unavailable(
             f"the weights of {target!r} lack {len(missing)} tensors of {name}, the first is {missing[0]!r}"
         )
+    model.pretrained_cfg.pop("state_dict", None)  # timm keeps a second copy of all tensors there
     return model
+
+
+def _state_dict(target: str, file: Path) -> dict[str, Tensor]:
+    """Return the tensors of a weight file; a pickle is read as tensors only, whatever timm's own reader would do.
+
+    Raises:
+        Unavailable: the file cannot be read so, or holds anything else.
+    """
+    from timm.models import clean_state_dict
+
+    try:
+        if file.suffix == ".safetensors":
+            content: Any = load_file(file)
+        else:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:  # torch's own words advise to read the file as code
+        raise Unavailable(
+            f"the weights of {target!r} cannot be read from {file}: it is damaged or holds more than tensors; "
+            "use the same weights as safetensors"
+        ) from error
+    except Exception as error:  # a damaged or hostile file raises whatever its reader happens to
+        raise Unavailable(f"the weights of {target!r} cannot be read from {file}: {error}") from error
+    for key in ("state_dict_ema", "model_ema", "state_dict", "model"):  # training checkpoints, as timm writes them
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+            break
+    if not isinstance(content, dict) or not content or not all(isinstance(item, Tensor) for item in content.values()):
+        raise Unavailable(f"the weights of {target!r} cannot be read from {file}: it holds no mapping of tensors")
+    return clean_state_dict(content)
+
+
+def _architecture_options(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the ``model_args`` of a folder's config without those that say what timm loads, and from where."""
+    from timm.models import build_model_with_cfg, create_model
+
+    options = config.get("model_args") or {}
+    if not isinstance(options, dict):
+        raise Unavailable("the model_args of the weights' config.json are no JSON object")
+    loader = {*signature(create_model).parameters, *signature(build_model_with_cfg).parameters, *_LOADER_OPTIONS}
+    return {name: value for name, value in options.items() if name not in loader}
 
 
 @contextmanager
