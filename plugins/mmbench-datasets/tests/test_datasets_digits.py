@@ -7,6 +7,7 @@ import itertools
 import os
 import subprocess
 import sys
+import unicodedata
 from collections import Counter
 
 import numpy as np
@@ -67,6 +68,52 @@ def test_no_language_is_in_two_splits():
 def test_no_voice_is_in_two_splits():
     for one, other in itertools.combinations(SPLITS, 2):
         assert not set(digits.VOICES[one]) & set(digits.VOICES[other])
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_no_word_of_test_was_read_or_heard_before_and_none_of_val_in_training(seed):
+    words = {
+        split: {
+            unicodedata.normalize("NFKC", word).casefold()
+            for item in digits.draw(split, seed)
+            for word in (item.word, item.spoken)
+        }
+        for split in SPLITS
+    }
+
+    assert not words["test"] & words["train"]
+    assert not words["test"] & words["val"]
+    assert not words["val"] & words["train"]
+    assert len(words["test"]) > 80
+
+
+def test_words_are_written_and_spoken_in_two_different_languages():
+    for split in SPLITS:
+        for item in digits.draw(split, seed=0):
+            spoken = item.voice.split("+")[0]
+
+            assert spoken != digits.LANGUAGES[split][item.text_language]
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_samples_that_share_a_written_or_a_spoken_word_are_in_one_group(split):
+    drawn = digits.draw(split, seed=0)
+    groups = digits.word_groups(drawn)
+
+    for one, other in itertools.combinations(range(len(drawn)), 2):
+        if drawn[one].word == drawn[other].word or drawn[one].spoken == drawn[other].spoken:
+            assert groups[one] == groups[other]
+    spoken_per_digit = [len({item.spoken for item in drawn if item.digit == digit}) for digit in range(10)]
+    assert len(set(groups)) == sum(spoken_per_digit)  # a written word meets one spoken word
+
+
+def test_groups_join_through_samples_between_them():
+    def sample(word, spoken):
+        return digits.Drawn(digit=3, word=word, text_language="", spoken=spoken, voice="", pitch=0, words_per_minute=0)
+
+    drawn = [sample("tre", "tri"), sample("trys", "tri"), sample("Trys", "üç"), sample("tri", "kolme")]
+
+    assert digits.word_groups(drawn) == ["tre", "tre", "tre", "tri"]
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -222,11 +269,11 @@ def scores(splits):
 def test_by_default_no_modality_alone_comes_near_all_three_together(opened):
     found = scores(opened["default"])
 
-    assert found["together"] > 0.9
+    assert found["together"] > 0.8
     assert 0.6 < found["image"] < 0.8
     assert 0.6 < found["audio"] < 0.85
-    assert 0.6 < found["text"] < 0.8
-    assert max(found["image"], found["audio"], found["text"]) < found["together"] - 0.1
+    assert 0.45 < found["text"] < 0.7
+    assert max(found["image"], found["audio"], found["text"]) < found["together"] - 0.05
 
 
 @pytest.mark.slow

@@ -70,10 +70,10 @@ def mmbench_datasets() -> list[DatasetSpec]:
             name="digits",
             factory="mmbench_datasets.digits:open_digits",
             describe="mmbench_datasets.digits:describe",
-            version="1",
+            version="2",
             defaults={"difficulty": "default", "seed": 0},
             summary="Handwritten digits, number words and spoken digits (synthesised by eSpeak NG); "
-            "test languages and voices are new",
+            "test words, languages and voices are new",
             paper="Degraded as AV-MNIST: Vielzeuf et al. 2018, arXiv:1808.07275",
             licence="images CC-BY-4.0 (UCI), words LGPL-2.1 (num2words), speech by eSpeak NG (GPL-3.0-or-later)",
             requires=("espeakng_loader", "num2words", "scipy", "sklearn"),

@@ -4,9 +4,13 @@ The three modalities of a sample belong together by label only, as in AV-MNIST (
 an 8x8 handwritten digit (scikit-learn's `load_digits`, from Alpaydin and Kaynak 1998), the digit's word in some
 language, and the digit spoken in another language by some voice. The speech is synthesised, not recorded.
 
-A language and a voice belong to one split, so the test asks for languages never read or heard in training, by voices
-never heard; relatives of each test language are in training, which is what makes the task learnable. Images go to
-splits in the order of the file, where neighbours tend to be by the same hand.
+Languages, voices and words belong to one split. Related languages share spellings (Slovenian and Serbian "tri"), so a
+word of a test language is left out of the training languages that have it too: no test word was read or heard in
+training. Its relatives were ("trys", "tre"), which is what makes the task learnable. Images go to splits in the order
+of the file, where neighbours tend to be by the same hand.
+
+In val and test a written word always meets the same spoken word. The samples of a split then fall into groups
+that share no word, written or spoken (`word_groups`): the units that an interval must resample.
 """
 
 from __future__ import annotations
@@ -16,7 +20,8 @@ import importlib.metadata
 import itertools
 import json
 import math
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -162,26 +167,84 @@ class Drawn:
 def draw(split: Split, seed: int) -> list[Drawn]:
     """Draw the words and voices of one split; sample `number` is of digit ``number % 10``."""
     rng = np.random.default_rng([seed, SPLITS.index(split)])
-    readable = list(LANGUAGES[split])
-    spoken = [language for language in readable if LANGUAGES[split][language]]
+    voices = LANGUAGES[split]
+    words = _own_words(split)
+    spoken_with = [] if split == "train" else [_spoken_with(list(of_digit), voices, rng) for of_digit in words]
     drawn = []
     for number in range(10 * PER_CLASS[split]):
         digit = number % 10
-        text_language = readable[rng.integers(len(readable))]
-        spoken_language = spoken[rng.integers(len(spoken))]
-        variant = VOICES[split][rng.integers(len(VOICES[split]))]
+        text_language = _choice(list(words[digit]), rng)
+        if spoken_with:
+            spoken_language = spoken_with[digit][text_language]
+        else:
+            spoken_language = _choice([name for name in words[digit] if voices[name] and name != text_language], rng)
         drawn.append(
             Drawn(
                 digit=digit,
-                word=word_of(digit, text_language),
+                word=words[digit][text_language],
                 text_language=text_language,
-                spoken=word_of(digit, spoken_language),
-                voice=f"{LANGUAGES[split][spoken_language]}+{variant}",
+                spoken=words[digit][spoken_language],
+                voice=f"{voices[spoken_language]}+{_choice(VOICES[split], rng)}",
                 pitch=int(rng.integers(*_PITCHES)),
                 words_per_minute=int(rng.integers(*_WORDS_PER_MINUTE)),
             )
         )
     return drawn
+
+
+def spelling(word: str) -> str:
+    """Return a word without what is no difference of spelling: case and the form of its Unicode characters."""
+    return unicodedata.normalize("NFKC", word).casefold()
+
+
+def word_groups(drawn: Sequence[Drawn]) -> list[str]:
+    """Return the group of each sample: samples that share the written or the spoken word, directly or through others.
+
+    A group has the name of the first of its written words in alphabetical order.
+    """
+    group_of: dict[tuple[str, str], set[str]] = {}
+    for item in drawn:
+        keys = ("written", spelling(item.word)), ("spoken", spelling(item.spoken))
+        merged = set().union({spelling(item.word)}, *(group_of.get(key, ()) for key in keys))
+        for key, group in group_of.items():
+            if group & merged:
+                group_of[key] = merged
+        group_of.update(dict.fromkeys(keys, merged))
+    return [min(group_of["written", spelling(item.word)]) for item in drawn]
+
+
+def _own_words(split: Split) -> list[dict[str, str]]:
+    """Return the words of a split by digit and language, without those spelled as in a split that comes after it.
+
+    In val and test a spelling that several languages share counts once, for the first of them, so that groups of
+    samples that share words stay small.
+    """
+    later = [language for other in SPLITS[SPLITS.index(split) + 1 :] for language in LANGUAGES[other]]
+    words: list[dict[str, str]] = []
+    for digit in range(10):
+        taken = {spelling(word_of(digit, language)) for language in later}
+        words.append({})
+        for language in LANGUAGES[split]:
+            word = word_of(digit, language)
+            if spelling(word) not in taken:
+                words[digit][language] = word
+                if split != "train":
+                    taken.add(spelling(word))
+    return words
+
+
+def _spoken_with(
+    languages: Sequence[str], voices: Mapping[str, str | None], rng: np.random.Generator
+) -> dict[str, str]:
+    """Return the spoken language that each written one always meets: another one, all about equally often."""
+    shuffled = [languages[position] for position in rng.permutation(len(languages))]
+    spoken = [language for language in shuffled if voices[language]]
+    read_only = [language for language in shuffled if not voices[language]]
+    return dict(zip(spoken, spoken[1:] + spoken[:1])) | dict(zip(read_only, itertools.cycle(spoken)))
+
+
+def _choice(items: Sequence[str], rng: np.random.Generator) -> str:
+    return items[rng.integers(len(items))]
 
 
 def word_of(digit: int, language: str) -> str:
