@@ -5,8 +5,10 @@ from __future__ import annotations
 import random
 from collections import Counter
 
+import numpy as np
 import pytest
 from manifest_cases import opened, refuse, table, texts
+from mmbench_datasets.splits import split_groups
 
 from mmbench.data import SPLITS
 
@@ -108,3 +110,42 @@ def test_a_group_in_two_splits(tmp_path):
     rows = [f"{('train', 'val', 'test')[row % 3]},{'ab'[row % 2]},some text {row},g{row % 4}" for row in range(24)]
 
     assert "keep a group in one split" in refuse(table(tmp_path, "split,label,text,who", rows), group="who")
+
+
+def test_a_column_called_group_is_checked_without_being_named(tmp_path):
+    """A given split that divides a group is refused also where only the column's name says that it holds groups."""
+    rows = [f"{('train', 'val', 'test')[row % 3]},{'ab'[row % 2]},some text {row},g{row % 4}" for row in range(24)]
+
+    message = refuse(table(tmp_path, "split,label,text,group", rows))
+
+    assert "(column 'group') is in train and in" in message
+    assert "rename the column if it does not hold groups" in message
+
+
+def _pareto_groups(seed):
+    rng = np.random.default_rng(seed)
+    sizes = np.ceil(3 * rng.pareto(1.2, 60)).clip(1, 25).astype(int)
+    return [f"g{number}" for number, size in enumerate(sizes) for _ in range(size)], sizes
+
+
+def test_large_groups_reach_each_split_as_often_as_its_share_says():
+    """Groups are drawn at random: the largest one is in test in about 15 of 100 splits, not in none."""
+    found = dict.fromkeys(SPLITS, 0)
+    for seed in range(400):
+        groups, sizes = _pareto_groups(seed)
+        largest = f"g{int(sizes.argmax())}"
+        splits = split_groups(groups, [0] * len(groups), seed)
+        found[next(split for split in SPLITS if largest in {groups[row] for row in splits[split]})] += 1
+
+    assert found["train"] / 400 == pytest.approx(0.7, abs=0.1)
+    assert found["test"] / 400 == pytest.approx(0.15, abs=0.08)
+
+
+def test_splits_of_whole_groups_keep_their_shares():
+    shares = []
+    for seed in range(200):
+        groups, _ = _pareto_groups(seed)
+        shares.append(len(split_groups(groups, [0] * len(groups), seed)["test"]) / len(groups))
+
+    assert np.mean(shares) == pytest.approx(0.15, abs=0.01)
+    assert np.quantile(np.abs(np.subtract(shares, 0.15)), 0.95) < 0.05

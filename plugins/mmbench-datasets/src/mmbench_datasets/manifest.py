@@ -165,7 +165,7 @@ def read_manifest(target: str, options: Mapping[str, Any]) -> Manifest:
     split_column, group_column = _split_columns(table, known)
     if split_column:
         rows = given_split(table, split_column)
-        if "group" in known:
+        if group_column:
             check_groups(table, group_column, rows)
     else:
         rows = generated_split(table, ids, targets[0], group_column, seed)

@@ -18,6 +18,9 @@ _SPLIT_WORDS: Mapping[str, Split] = {
     "test": "test",
 }  # fmt: skip
 _VAL_SHARE, _TEST_SHARE = 0.15, 0.15
+#: Groups are placed in another random order until every split is within this share of all rows of its size.
+MAX_MISS = 0.02
+NUM_DRAWS = 20
 
 
 def given_split(table: Table, column: str) -> dict[Split, list[int]]:
@@ -58,7 +61,8 @@ def check_groups(table: Table, column: str, rows: Mapping[Split, Sequence[int]])
             if group.strip() and split_of.setdefault(group, split) != split:
                 raise DataError(
                     f"{table.where(row)}: the group {group!r} (column {column!r}) is in {split_of[group]} and in "
-                    f"{split}; keep a group in one split, or let mmbench split by [split=auto]"
+                    f"{split}; keep a group in one split, or let mmbench split by [split=auto]; "
+                    f"rename the column if it does not hold groups"
                 )
 
 
@@ -99,8 +103,26 @@ def split_groups(
     members: dict[str, list[int]] = {}
     for row, name in enumerate(groups):
         members.setdefault(name, []).append(row)
+    drawn = (_drawn_split(members, strata, f"{seed}{draw or ''}", val_share, test_share) for draw in range(NUM_DRAWS))
+    chosen: tuple[float, dict[Split, list[int]]] | None = None
+    for rows, miss in drawn:
+        if chosen is None or miss < chosen[0]:
+            chosen = miss, rows
+        if miss <= MAX_MISS:
+            break
+    assert chosen is not None, "NUM_DRAWS is at least one"
+    return {split: sorted(chosen[1][split]) for split in SPLITS}
+
+
+def _drawn_split(
+    members: Mapping[str, Sequence[int]], strata: Sequence[Any], seed: str, val_share: float, test_share: float
+) -> tuple[dict[Split, list[int]], float]:
+    """Place groups in random order; return the rows by split, and by how much a split misses its size, as a share.
+
+    The order knows nothing of sizes: with the largest groups first they would all be in train, and test would say
+    nothing of them.
+    """
     order = sorted(members, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())
-    order.sort(key=lambda name: -len(members[name]))  # large groups while there is room for them
     total = Counter(strata)
     room: dict[Split, Counter[Any]] = {"train": Counter(), "val": Counter(), "test": Counter()}
     for stratum, count in total.items():
@@ -120,7 +142,10 @@ def split_groups(
             trained |= set(held)
         room[split].subtract(held)
         rows[split].extend(members[name])
-    return {split: sorted(rows[split]) for split in SPLITS}
+    miss = max(abs(sum(room[split].values())) for split in SPLITS) / max(1, len(strata))
+    return rows, miss if all(
+        rows[split] or not share for split, share in zip(SPLITS, (1, val_share, test_share))
+    ) else 1.0
 
 
 def _fit(held: Counter[Any], room: Counter[Any]) -> float:
