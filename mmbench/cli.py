@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -43,6 +45,7 @@ from mmbench.cli_options import (
     Seeds,
     Set,
     Together,
+    defer_checks,
     emit,
     flags_of,
     measuring,
@@ -443,11 +446,25 @@ def main() -> None:
     use_safe_streams()
     if sys.argv[1:2] != ["prepare"]:
         os.environ.update(OFFLINE)
+    defer_checks()
     try:
-        app()
+        with _one_command(sys.argv[1:2]):
+            app()
     except MmbenchError as error:
         sys.stderr.write(f"mmbench: {error}\n")
         raise SystemExit(error.exit_code) from None
+
+
+@contextmanager
+def _one_command(asked: Sequence[str]) -> Iterator[None]:
+    """Spare typer the parameters of all commands but the one that is asked for; a name it does not know leaves all."""
+    everything = app.registered_commands
+    chosen = [item for item in everything if item.name in asked or item.callback.__name__ in asked]  # type: ignore[union-attr]
+    app.registered_commands = chosen or everything
+    try:
+        yield
+    finally:
+        app.registered_commands = everything
 
 
 def _plan(flags: dict[str, Any], config_file: Path | None, *, strict_plugins: bool = False) -> Any:

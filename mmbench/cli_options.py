@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import typer.core
 
 from mmbench.encoding import json_text
 from mmbench.errors import PluginError, UsageError
@@ -99,6 +101,32 @@ RunName = Annotated[str, typer.Argument(metavar="RUN", help="Name of a run, or i
 
 _NOT_CONFIG = ("config", "set_", "dry_run", "as_json", "rows", "strict_plugins", "isolate", "no_baselines", "race")
 _TRAIN_FLAGS = ("epochs", "batch_size", "lr", "precision", "limit")
+
+
+def defer_checks() -> None:
+    """Let typer check only what was given on the command line.
+
+    From 0.27 on it loads pydantic for every option, also one that was left out: a quarter of the time of
+    `mmbench list`. Other versions of typer are left as they are.
+    """
+    parameter = getattr(typer.core, "_TyperParameter", None)
+    check_of: Any = getattr(parameter, "get_runtime_param", None)
+    if parameter is None or check_of is None or check_of.__module__ == __name__:  # done already
+        return
+
+    @dataclass(frozen=True)
+    class OfWhatIsGiven:
+        of: Any
+
+        def coerce(self, value: Any, param: Any, ctx: Any) -> Any:
+            if value is None:
+                return () if param.multiple or param.nargs == -1 else None
+            return check_of(self.of).coerce(value, param=param, ctx=ctx)
+
+    def get_runtime_param(self: Any) -> OfWhatIsGiven:
+        return OfWhatIsGiven(self)
+
+    parameter.get_runtime_param = get_runtime_param
 
 
 def flags_of(given: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -16,7 +17,6 @@ from rich.text import Text
 from mmbench.encoding import json_text
 from mmbench.errors import UsageError, did_you_mean
 from mmbench.record import FAILURES
-from mmbench.report.decisions import decision_lines, tuned_words
 from mmbench.report.outcomes import PENDING, status_of, style_of
 from mmbench.report.text import counted, duration
 from mmbench.spec import DatasetSpec, EncoderSpec, ExecutorSpec, FusionSpec, ObjectiveSpec, Role, TrackerSpec, role_of
@@ -84,13 +84,37 @@ def print_parts(registry: Registry, lists: Sequence[str]) -> None:
     out = console()
     for name in lists:
         entries = registry.entries(_ROLE_OF_LIST[name])
-        made = table("name", "takes", "gives", "summary", "from", title=f"{counted(len(entries), name[:-1])}")
-        for entry in entries:
-            takes, gives = _takes_and_gives(entry.spec)
-            label = entry.spec.name + _target_hint(entry.spec)
-            made.add_row(label, takes, gives, entry.spec.summary, entry.dist)
-        out.print(made)
+        rows = [
+            (entry.spec.name + _target_hint(entry.spec), *_takes_and_gives(entry.spec), entry.spec.summary, entry.dist)
+            for entry in entries
+        ]
+        _print_table(out, ("name", "takes", "gives", "summary", "from"), rows, counted(len(entries), name[:-1]))
         out.print()
+
+
+def _print_table(out: Console, headings: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> None:
+    """Print rows of plain text as `table` lays them out, a line each where they fit or nobody looks on.
+
+    Rich's layout engine takes longer for the 130 rows of `mmbench list` than loading all plugins does.
+    """
+    widths = [max(map(cell_len, column)) for column in zip(headings, *rows)]
+    gap = "   "
+    total = sum(widths) + len(gap) * (len(widths) - 1)
+    plain = all(text.isprintable() for row in rows for text in row)
+    if not plain or (out.is_terminal and total > out.width):
+        made = table(*headings, title=title)
+        for row in rows:
+            made.add_row(*row)
+        out.print(made)
+        return
+
+    def line(cells: Sequence[str]) -> str:
+        return gap.join(text + " " * (width - cell_len(text)) for text, width in zip(cells, widths))
+
+    out.out(title, style="table.title")
+    out.out(line(headings), style="table.header")
+    out.out("─" * total)
+    out.out("\n".join(map(line, rows)))
 
 
 def find_entries(registry: Registry, name: str) -> list[Entry]:
@@ -203,6 +227,7 @@ def plan_headline(plan: Plan, planner: Planner | None = None) -> str:
 def print_plan(plan: Plan, rows: int) -> None:
     """Print the headline and the first rows."""
     from mmbench.planners import planner_of
+    from mmbench.report.decisions import tuned_words
 
     out = console()
     planner = planner_of(plan)
@@ -267,6 +292,8 @@ def print_status(store: RunStore) -> None:
     for status, count in counts.most_common():
         made.add_row(Text(status, style_of(status)), str(count))
     out.print(made)
+    from mmbench.report.decisions import decision_lines
+
     for line in decision_lines(store.decisions()):
         out.print(Text(line))
     grouped = Counter((failure["status"], failure["reason"]) for failure in failures)

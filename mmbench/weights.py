@@ -19,7 +19,6 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from mmbench.config import cache_dir
 from mmbench.errors import Unavailable
 from mmbench.spec import AssetSpec, EncoderInfo, Kind
 
@@ -312,6 +311,8 @@ class _KnownHashes:
     """Hashes of files by path, size and time of change, kept in the user's cache folder; a lost one is made again."""
 
     def __init__(self) -> None:
+        from mmbench.config import cache_dir  # brings pydantic, which listing plugins does not need
+
         self._file = cache_dir() / _HASHES_FILE
         self._new: dict[str, list[Any]] = {}
         self._known = self._read()

@@ -273,6 +273,34 @@ def test_light_commands_import_nothing_heavy(command, home):
     assert done.stdout.endswith("heavy []\n"), done.stdout + done.stderr
 
 
+def test_a_list_needs_neither_the_configuration_nor_the_engine_of_tables(home):
+    script = (
+        "import sys; sys.argv = ['mmbench', 'list']\n"
+        "from mmbench.cli import main\n"
+        "try:\n    main()\n"
+        "except SystemExit as end:\n    assert not end.code, end.code\n"
+        "print('loaded', sorted({'pydantic', 'mmbench.config', 'scipy', 'jinja2', 'asyncio'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=home, capture_output=True, text=True, timeout=60)
+
+    assert done.stdout.endswith("loaded []\n"), done.stdout + done.stderr
+
+
+def test_a_list_in_a_pipe_has_one_line_for_each_part(home):
+    found = json.loads(mmbench("list", "encoders", "--json", cwd=home).stdout)["encoders"]
+    done = mmbench("list", "encoders", cwd=home)
+
+    lines = done.stdout.rstrip().split("\n")
+    assert lines[0] == f"{len(found)} encoders"
+    assert lines[1].split() == ["name", "takes", "gives", "summary", "from"]
+    assert set(lines[2]) == {"─"}
+    assert [line.split()[0].split("[")[0].split(":")[0] for line in lines[3:]] == [
+        part["ref"].split("/")[1] for part in found
+    ]
+    # The columns stand under one another.
+    assert len({line.index(part["summary"]) for line, part in zip(lines[3:], found, strict=True)}) == 1
+
+
 @pytest.mark.parametrize("command", [["list"], ["plugins"], ["plan", "-d", "xor"], ["env"], ["show", "mlp"]])
 def test_every_command_speaks_json(command, home):
     done = mmbench(*command, "--json", cwd=home)

@@ -5,6 +5,7 @@ Each measurement is the best of several fresh processes, so that nothing is impo
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -92,3 +93,27 @@ def test_the_cost_of_discovery_grows_no_faster_than_the_number_of_plugins(
     benchmark.pedantic(_measure_s, args=(few, "load_registry()"), rounds=1)
     benchmark.extra_info.update(few_s=round(few_s, 4), all_s=round(all_s, 4), ratio=all_s / few_s)
     assert not benchmark.enabled or all_s / few_s < NUM_PLUGINS / 11
+
+
+def _processor_s(command: list[str]) -> float:
+    """Return the processor time of a process from its start to its end."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, capture_output=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+@pytest.mark.slow
+def test_list_takes_at_most_two_and_a_half_times_the_import_of_typer_and_rich(benchmark: Any) -> None:
+    libraries = [sys.executable, "-c", "import typer, rich.console, rich.table, rich.text"]
+    listing = [sys.executable, "-m", "mmbench.cli", "list"]
+    _processor_s(listing)  # write the bytecode once
+    # The two take turns, so that both see the same machine.
+    times = [(_processor_s(libraries), _processor_s(listing)) for _ in range(2 * NUM_PROCESSES)]
+    libraries_s, listing_s = (min(column) for column in zip(*times, strict=True))
+
+    benchmark.pedantic(_processor_s, args=(listing,), rounds=1)
+    ratio = listing_s / libraries_s
+    benchmark.extra_info.update(libraries_s=round(libraries_s, 4), listing_s=round(listing_s, 4), ratio=ratio)
+    print(f"typer and rich {libraries_s * 1e3:.0f} ms, mmbench list {listing_s * 1e3:.0f} ms, ratio {ratio:.2f}")  # noqa: T201
+    assert not benchmark.enabled or ratio < 2.5
