@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import io
 import json
+import math
 import mmap
 import os
 import re
 import shutil
+import stat
 import tempfile
 import time
 import zlib
@@ -28,8 +30,17 @@ _FORMAT = 2
 _MANIFEST = "manifest.json"
 _WRITING = ".writing-"
 _REMOVING = ".removing-"
-_OURS = (_WRITING, _REMOVING, ".encoding-")
+_ENCODING = ".encoding-"
 _ARRAY_FILE = re.compile(r"\d+\.npy")
+#: A hidden folder of ours, as `tempfile` names it, and what it was made for.
+_OURS = re.compile(rf"(?:{re.escape(_WRITING)}|{re.escape(_REMOVING)})(.+)-[a-z0-9_]{{8}}")
+_OUR_SCRATCH = re.compile(rf"{re.escape(_ENCODING)}[a-z0-9_]{{8}}")
+_SCRATCH_FILES = ("train", "val", "test")
+#: The lock of an entry: keys end with a digest.
+_LOCK = re.compile(r"\.(.*[0-9a-f]{16})\.lock")
+#: What may be mapped: booleans, numbers and text. Bytes of a file taken for Python objects would be pointers.
+_DTYPE = re.compile(r"[<>|=]?[biufcSU]\d{1,9}")
+_LARGEST_MANIFEST = 64 << 20
 #: How exactly the cache knows when an entry was last read.
 _TOUCH_EVERY_S = 60.0
 #: After this long, what a killed process left half written belongs to nobody.
@@ -90,8 +101,8 @@ class ArrayCache:
             return None
         # Everything is opened from this one folder, though another process may put a new entry in its place meanwhile.
         try:
-            arrays = _read(opened)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            arrays = _read(opened, key)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             return None
         finally:
             os.close(opened)
@@ -145,18 +156,23 @@ class ArrayCache:
         return found
 
     def entries(self) -> list[CacheEntry]:
-        """Return what lies in the cache, the least recently used first; files of other programs are not looked at."""
+        """Return what lies in the cache, the least recently used first.
+
+        A folder is an entry if its manifest has our format, its own checksum and a key equal to the folder's path, and
+        if nothing else is in it. Whatever other programs keep there is not looked at, and no link is followed.
+        """
         found = []
-        for folder, _, files in os.walk(self.root):
-            if _MANIFEST not in files or not all(file == _MANIFEST or _ARRAY_FILE.fullmatch(file) for file in files):
+        for folder, names, files in os.walk(self.root):
+            names[:] = [name for name in names if not name.startswith(".")]
+            if names or _MANIFEST not in files:
                 continue
             key = Path(folder).relative_to(self.root).as_posix()
-            if key == "." or any(part.startswith(_OURS) for part in key.split("/")):
-                continue
             with suppress(OSError):  # somebody removes it at this moment
-                sizes = [(Path(folder) / file).stat() for file in files]
-                used_at = sizes[files.index(_MANIFEST)].st_mtime
-                found.append(CacheEntry(key=key, size_bytes=sum(item.st_size for item in sizes), used_at=used_at))
+                about = [Path(folder, file).lstat() for file in files if _is_ours(Path(folder, file))]
+                if len(about) != len(files) or not _is_entry(Path(folder), key):
+                    continue
+                used_at = about[files.index(_MANIFEST)].st_mtime
+                found.append(CacheEntry(key=key, size_bytes=sum(item.st_size for item in about), used_at=used_at))
         return sorted(found, key=lambda entry: (entry.used_at, entry.key))
 
     def trim(
@@ -200,6 +216,8 @@ class ArrayCache:
         try:
             if (folder / _MANIFEST).stat().st_mtime > entry.used_at:
                 return False
+            if folder.resolve() != self.root.resolve() / entry.key or not _is_entry(folder, entry.key):
+                return False  # replaced since it was listed, by a link or by something that is not ours
             # Moved away first: a reader must not find half an entry, nor a half-removed one be taken for a whole.
             aside = _beside(folder, _REMOVING)
             try:
@@ -217,21 +235,20 @@ class ArrayCache:
     def _sweep(self) -> None:
         """Remove what killed processes left behind."""
         for folder, names, files in os.walk(self.root):
-            for name in [name for name in names if name.startswith(_OURS)]:
+            parent = Path(folder)
+            for name in [name for name in names if name.startswith(".")]:
                 names.remove(name)
-                leftover = Path(folder) / name
-                made_for = name.removeprefix(_WRITING).removeprefix(_REMOVING).rpartition("-")[0]
-                if _is_old(leftover) and not _is_held(_lock_file(leftover.parent / made_for)):
+                leftover, made_for = parent / name, _made_for(parent / name, at_root=parent == self.root)
+                if made_for is not None and _is_old(leftover) and not _is_held(_lock_file(parent / made_for)):
                     shutil.rmtree(leftover, ignore_errors=True)
-                    self._remove_empty(leftover.parent)
+                    self._remove_empty(parent)
             for name in files:
-                file = Path(folder) / name
-                entry = file.parent / name[1:-5]
-                if Path(folder) == self.root or file != _lock_file(entry) or entry.exists():
+                file, matched = parent / name, _LOCK.fullmatch(name)
+                if matched is None or parent == self.root or (parent / matched.group(1)).exists():
                     continue
-                if _is_old(file) and not _is_held(file):
+                if _is_empty_file(file) and _is_old(file) and not _is_held(file):
                     file.unlink(missing_ok=True)
-                    self._remove_empty(file.parent)
+                    self._remove_empty(parent)
 
     def _remove_empty(self, folder: Path) -> None:
         while folder != self.root and folder.is_relative_to(self.root):
@@ -265,33 +282,111 @@ class ArrayCache:
         return self.root.joinpath(*parts)
 
 
-def _read(folder: int) -> dict[str, NDArray[Any]]:
+def _read(folder: int, key: str) -> dict[str, NDArray[Any]]:
     """Map the arrays of an entry whose folder is open.
 
     Raises:
-        OSError, ValueError, KeyError, TypeError, AttributeError: something of it is missing or damaged.
+        OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError: something of it is
+            missing, damaged or forged.
     """
-    with _open(_MANIFEST, folder) as stream:
-        manifest = json.loads(stream.read())
-    told = manifest.pop("crc32")
-    if manifest["format"] != _FORMAT or told != _checksum_of(manifest):
-        raise ValueError("another format, or a damaged manifest")
+    manifest = _read_manifest(_open(_MANIFEST, folder), key)
+    if manifest["format"] != _FORMAT:
+        raise ValueError("another format")
     arrays: dict[str, NDArray[Any]] = {}
     for name, entry in manifest["arrays"].items():
         with _open(entry["file"], folder) as stream:
+            if not _DTYPE.fullmatch(entry["dtype"]) or not all(
+                type(side) is int and side >= 0 for side in entry["shape"]
+            ):
+                raise ValueError("no array of numbers")
             shape, dtype = tuple(entry["shape"]), np.dtype(entry["dtype"])
+            header = _header(shape, dtype)
             size = os.fstat(stream.fileno()).st_size
-            if size != entry["size_bytes"]:
+            if size != entry["size_bytes"] or size != len(header) + math.prod(shape) * dtype.itemsize:
                 raise ValueError("a truncated file")
+            if stream.read(len(header)) != header:
+                raise ValueError("another header than its manifest has")
             with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
                 if zlib.crc32(mapped) != entry["crc32"]:
                     raise ValueError("a damaged file")
             if 0 in shape:  # nothing can be mapped
                 arrays[name] = np.empty(shape, dtype)
                 continue
-            offset = size - int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-            arrays[name] = np.memmap(stream, dtype=dtype, mode="r", offset=offset, shape=shape)
+            arrays[name] = np.memmap(stream, dtype=dtype, mode="r", offset=len(header), shape=shape)
     return arrays
+
+
+def _read_manifest(opened: io.BufferedReader, key: str) -> dict[str, Any]:
+    """Return a manifest that has its checksum and is of the entry `key`, without the checksum.
+
+    Raises:
+        OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError: it is none.
+    """
+    with opened as stream:
+        text = stream.read(_LARGEST_MANIFEST)
+    manifest: dict[str, Any] = json.loads(text)
+    if manifest.pop("crc32") != _checksum_of(manifest) or manifest["key"] != key:
+        raise ValueError("a damaged manifest, or that of another entry")
+    if type(manifest["format"]) is not int:
+        raise ValueError("no manifest of ours")
+    return manifest
+
+
+def _is_entry(folder: Path, key: str) -> bool:
+    """Whether a folder is an entry of ours under this key, of this format or another."""
+    try:
+        opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        _read_manifest(_open(_MANIFEST, opened), key)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return False
+    finally:
+        os.close(opened)
+    return True
+
+
+def _is_ours(file: Path) -> bool:
+    """Whether a file may be part of an entry."""
+    named = file.name == _MANIFEST or _ARRAY_FILE.fullmatch(file.name) is not None
+    return named and file.is_file() and not file.is_symlink()
+
+
+def _may_be_replaced(folder: Path) -> bool:
+    """Whether nothing but files of an entry, whole or damaged, and hidden files lie in a folder."""
+    return all(_is_ours(file) or (file.name.startswith(".") and not file.is_dir()) for file in folder.iterdir())
+
+
+def _made_for(folder: Path, *, at_root: bool) -> str | None:
+    """Return the name of what a hidden folder of ours was made for, or None if it is not ours."""
+    if folder.is_symlink():
+        return None
+    try:
+        if at_root and _OUR_SCRATCH.fullmatch(folder.name):
+            return folder.name if all(file.name in _SCRATCH_FILES for file in folder.iterdir()) else None
+        matched = _OURS.fullmatch(folder.name)
+        content = list(folder.iterdir())
+        if len(content) == 1 and content[0].name == "entry" and not content[0].is_symlink():
+            content = list(content[0].iterdir())  # an entry that was being removed
+    except OSError:
+        return None
+    return matched.group(1) if matched and all(map(_is_ours, content)) else None
+
+
+def _is_empty_file(path: Path) -> bool:
+    try:
+        return path.lstat().st_size == 0 and path.is_file() and not path.is_symlink()
+    except OSError:
+        return False
+
+
+def _header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
+    """Return the header of an npy file in C order."""
+    header = io.BytesIO()
+    description = {"shape": shape, "fortran_order": False, "descr": np.lib.format.dtype_to_descr(dtype)}
+    np.lib.format.write_array_header_1_0(header, description)
+    return header.getvalue()
 
 
 def _write(folder: Path, key: str, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -300,18 +395,21 @@ def _write(folder: Path, key: str, arrays: Mapping[str, NDArray[Any]]) -> None:
         array = np.asarray(given, order="C")
         if array.dtype.hasobject:
             raise TypeError(f"array {name!r} of cache entry {key} holds Python objects; give it a dtype of numbers")
-        header = io.BytesIO()
-        np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
+        if not _DTYPE.fullmatch(array.dtype.str):
+            raise TypeError(
+                f"array {name!r} of cache entry {key} has dtype {array.dtype}; give it one of numbers or text"
+            )
+        header = _header(array.shape, array.dtype)
         data = array.reshape(-1).view(np.uint8).data if array.size else b""
         file = f"{number}.npy"
         # Written by hand, not by np.save: that one hides from a caller that the disk is full.
-        _write_through(folder / file, header.getvalue(), data)
+        _write_through(folder / file, header, data)
         entries[name] = {
             "file": file,
             "shape": list(array.shape),
             "dtype": array.dtype.str,
-            "size_bytes": len(header.getvalue()) + array.nbytes,
-            "crc32": zlib.crc32(data, zlib.crc32(header.getvalue())),
+            "size_bytes": len(header) + array.nbytes,
+            "crc32": zlib.crc32(data, zlib.crc32(header)),
         }
     manifest = {"format": _FORMAT, "key": key, "arrays": entries}
     text = json.dumps({**manifest, "crc32": _checksum_of(manifest)})
@@ -337,6 +435,8 @@ def _move_into_place(temporary: Path, folder: Path) -> None:
             except OSError as error:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
+            if folder.is_dir() and not folder.is_symlink() and not _may_be_replaced(folder):
+                raise OSError(errno.ENOTEMPTY, f"{folder} holds files of another program")
             replaced.append(_beside(folder, _REMOVING))
             with suppress(FileNotFoundError):  # another writer was as quick
                 folder.rename(replaced[-1] / "entry")
@@ -361,7 +461,12 @@ def _beside(folder: Path, prefix: str) -> Path:
 def _open(name: str, folder: int) -> io.BufferedReader:
     if name != _MANIFEST and not _ARRAY_FILE.fullmatch(name):
         raise ValueError(f"{name!r} is no file of a cache entry")
-    return os.fdopen(os.open(name, os.O_RDONLY, dir_fd=folder), "rb")
+    # Without waiting: a fifo would otherwise hold the process up until somebody writes to it.
+    descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ValueError(f"{name!r} is no ordinary file")
+    return os.fdopen(descriptor, "rb")
 
 
 def _touch(manifest: Path) -> None:
@@ -391,7 +496,7 @@ def _is_held(lock_file: Path) -> bool:
 def _is_old(path: Path) -> bool:
     """Whether nothing in a leftover was written for an hour."""
     try:
-        latest = max(item.stat().st_mtime for item in (path, *_below(path)))
+        latest = max(item.lstat().st_mtime for item in (path, *_below(path)))
     except OSError:
         return False
     return time.time() - latest > _LEFTOVER_AFTER_S

@@ -380,7 +380,11 @@ def cache_json(folder: Path, done: Trimmed, *, dry_run: bool) -> dict[str, Any]:
         "folder": str(folder),
         "dry_run": dry_run,
         **{
-            name: {"entries": len(entries), "bytes": sum(entry.size_bytes for entry in entries)}
+            name: {
+                "entries": len(entries),
+                "bytes": sum(entry.size_bytes for entry in entries),
+                "keys": [entry.key for entry in entries],
+            }
             for name, entries in (("removed", done.removed), ("kept", done.kept), ("in_use", done.busy))
         },
         "sorts": {
@@ -404,6 +408,8 @@ def print_cache(folder: Path, done: Trimmed, *, dry_run: bool) -> None:
     for sort, (number, size) in sizes_by_sort(everything).items():
         made.add_row(sort, str(number), size_text(size), size_text(removed.get(sort, (0, 0))[1]))
     out.print(made)
+    for entry in done.removed if dry_run else ():
+        out.print(f"would remove {folder / entry.key}", soft_wrap=True, highlight=False)
     size = sum(entry.size_bytes for entry in done.removed)
     verb = "would remove" if dry_run else "removed"
     out.print(f"{verb} {counted(len(done.removed), 'entry')}, {size_text(size)}")

@@ -390,13 +390,13 @@ def test_what_was_not_used_for_long_goes(tmp_path: Path) -> None:
 
 def test_a_dry_run_says_the_same_and_removes_nothing(tmp_path: Path) -> None:
     aged(tmp_path, "index/a", DAY)
-    (tmp_path / "index" / ".writing-b-x").mkdir()
-    os.utime(tmp_path / "index" / ".writing-b-x", (0, 0))
+    (tmp_path / "index" / ".writing-b-abcd1234").mkdir()
+    os.utime(tmp_path / "index" / ".writing-b-abcd1234", (0, 0))
     cache = ArrayCache(tmp_path)
 
     promised = cache.trim(max_bytes=0, dry_run=True)
 
-    assert (tmp_path / "index" / ".writing-b-x").exists()
+    assert (tmp_path / "index" / ".writing-b-abcd1234").exists()
     assert cache.trim(max_bytes=0).removed == promised.removed
     assert list(tmp_path.iterdir()) == []
 
@@ -428,7 +428,7 @@ def test_an_entry_used_after_it_was_listed_stays(tmp_path: Path, monkeypatch: py
 def test_leftovers_go_after_an_hour_unless_their_writer_lives(
     tmp_path: Path, age_s: float, held: bool, stays: bool
 ) -> None:
-    leftover = tmp_path / "column" / "x" / ".writing-y-abc123"
+    leftover = tmp_path / "column" / "x" / ".writing-y-abcd1234"
     leftover.mkdir(parents=True)
     (leftover / "0.npy").touch()
     then = time.time() - age_s
@@ -458,11 +458,14 @@ def test_files_of_other_programs_are_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "vacant").is_dir()
 
 
-def test_a_damaged_entry_counts_and_can_be_removed(tmp_path: Path) -> None:
+def test_an_entry_with_a_damaged_manifest_is_left_alone_and_made_again(tmp_path: Path) -> None:
     aged(tmp_path, "index/a", DAY)
     (tmp_path / "index/a/manifest.json").write_text("{")
+    cache = ArrayCache(tmp_path)
 
-    assert [entry.key for entry in ArrayCache(tmp_path).trim(max_bytes=0).removed] == ["index/a"]
+    assert cache.trim(max_bytes=0).removed == ()
+    assert_same(cache.get_or_make("index/a", sample_arrays), sample_arrays())
+    assert [entry.key for entry in cache.trim(max_bytes=0).removed] == ["index/a"]
 
 
 def test_entries_may_be_removed_while_others_are_made(tmp_path: Path) -> None:
