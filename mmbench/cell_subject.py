@@ -102,7 +102,7 @@ def make_subject(
         if part["tuning"] == "frozen"
     }
     encoders, columns = _encoders(source, frozen, payload, warnings)
-    warnings += filter(None, [repeated_inputs(columns, info)])
+    warnings += repeated_inputs(columns, info)
     if like is None:
         drop = payload["fusion"]["missing_policy"] == "drop"
         data: Mapping[Split, SplitData] = {

@@ -347,30 +347,57 @@ def input_digest(value: Any) -> int:
     return int.from_bytes(digest.digest(), "big") or 1
 
 
-def repeated_inputs(columns: Mapping[str, Mapping[Split, Column]], info: DatasetInfo) -> str:
-    """Say how many test samples equal one of train or val in every modality, or "" for none.
+#: Kinds whose inputs do not repeat by chance, as words and table rows do: one that does is the same recording.
+RECORDED_KINDS: tuple[Kind, ...] = ("image", "audio", "video", "sequence")
+#: Share of test samples with a repeated recording above which there is a warning: a score may be so much too high.
+REPEATED_SHARE = 0.01
 
-    Nothing is said of some modalities of several: a word or a picture may well occur twice.
+
+def repeated_inputs(columns: Mapping[str, Mapping[Split, Column]], info: DatasetInfo) -> list[str]:
+    """Return warnings of test samples whose inputs stand in another split, by what a cell reads of them.
+
+    One counts the samples that equal a sample of train or val in every modality of the dataset. One for each recorded
+    modality (`RECORDED_KINDS`) counts those with a recording of train, whatever the other modalities are, where they
+    are more than `REPEATED_SHARE` of test.
+
+    Args:
+        columns: By modality, of every split.
+        info: Of the dataset.
     """
-    if set(columns) != {modality.name for modality in info.modalities}:
-        return ""
+    digests = {
+        name: {split: column.digests for split in SPLITS if (column := column_of[split]).digests is not None}
+        for name, column_of in sorted(columns.items())
+    }
+    known = {name: of_split for name, of_split in digests.items() if len(of_split) == len(SPLITS)}
+    num_equal = _num_equal_samples(known) if set(known) == {modality.name for modality in info.modalities} else 0
+    found = []
+    if num_equal:
+        found.append(
+            f"{num_equal} of {len(next(iter(known.values()))['test'])} test samples have exactly the inputs of a "
+            "sample of train or val; scores on them say nothing about new data"
+        )
+    kinds = {modality.name: modality.kind for modality in info.modalities}
+    for name in known.keys() & {name for name, kind in kinds.items() if kind in RECORDED_KINDS}:
+        test, train = known[name]["test"], known[name]["train"]
+        number = int((np.isin(test, train) & (test != 0)).sum())
+        if number > max(num_equal, REPEATED_SHARE * len(test)):
+            found.append(
+                f"{number} of {len(test)} test samples ({number / len(test):.0%}) have exactly the {kinds[name]} "
+                f"{name!r} of a sample of train, whose label a model can recall; keep samples that share it in one "
+                "split (of a manifest: group=COLUMN)"
+            )
+    return sorted(found)
+
+
+def _num_equal_samples(digests: Mapping[str, Mapping[Split, Array]]) -> int:
+    """Return how many samples of test equal one of train or val in every modality."""
     joined: dict[Split, Array] = {}
     for split in SPLITS:
-        given = [column[split].digests for _, column in sorted(columns.items())]
-        digests = [digest for digest in given if digest is not None]
-        if len(digests) < len(given):
-            return ""
-        total = np.zeros(len(digests[0]), dtype=np.uint64)
-        for digest in digests:
-            total = total * np.uint64(0x9E3779B97F4A7C15) + digest  # wraps around, as it may
+        total = np.zeros(1, dtype=np.uint64)
+        for of_split in digests.values():
+            total = total * np.uint64(0x9E3779B97F4A7C15) + of_split[split]  # wraps around, as it may
         joined[split] = total
-    number = int(np.isin(joined["test"], np.concatenate([joined["train"], joined["val"]])).sum())
-    if not number:
-        return ""
-    return (
-        f"{number} of {len(joined['test'])} test samples have exactly the inputs of a sample of train or val; "
-        "scores on them say nothing about new data"
-    )
+    return int(np.isin(joined["test"], np.concatenate([joined["train"], joined["val"]])).sum())
 
 
 def transform_key(encoder: Any, fallback: str) -> str:

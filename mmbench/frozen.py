@@ -29,7 +29,7 @@ from mmbench.profiling.device import hardware_name
 from mmbench.spec import Layout
 
 #: Bumped when features of an unchanged encoder would be stored otherwise.
-FEATURES_VERSION = 1
+FEATURES_VERSION = 2
 #: Samples that one forward pass of a frozen encoder reads, by type of device: a CPU gains nothing from more.
 BATCH_SIZE: Mapping[str, int] = {"cpu": 8, "cuda": 64}
 _DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -208,7 +208,7 @@ class FrozenEncoder:
             return _encode(model, data, self.modality, self._dtype, Path(folder) / "values")
 
     def _make_features(self) -> dict[str, NDArray[Any]]:
-        encoder, _ = self.build()
+        encoder, read = self.build()
         self.cache.root.mkdir(parents=True, exist_ok=True)
         arrays: dict[str, NDArray[Any]] = {}
         # The files are unlinked while they are mapped; the cache copies them to their place.
@@ -217,6 +217,8 @@ class FrozenEncoder:
                 model, data = self._model(split)
                 found = _encode(model, data, self.modality, self._dtype, Path(folder) / split)
                 arrays.update({f"{split}.{name}": array for name, array in found.items()})
+                if (digests := read[split].digests) is not None:
+                    arrays[f"{split}.digests"] = digests
                 if split == "train":
                     arrays["mean"], arrays["std"] = moments(found, self._dtype)
         about = {"feature_dim": encoder.feature_dim, "ref": self.part["ref"], "modality": self.modality}

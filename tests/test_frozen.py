@@ -111,6 +111,18 @@ def test_stored_features_give_the_numbers_of_encoders_that_run_in_every_cell(mak
         assert one["train_loss"] == pytest.approx(other["train_loss"], abs=1e-5)
 
 
+def test_stored_features_know_which_inputs_repeat(make):
+    (cell,) = [cell for cell in make.plan().cells() if cell.role == "cell"]
+    payload = cell.payload()
+    source = open_dataset(payload, dataset_info(payload["dataset"]["info"]))
+    frozen = FrozenEncoder(source, "row", payload, torch.device("cpu"), [])
+
+    stored = frozen.features()[1]
+
+    for split, column in source.columns("row", lambda row: row, "as it is").items():
+        assert stored[split].digests.tolist() == column.digests.tolist()
+
+
 def test_half_precision_features_are_close_and_half_the_size(make):
     def features(options: str = "") -> torch.Tensor:
         planned = make.plan(options=f",standardise=false{options}")
