@@ -16,7 +16,6 @@ import json
 import os
 import re
 import secrets
-import shutil
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -45,6 +44,8 @@ _WORDS = ("log.txt", "traceback.txt")
 EXECUTORS_FOLDER = "executors"
 _LOCK_FILE = ".lock"
 _WRITER_FILE = ".writer.json"
+#: The folder of an attempt under way, or of one that another replaces.
+_ATTEMPT = re.compile(r"\.[0-9a-f]{16}\.(\d+|old)\.[0-9a-f]{8}")
 _RUN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 
 
@@ -76,6 +77,12 @@ class RunStore:
                 f"{folder} exists and is no run of mmbench (it has no {RUN_FILE}); "
                 "choose another name with --run, or move it away"
             )
+        for name in ("cells", EXECUTORS_FOLDER, JOURNAL_FILE):
+            if (folder / name).is_symlink():
+                raise UsageError(
+                    f"{folder / name} is a link, and a run writes and removes nothing outside its own folder; "
+                    "move the whole run to the other place, or choose another name with --run"
+                )
         try:
             (folder / "cells").mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -263,11 +270,11 @@ class RunStore:
         with (folder / RECORD_FILE).open("x", encoding="utf-8") as stream:
             stream.write(json.dumps(record.to_json(), indent=1, allow_nan=False) + "\n")
         sync_tree(folder)  # once for each file: half of what an empty cell takes is waiting for the disk
-        if place.exists():
+        if os.path.lexists(place):
             aside = place.parent / f".{record.cell_id}.old.{secrets.token_hex(4)}"
             place.rename(aside)
             folder.rename(place)
-            shutil.rmtree(aside, ignore_errors=True)
+            remove(aside)
         else:
             folder.rename(place)
         sync(place.parent)
@@ -340,10 +347,11 @@ class RunStore:
 
     def _remove_leftovers(self) -> None:
         for entry in os.scandir(self.folder / "cells"):
-            if entry.name.startswith("."):
-                shutil.rmtree(entry.path, ignore_errors=True)
+            if _ATTEMPT.fullmatch(entry.name):
+                remove(Path(entry.path))
         for path in self.folder.glob(".*.writing"):
-            path.unlink(missing_ok=True)
+            if path.is_symlink() or path.is_file():
+                path.unlink(missing_ok=True)
 
 
 def check_run_name(name: str) -> None:

@@ -92,8 +92,10 @@ def write_files(place: Path, files: Mapping[str, str]) -> list[Path]:
     """Write text files, by name, into a folder; return them in that order.
 
     Raises:
-        UsageError: the folder cannot be written.
+        UsageError: the folder cannot be written, or is a link, which a stranger's run may have.
     """
+    if place.is_symlink():
+        raise UsageError(f"{place} is a link, which a report does not follow; remove it")
     try:
         place.mkdir(exist_ok=True)
         return [replace_file(place / name, text) for name, text in files.items()]
@@ -104,8 +106,11 @@ def write_files(place: Path, files: Mapping[str, str]) -> list[Path]:
 def replace_file(path: Path, text: str) -> Path:
     """Write a text file, which is replaced only when its successor is complete."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.writing")
+    unfinished.unlink(missing_ok=True)
     try:
-        unfinished.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
+        # "x" follows no link that somebody may have put there.
+        with unfinished.open("x", encoding="utf-8", errors="backslashreplace", newline="") as stream:
+            stream.write(text)
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
