@@ -67,7 +67,7 @@ def make_run(folder, fusions=("concat",), seeds=(0,), datasets=DATASETS, **about
 
 def finish(
     store, row, *, wrong=(), scale=1.0, identity=None, ids=None, batch_size=64, cpu="x", note="", timings=True,
-    metric="accuracy",
+    metric="accuracy", stalls=(0, 0.0),
 ):  # fmt: skip
     attempt = store.begin(row["cell_id"], 1)
     prediction = predictions(wrong)
@@ -81,6 +81,7 @@ def finish(
         attempt / "predictions.safetensors",
     )
     samples = times(scale, seed=row["seed"])
+    samples[: stalls[0]] = [stalls[1]] * stalls[0]
     part = {"batch_size": batch_size, "samples_s": samples, "window_s": sum(samples)}
     if timings:
         (attempt / "timings.json").write_text(
@@ -204,6 +205,35 @@ def test_costs_are_tested_on_blocks_of_raw_samples(tmp_path):
     assert throughput.p_value == latency.p_value == pytest.approx(3 * expected)
     assert throughput.low < -0.20 < throughput.high < 0
     assert 0 < latency.low < 0.25 < latency.high
+
+
+def test_a_few_stalls_of_the_machine_leave_the_change_inside_its_interval(tmp_path):
+    """A mean and a median disagree about stalls: the change was -73 % with an interval from +7 % to +59 %."""
+    first, second = make_run(tmp_path / "a"), make_run(tmp_path / "b", scale=0.8, stalls=(3, 0.5))
+
+    row = row_of(compare_runs(first, second), "throughput_samples_per_s")
+
+    assert row.low <= row.relative <= row.high
+    assert row.relative == pytest.approx(0.25, abs=0.05)  # 1 / 0.8
+    assert row.second / row.first - 1 == pytest.approx(row.relative)
+    blocks = np.median(np.array_split(times(), 10), axis=1)
+    assert row.first == pytest.approx(64 / np.median(blocks))
+
+
+@pytest.mark.filterwarnings("ignore:Precision loss:RuntimeWarning")
+@pytest.mark.parametrize("processes", [1, 2, 5])
+def test_the_ratio_of_times_lies_in_its_interval(processes):
+    rng = np.random.default_rng(processes)
+    for trial in range(40):
+        count = 3 + trial % 28
+        one, other = ([rng.lognormal(0, 1.5, count) for _ in range(processes)] for _ in range(2))
+
+        found = compare_times(one, other)
+
+        assert found.low <= found.value <= found.high
+
+    equal = compare_times([[0.1] * 9] * processes, [[0.3] * 9] * processes)
+    assert (equal.low, equal.value, equal.high) == pytest.approx((3.0, 3.0, 3.0))
 
 
 def test_two_measurements_of_the_same_thing_are_seldom_found_different():

@@ -40,10 +40,13 @@ class Difference:
         phase: "evaluate" or "profile".
         direction: "max" when more is better, "min" when less is, "" when neither.
         seeds: Seeds (or rounds) that both runs have.
-        first, second: Mean over those seeds of a score, median of a cost.
+        first, second: Mean over those seeds of a score. Of a time or a rate whose raw samples are kept, what they give
+            (`mmbench.report.timings.Ratio`), so that change, interval and test are of the same thing; of any other cost
+            the median over seeds.
         change: Second minus first.
         relative: Change over first; None where first is zero.
-        low, high: 95 % interval, of `change` for a score, of `relative` for a cost; None where nothing gives one.
+        low, high: 95 % interval, of `change` for a score, of `relative` for a cost, which lies inside; None where
+            nothing gives one.
         p_value: Adjusted over all rows by Holm's method; None where nothing tests it.
         test: What tests it, or why nothing does.
     """
@@ -312,12 +315,18 @@ def _costs(
         if isinstance(ratio, str):
             yield replace(row, test=ratio)
             continue
+        batch_size = max(samples_of(pair[0], source)[1] for pair in timings)
         # A throughput is the reciprocal of a time.
-        bounds = (1 / ratio.high, 1 / ratio.low) if item.direction == "max" else (ratio.low, ratio.high)
+        rate = item.direction == "max"
+        before, after = (batch_size / time if rate else time for time in (ratio.first, ratio.second))
+        bounds = (1 / ratio.high, 1 / ratio.low) if rate else (ratio.low, ratio.high)
         test = ratio.test
         if any("contended: " in _note(cell, item) for pair in pairs for cell in pair):
             test += "; others computed on the device"
-        yield replace(row, low=bounds[0] - 1, high=bounds[1] - 1, p_value=ratio.p_value, test=test)
+        row = _difference(setup, seeds, item, before, after)
+        relative = after / before - 1
+        low, high = min(bounds[0] - 1, relative), max(bounds[1] - 1, relative)  # equal, but for rounding
+        yield replace(row, relative=relative, low=low, high=high, p_value=ratio.p_value, test=test)
 
 
 def _ratio(timings: Sequence[Sequence[Mapping[str, Any]]], source: str) -> Ratio | str:
