@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import scipy.stats
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mmbench.report import across
@@ -156,7 +156,6 @@ def test_one_seed_per_dataset_has_no_interval():
     )
 
 
-@settings(max_examples=30)
 @given(st.integers(1, 40), st.integers(0, 10**6))
 def test_a_performance_profile_counts_runs_above_each_threshold(count, seed):
     runs = np.random.default_rng(seed).random(count).round(1)

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from test_runner import Scripted
 
@@ -125,7 +125,6 @@ def test_a_cell_that_demands_solitude_neither_joins_others_nor_is_joined():
     ),
     ends=st.randoms(use_true_random=False),
 )
-@settings(deadline=None, max_examples=200)
 def test_estimates_of_cells_that_run_together_never_exceed_the_memory_and_every_cell_runs(cells, ends):
     made, running, done, order = Admission(), [], [], []
     waiting = [(f"{number}", (*kind, "o"), peak) for number, (*kind, peak) in enumerate(cells)]

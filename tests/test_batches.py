@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mmbench.batches import SplitData, limited, split_order
@@ -31,7 +31,6 @@ def split(columns, count, **options):
     resident=st.booleans(),
     data=st.data(),
 )
-@settings(deadline=None, max_examples=60)
 def test_a_batch_holds_its_samples_and_says_which_are_missing(lengths, resident, data):
     rows = [None if size is None else np.random.default_rng(0).normal(size=(size, 2)).astype("f4") for size in lengths]
     index = data.draw(st.lists(st.integers(0, len(rows) - 1), min_size=1, max_size=6))

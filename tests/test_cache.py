@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 from filelock import FileLock
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from own_disk import mounted
 
@@ -113,7 +113,6 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_byte_changed_anywhere_never_gives_a_wrong_array(pristine: Path, data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -133,7 +132,6 @@ def test_a_byte_changed_anywhere_never_gives_a_wrong_array(pristine: Path, data:
             assert_same(found, sample_arrays())
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_file_cut_short_anywhere_is_noticed(pristine: Path, data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as folder:

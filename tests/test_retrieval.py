@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import top_k_accuracy_score
 from torch.nn import functional as F
@@ -81,7 +81,6 @@ def chance_of_a_partner(similarity, partner, k):
     return np.mean(hits)
 
 
-@settings(deadline=None, max_examples=40)
 @given(st.data(), st.integers(2, 5), st.integers(1, 3))
 def test_recall_is_the_chance_of_a_partner_among_the_best(data, n, k):
     small = st.integers(-1, 1)  # so that candidates tie

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.special
 import scipy.stats
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from threadpoolctl import threadpool_limits
@@ -223,7 +223,6 @@ def test_one_test_sample_has_no_interval():
 
 
 @given(st.floats(-5, 5), st.floats(0.1, 10))
-@settings(max_examples=20, deadline=None)
 def test_intervals_follow_shifts_and_changes_of_unit(shift, factor):
     scores = np.random.default_rng(0).random((3, 40))
     interval = mean_interval(scores, resamples=500)
@@ -436,7 +435,6 @@ def test_a_test_that_was_not_made_tells_nobody_apart():
 
 
 @given(st.integers(1, 9), st.integers(0, 10**6))
-@settings(deadline=None)
 def test_two_models_share_a_letter_exactly_when_they_do_not_differ(count, seed):
     rng = np.random.default_rng(seed)
     upper = np.triu(rng.random((count, count)) < 0.4, k=1)

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmbench.errors import UsageError
@@ -90,7 +90,7 @@ _RECORDS = st.lists(
 
 
 @pytest.mark.usefixtures("_no_fsync")
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=settings.default.max_examples // 2)
 @given(before=_RECORDS, after=_RECORDS)
 def test_a_journal_torn_at_any_byte_loses_only_the_record_it_was_torn_in(
     tmp_path_factory: pytest.TempPathFactory, before: list[Record], after: list[Record]
@@ -129,7 +129,6 @@ def test_a_journal_torn_at_every_byte_still_loads(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_no_fsync")
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(noise=st.lists(st.binary(max_size=40), max_size=5))
 def test_noise_between_records_is_counted_and_crosses_nothing_else(
     tmp_path_factory: pytest.TempPathFactory, noise: list[bytes]

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from mmbench_benchmarks.restricted_pickle import load_pickle
 
@@ -122,7 +122,6 @@ PLAIN = st.recursive(
 )
 
 
-@settings(max_examples=80, deadline=None)
 @given(value=PLAIN, protocol=st.sampled_from(PROTOCOLS))
 def test_whatever_is_plain_comes_back(tmp_path_factory, value, protocol):
     folder = tmp_path_factory.mktemp("plain")
@@ -312,7 +311,6 @@ def test_a_pickle_cut_at_any_byte_is_an_error(tmp_path, protocol):
         assert refuse(tmp_path, content[:end]).startswith("data.pkl ")
 
 
-@settings(max_examples=150, deadline=None)
 @given(position=st.integers(0, 10_000), byte=st.integers(0, 255), protocol=st.sampled_from(PROTOCOLS))
 def test_a_changed_byte_gives_other_data_or_a_clear_error(tmp_path_factory, position, byte, protocol):
     content = bytearray(pickle.dumps({"a": np.arange(5), "b": [("x", 1.5), {2}]}, protocol))
