@@ -40,6 +40,78 @@ def test_without_a_split_rows_are_split_70_15_15_in_every_class(tmp_path):
     assert counts == {"train": {0: 140, 1: 70}, "val": {0: 30, 1: 15}, "test": {0: 30, 1: 15}}
 
 
+def multilabel_rows(seed, count=200):
+    """Rows of twelve labels, each on 1 to 30 % of the rows; some rows have none."""
+    rng = np.random.default_rng(seed)
+    labels = rng.random((count, 12)) < np.concatenate([[0.012], rng.uniform(0.01, 0.3, 11)])
+    return labels, [frozenset(np.flatnonzero(row).tolist()) for row in labels]
+
+
+def test_every_label_reaches_train_and_test_holds_its_share_of_each():
+    absent, misses, misses_at_random = 0, [], []
+    for seed in range(60):
+        labels, strata = multilabel_rows(seed)
+        ids = [f"row {number}" for number in range(len(labels))]
+        for found, rows in (
+            (misses, split_groups(ids, strata, seed)),
+            (misses_at_random, split_groups(ids, [0] * len(ids), seed)),
+        ):
+            found.append(np.abs(labels[rows["test"]].sum(axis=0) - 0.15 * labels.sum(axis=0)).max())
+            if found is misses:
+                absent += int((labels.any(axis=0) & ~labels[rows["train"]].any(axis=0)).sum())
+                assert [len(rows[split]) for split in SPLITS] == pytest.approx([140, 30, 30], abs=4)
+
+    assert absent == 0
+    assert np.mean(misses) < 1.3
+    assert np.mean(misses_at_random) > 3
+
+
+def test_groups_with_labels_stay_together():
+    labels, strata = multilabel_rows(0, 400)
+    groups = [f"g{number // 4}" for number in range(400)]
+
+    rows = split_groups(groups, strata, 0)
+
+    held = {split: {groups[row] for row in rows[split]} for split in SPLITS}
+    assert not (held["train"] & held["test"] or held["train"] & held["val"] or held["val"] & held["test"])
+    assert labels[rows["train"]].any(axis=0).all()
+    assert 45 <= len(rows["test"]) <= 75
+
+
+def test_a_manifest_of_labels_is_never_refused_for_a_label_that_train_lacks(tmp_path):
+    for seed in range(20):
+        labels, _ = multilabel_rows(seed, 60)
+        rows = [f"{';'.join(f'l{k}' for k in np.flatnonzero(row))},some text {at}" for at, row in enumerate(labels)]
+
+        splits = opened(table(tmp_path, "label,text", rows, f"{seed}.csv"), label="label:multilabel", seed=seed)
+
+        assert sum(map(len, splits.values())) == 60
+
+
+def test_the_classes_of_a_second_task_reach_train(tmp_path):
+    rows = [f"{'ab'[row % 2]},{f'rare{row // 20}' if row % 20 < 2 else 'often'},some text {row}" for row in range(200)]
+
+    for seed in range(10):
+        splits = opened(table(tmp_path, "label,kind,text", rows), label="label+kind", seed=seed, note="text")
+
+        counts = {split: Counter(sample.targets["kind"] for sample in splits[split]) for split in SPLITS}
+        assert set(counts["train"]) == set(range(11))
+        assert Counter(sample.targets["label"] for sample in splits["test"])[0] == pytest.approx(15, abs=4)
+
+
+def test_a_number_is_split_by_its_quantiles(tmp_path):
+    values = np.random.default_rng(0).lognormal(0, 2, 200)
+    target = table(tmp_path, "label,text", [f"{value!r},some text {row}" for row, value in enumerate(values.tolist())])
+
+    splits = opened(target)
+
+    tenths = np.argsort(np.argsort(values)) // 20
+    of_value = dict(zip(values.tolist(), tenths.tolist()))
+    for split, each in (("train", 14), ("val", 3), ("test", 3)):
+        counts = Counter(of_value[sample.targets["label"]] for sample in splits[split])
+        assert counts == dict.fromkeys(range(10), each)
+
+
 def test_the_split_depends_on_the_seed_and_on_ids_and_not_on_the_order_of_rows(tmp_path):
     rows = [f"id{row},{'ab'[row % 2]},some text {row}" for row in range(100)]
     first = table(tmp_path, "id,label,text", rows, "first.csv")

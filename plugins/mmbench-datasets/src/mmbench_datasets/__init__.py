@@ -91,7 +91,7 @@ def mmbench_datasets() -> list[DatasetSpec]:
             name="manifest",
             factory="mmbench_datasets.manifest:open_manifest",
             describe="mmbench_datasets.manifest:describe",
-            version="1",
+            version="2",
             summary="Your own data: a CSV or Parquet file of paths, texts, numbers and labels",
             requires=("PIL", "soundfile"),
             target="required",

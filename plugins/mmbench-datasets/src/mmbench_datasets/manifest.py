@@ -168,7 +168,7 @@ def read_manifest(target: str, options: Mapping[str, Any]) -> Manifest:
         if group_column:
             check_groups(table, group_column, rows)
     else:
-        rows = generated_split(table, ids, targets[0], group_column, seed)
+        rows = generated_split(table, ids, targets, group_column, seed)
     check_labels_of_splits(table, targets, rows)
     if declared:
         sources = [declared_source(table, name, value) for name, value in declared.items()]

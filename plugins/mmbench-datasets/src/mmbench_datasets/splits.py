@@ -1,11 +1,14 @@
-"""The rows of a manifest in train, val and test: as a column says, or 70/15/15 by class and group."""
+"""The rows of a manifest in train, val and test: as a column says, or 70/15/15 by target and group."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from mmbench.data import SPLITS, Split
 from mmbench.errors import DataError
@@ -21,6 +24,8 @@ _VAL_SHARE, _TEST_SHARE = 0.15, 0.15
 #: Groups are placed in another random order until every split is within this share of all rows of its size.
 MAX_MISS = 0.02
 NUM_DRAWS = 20
+#: A regression is split by so many quantiles of its target at most, each of so many rows at least.
+MAX_QUANTILES, MIN_PER_QUANTILE = 10, 20
 
 
 def given_split(table: Table, column: str) -> dict[Split, list[int]]:
@@ -67,19 +72,53 @@ def check_groups(table: Table, column: str, rows: Mapping[Split, Sequence[int]])
 
 
 def generated_split(
-    table: Table, ids: Sequence[str], target: Target, group_column: str, seed: int
+    table: Table, ids: Sequence[str], targets: Sequence[Target], group_column: str, seed: int
 ) -> dict[Split, list[int]]:
-    """Split 70/15/15 by class and whole groups; a row's place depends on its id and the seed, not on its position."""
-    strata = target.values if target.task.kind == "multiclass" else [0] * len(table)
+    """Split 70/15/15 by target and whole groups; a row's place depends on its id and the seed, not on its position."""
     cells = [cell.strip() for cell in table.columns[group_column]] if group_column else [""] * len(table)
     groups = [f"group {cell}" if cell else f"id {sample_id}" for cell, sample_id in zip(cells, ids)]
-    rows = split_groups(groups, strata, seed)
+    rows = split_groups(groups, strata_of(targets), seed)
     if not all(rows.values()):
         raise DataError(
             f"{table.path.name}: {len(table)} rows in {len(set(groups))} groups do not fill train, val and test; "
             "add rows or a column 'split'"
         )
     return rows
+
+
+def strata_of(targets: Sequence[Target]) -> list[Any]:
+    """Return what a split should hold in proportion, of each row, as `split_groups` takes it.
+
+    The classes and labels of every task, so that each can reach train; the quantiles of a regression where that is the
+    first task.
+    """
+    columns = [_strata(item, first=not number) for number, item in enumerate(targets)]
+    known = [column for column in columns if column is not None]
+    if len(known) == 1 and targets[0].task.kind != "multilabel":
+        return known[0]
+    return [
+        frozenset((number, stratum) for number, column in enumerate(known) for stratum in _each(column[row]))
+        for row in range(len(targets[0].values))
+    ]
+
+
+def _strata(target: Target, *, first: bool) -> list[Any] | None:
+    """Return a task's stratum of each row, a frozenset of those for labels; None where it has none."""
+    if target.task.kind == "multiclass":
+        return list(target.values)
+    if target.task.kind == "multilabel":
+        return [frozenset(np.flatnonzero(labels).tolist()) for labels in target.values]
+    if not first:
+        return None
+    values = np.asarray(target.values, dtype=np.float64)
+    num_bins = max(1, min(MAX_QUANTILES, len(values) // MIN_PER_QUANTILE))
+    edges = np.quantile(values, np.arange(1, num_bins) / num_bins)
+    found: list[Any] = np.searchsorted(edges, values, side="right").tolist()
+    return found
+
+
+def _each(stratum: Any) -> Iterable[Any]:
+    return stratum if isinstance(stratum, frozenset) else (stratum,)
 
 
 def split_groups(
@@ -96,7 +135,7 @@ def split_groups(
 
     Args:
         groups: Of each row.
-        strata: Of each row: its class, or the same for all.
+        strata: Of each row: its class, or the same for all; a frozenset where rows belong to several, such as labels.
         seed: Draws another split.
         val_share, test_share: The rest is train.
     """
@@ -120,38 +159,100 @@ def _drawn_split(
     """Place groups in random order; return the rows by split, and by how much a split misses its size, as a share.
 
     The order knows nothing of sizes: with the largest groups first they would all be in train, and test would say
-    nothing of them.
+    nothing of them. Where rows belong to several strata, the rarest stratum is shared out first.
     """
     order = sorted(members, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())
-    total = Counter(strata)
-    room: dict[Split, Counter[Any]] = {"train": Counter(), "val": Counter(), "test": Counter()}
-    for stratum, count in total.items():
-        room["val"][stratum] = max(round(val_share * count), int(count >= 3)) if val_share else 0
-        room["test"][stratum] = max(round(test_share * count), int(count >= 2)) if test_share else 0
-        room["train"][stratum] = count - room["val"][stratum] - room["test"][stratum]
-    holders = Counter(stratum for rows in members.values() for stratum in {strata[row] for row in rows})
+    held = {name: Counter(item for row in members[name] for item in _each(strata[row])) for name in order}
+    places = _Places(held, {name: len(members[name]) for name in order}, val_share, test_share)
+    if any(isinstance(stratum, frozenset) for stratum in strata):
+        splits = places.share_out_rarest_first(order)
+    else:
+        splits = {name: places.place(name, functools.partial(places.fit, name)) for name in order}
     rows: dict[Split, list[int]] = {split: [] for split in SPLITS}
-    trained: set[Any] = set()
-    for name in order:
-        held = Counter(strata[row] for row in members[name])
-        for stratum in held:
-            holders[stratum] -= 1
-        needed = any(stratum not in trained and not holders[stratum] for stratum in held)
-        split = "train" if needed else max(SPLITS, key=lambda split: _fit(held, room[split]))
-        if split == "train":
-            trained |= set(held)
-        room[split].subtract(held)
+    for name, split in splits.items():
         rows[split].extend(members[name])
-    miss = max(abs(sum(room[split].values())) for split in SPLITS) / max(1, len(strata))
-    return rows, miss if all(
-        rows[split] or not share for split, share in zip(SPLITS, (1, val_share, test_share))
-    ) else 1.0
+    miss = max(abs(places.num_free[split]) for split in SPLITS) / max(1, len(strata))
+    wanted = zip(SPLITS, (1, val_share, test_share))
+    return rows, miss if all(rows[split] or not share for split, share in wanted) else 1.0
 
 
-def _fit(held: Counter[Any], room: Counter[Any]) -> float:
-    """How well a group fits where there is room, as a share of the group, then by how much room is left."""
-    fitting = sum(min(count, max(room[stratum], 0)) for stratum, count in held.items()) / held.total()
-    return fitting + 1e-6 * sum(room[stratum] for stratum in held) / max(1, held.total())
+class _Places:
+    """How many rows each split may still take, of each stratum and of all, while groups are placed.
+
+    Args:
+        held: Rows of each stratum, by group.
+        sizes: Rows of each group.
+        val_share, test_share: The rest is train.
+    """
+
+    def __init__(
+        self, held: Mapping[str, Counter[Any]], sizes: Mapping[str, int], val_share: float, test_share: float
+    ) -> None:
+        self._held, self._sizes = held, sizes
+        self._room: dict[Split, Counter[Any]] = {split: Counter() for split in SPLITS}
+        totals: Counter[Any] = Counter()
+        for of_group in held.values():
+            totals.update(of_group)
+        for stratum, count in totals.items():
+            for split, free in _shared(count, val_share, test_share).items():
+                self._room[split][stratum] = free
+        self.num_free = _shared(sum(sizes.values()), val_share, test_share)
+        if all(of_group.total() == sizes[name] for name, of_group in held.items()):
+            self.num_free = {split: room.total() for split, room in self._room.items()}
+        self._left = totals
+        self._holders = Counter(stratum for of_group in held.values() for stratum in of_group)
+        self._trained: set[Any] = set()
+
+    def place(self, name: str, fit: Callable[[Split], Any]) -> Split:
+        """Put a group where it fits best, or in train where that would never see one of its strata otherwise."""
+        held = self._held[name]
+        self._holders.subtract(held.keys())
+        needed = any(stratum not in self._trained and not self._holders[stratum] for stratum in held)
+        split: Split = "train" if needed else max(SPLITS, key=fit)
+        if split == "train":
+            self._trained |= set(held)
+        self._room[split].subtract(held)
+        self._left.subtract(held)
+        self.num_free[split] -= self._sizes[name]
+        return split
+
+    def fit(self, name: str, split: Split) -> float:
+        """How well a group fits where there is room, as a share of the group, then by how much room is left."""
+        held, room = self._held[name], self._room[split]
+        fitting = sum(min(count, max(room[stratum], 0)) for stratum, count in held.items()) / held.total()
+        return fitting + 1e-6 * sum(room[stratum] for stratum in held) / max(1, held.total())
+
+    def share_out_rarest_first(self, order: Sequence[str]) -> dict[str, Split]:
+        """Place groups whose rows belong to several strata each, or to none; return the split of each.
+
+        Iterative stratification: Sechidis, Tsoumakas and Vlahavas 2011, "On the stratification of multi-label data".
+        """
+        names_of: dict[Any, list[str]] = {}
+        for name in order:
+            for stratum in sorted(self._held[name], key=repr):
+                names_of.setdefault(stratum, []).append(name)
+        found: dict[str, Split] = {}
+        while waiting := [stratum for stratum in names_of if self._left[stratum] > 0]:
+            rarest = min(waiting, key=lambda stratum: self._left[stratum])
+            for name in names_of.pop(rarest):
+                if name not in found:
+                    found[name] = self.place(name, functools.partial(self._wants, name, rarest))
+        for name in order:
+            if name not in found:
+                found[name] = self.place(name, lambda split: self.num_free[split])
+        return found
+
+    def _wants(self, name: str, stratum: Any, split: Split) -> tuple[int, int, int]:
+        """How much a split wants a group for the sake of one stratum, then for its size."""
+        free = self._room[split][stratum]
+        return min(self._held[name][stratum], max(free, 0)), free, self.num_free[split]
+
+
+def _shared(count: int, val_share: float, test_share: float) -> dict[Split, int]:
+    """Share out so many rows: one at least for test, and one for val, where there are enough."""
+    val = max(round(val_share * count), int(count >= 3)) if val_share else 0
+    test = max(round(test_share * count), int(count >= 2)) if test_share else 0
+    return {"train": count - val - test, "val": val, "test": test}
 
 
 def check_labels_of_splits(table: Table, targets: Sequence[Target], rows: Mapping[Split, Sequence[int]]) -> None:
