@@ -43,7 +43,7 @@ class SplitData:
 
     Args:
         columns: By modality; may be empty where there are targets.
-        targets: By task: (N,) int64 or (N, K) float32; may be empty where there are columns.
+        targets: By task: (N,) int64 or (N, K) float32, float64 of a regression; may be empty where there are columns.
         device: Where batches are wanted.
         resident_bytes: Columns larger than this stay on disk and are streamed.
         subset: Positions of the samples to keep; None keeps all.

@@ -22,6 +22,9 @@ Split: TypeAlias = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 Array: TypeAlias = NDArray[Any]
 
+#: Bumped when the index of unchanged data would hold something else.
+INDEX_VERSION = 2
+
 
 @dataclass(frozen=True, slots=True)
 class Waveform:
@@ -107,7 +110,7 @@ class Index:
 
     Attributes:
         sample_ids: By split.
-        targets: By split and task: int64 (N,), float32 (N, K).
+        targets: By split and task: int64 (N,), float32 (N, K) of labels, float64 (N, K) of a regression.
         facts: By modality: what the first present training sample says (channels, size, rate, num_features).
     """
 
@@ -162,7 +165,7 @@ class DatasetSource:
     @cached_property
     def index(self) -> Index:
         """Sample ids, targets and facts, checked; from the cache where it has them."""
-        arrays = self._cache.get_or_make(f"index/{self.key}", self._make_index)
+        arrays = self._cache.get_or_make(f"index/{INDEX_VERSION}/{self.key}", self._make_index)
         described = json.loads(arrays["index"].tobytes().decode())
         targets = {
             split: {task.name: arrays[f"{split}.{number}"] for number, task in enumerate(self.info.tasks)}
@@ -426,7 +429,9 @@ def _check_id(sample_id: Any, split: str, seen: dict[str, str]) -> None:
 
 
 def read_target(task: TaskSpec, sample: Sample) -> Array:
-    """Return a sample's target for a task: an int64 scalar for multiclass and retrieval, else float32 (K,).
+    """Return a sample's target for a task: an int64 scalar for multiclass and retrieval, float32 (K,) for multilabel.
+
+    For regression it is float64 (K,): float32 has no two numbers less than 128 apart among times of today, in seconds.
 
     Raises:
         ContractError: it is not there, or not of the task's form.
@@ -446,7 +451,8 @@ def read_target(task: TaskSpec, sample: Sample) -> Array:
             raise DataError(f"{where} is {value}, outside 0 … {task.num_outputs - 1}")
         return np.asarray(value, dtype=np.int64)
     try:
-        array = np.asarray(value, dtype=np.float32).reshape(-1)
+        dtype = np.float64 if task.kind == "regression" else np.float32
+        array = np.asarray(value, dtype=dtype).reshape(-1)
     except (TypeError, ValueError):
         raise ContractError(f"{where} must be numbers, got {value!r}") from None
     if array.shape != (task.num_outputs,):

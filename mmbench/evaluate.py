@@ -270,10 +270,12 @@ def _per_output(metric: Any, values: Floats, truth: Floats, *, both_vary: bool) 
     """Mean of a metric over the outputs whose target, and predictions where needed, vary."""
     if len(truth) < 2:
         return Score(None, "one sample: needs at least two")
-    target_varies, preds_vary = varies(truth), varies(values)
+    preds_vary, target_varies = varies(values, truth)
     defined = target_varies & preds_vary if both_vary else target_varies
     if not defined.any():
         return Score(None, "the target does not vary" if not target_varies.any() else "the predictions do not vary")
+    centre = truth.mean(axis=0)  # none of the metrics depends on it, and squares of large numbers would cancel
+    values, truth = values - centre, truth - centre
     found = [
         float(metric(torch.from_numpy(values[:, k].copy()), torch.from_numpy(truth[:, k].copy())))
         for k in np.flatnonzero(defined)

@@ -36,7 +36,7 @@ class Batch:
     Attributes:
         size: B, how many samples.
         inputs: By modality.
-        targets: By task: int64 (B,) for multiclass, float32 (B, K) for multilabel and regression.
+        targets: By task: int64 (B,) for multiclass, float32 (B, K) for multilabel, float64 (B, K) for regression.
         rows: (B,) int64: where the samples stand in their split; None for samples of no split.
     """
 

@@ -76,9 +76,10 @@ def _regression_intervals(values: Floats, truth: Floats) -> Mapping[str, Interva
         variance_x, variance_y = mxx - mx * mx, myy - my * my
         pearson = (mxy - mx * my) / np.sqrt(variance_x * variance_y)
         r2 = 1 - squared / variance_y
-    if (varies(truth) & varies(values)).all():
+    preds_vary, target_varies = varies(values, truth)
+    if (target_varies & preds_vary).all():
         intervals["pearson"] = _percentiles(pearson.mean(axis=1))
-    if varies(truth).all():
+    if target_varies.all():
         intervals["r2"] = _percentiles(r2.mean(axis=1))
     return intervals
 

@@ -65,10 +65,18 @@ def decisions(task: TaskSpec, values: Floats, truth: NDArray[Any]) -> tuple[NDAr
     return actual & chosen, actual, chosen
 
 
-def varies(columns: Floats) -> NDArray[np.bool_]:
-    """Whether columns (N, K) vary by more than float32 rounding: (K,)."""
-    wide: NDArray[np.bool_] = np.ptp(columns, axis=0) > 4 * EPSILON * np.abs(columns).max(axis=0)
-    return wide
+def varies(values: Floats, truth: Floats) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Whether predictions vary by more than a model's float32 rounding, and targets by more than their own float64's.
+
+    Models compute standardized values, so their rounding is in proportion to how targets spread, not to their size.
+
+    Shapes: values and truth (N, K) -> (K,) and (K,).
+    """
+    spread = np.ptp(truth, axis=0)
+    scale = np.maximum(np.abs(values - truth.mean(axis=0)).max(axis=0), spread)
+    preds_vary: NDArray[np.bool_] = np.ptp(values, axis=0) > 4 * EPSILON * scale
+    target_varies: NDArray[np.bool_] = spread > 8 * np.finfo(np.float64).eps * np.abs(truth).max(axis=0)
+    return preds_vary, target_varies
 
 
 # Metrics from counts per class, (R, K) -> (R,): once for the value, R times for its bootstrap. NaN = undefined.

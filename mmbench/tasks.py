@@ -126,8 +126,8 @@ class TargetScaler:
     """Mean and standard deviation of a regression task's training targets: models predict standardised values.
 
     Attributes:
-        mean: float32 (K,), on the device of the targets it was fitted to.
-        std: float32 (K,); 1 where the training targets do not vary.
+        mean: float64 (K,), on the device of the targets it was fitted to.
+        std: float64 (K,); 1 where the training targets do not vary.
     """
 
     mean: Tensor
@@ -150,16 +150,16 @@ class TargetScaler:
                 f"got shape {tuple(values.shape)}"
             )
         std = values.std(dim=0, correction=0)
-        # Below this a float32 target is constant but for rounding, and dividing by it would blow the rounding up.
-        constant = std <= values.abs().amax(dim=0) * torch.finfo(torch.float32).eps
-        return cls(values.mean(dim=0).float(), std.masked_fill(constant, 1.0).float())
+        # Below this a target is constant but for rounding, and dividing by it would blow the rounding up.
+        constant = std <= values.abs().amax(dim=0) * 8 * torch.finfo(torch.float64).eps
+        return cls(values.mean(dim=0), std.masked_fill(constant, 1.0))
 
     def scale(self, target: Tensor) -> Tensor:
-        """Original units -> mean 0, standard deviation 1 over train. Shapes: (B, K) -> (B, K)."""
-        return (target - self.mean) / self.std
+        """Original units -> mean 0, standard deviation 1 over train. Shapes: (B, K) -> float32 (B, K)."""
+        return ((target - self.mean) / self.std).float()
 
     def unscale(self, values: Tensor) -> Tensor:
-        """Undo `scale`. Shapes: (B, K) -> (B, K)."""
+        """Undo `scale`. Shapes: (B, K) -> float64 (B, K)."""
         return values * self.std + self.mean
 
 
@@ -221,7 +221,7 @@ def task_loss(
 def predictions(task: TaskSpec, logits: Tensor, scaler: TargetScaler | None = None) -> Tensor:
     """What the logits say: probabilities of classes or labels, values in the target's own unit, or vectors to compare.
 
-    Shapes: logits (B, K) or (B, M * K) of any float type -> float32 of the same shape, detached.
+    Shapes: logits (B, K) or (B, M * K) of any float type -> the same, float32, float64 of a regression, detached.
 
     Raises:
         ValueError: a regression task without its scaler.
@@ -239,15 +239,19 @@ def predictions(task: TaskSpec, logits: Tensor, scaler: TargetScaler | None = No
     return scaler.unscale(values)
 
 
-def majority_predictions(task: TaskSpec, train_targets: NDArray[Any], n: int) -> NDArray[np.float32]:
+def majority_predictions(task: TaskSpec, train_targets: NDArray[Any], n: int) -> NDArray[np.floating[Any]]:
     """The floor that every model must pass: what one would say of a sample without looking at it.
 
-    Training frequencies of classes or labels, or the mean of the training targets; the same for all n samples. For
-    retrieval, two modalities whose vectors are all equal: every order of candidates is as likely.
+    Training frequencies of classes or labels; of a regression the best constant for its primary metric, the median of
+    the training targets for the mean absolute error, else their mean. The same for all n samples. For retrieval, two
+    modalities whose vectors are all equal: every order of candidates is as likely.
 
-    Shapes: train_targets (N,) or (N, K) -> (n, K), or (n, 2 * K) for retrieval.
+    Shapes: train_targets (N,) or (N, K) -> float32 (n, K), float64 of a regression, or (n, 2 * K) for retrieval.
     """
     metric_specs(task)
+    if task.kind == "regression":
+        middle = np.median if primary_metric(task) == "mae" else np.mean
+        return np.tile(middle(np.asarray(train_targets, dtype=np.float64), axis=0), (n, 1))
     if task.kind == "retrieval":
         return np.zeros((n, 2 * task.num_outputs), dtype=np.float32)
     if task.kind == "multiclass":

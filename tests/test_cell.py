@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+import sklearn.metrics
 import torch
 from safetensors.numpy import load_file
 
@@ -39,7 +40,8 @@ def make(root, fault):
         for number in range(count):
             a, b = rng.normal(size=3).astype("f4"), rng.normal(size=2).astype("f4")
             label = int(a[0] > 0)
-            targets = {"label": label, "value": float(b[0]), "tags": [int(a[1] > 0), int(b[1] > 0)]}
+            value = 1.7e9 + 10.5 * float(b[0]) if fault == "large" else float(b[0])
+            targets = {"label": label, "value": value, "tags": [int(a[1] > 0), int(b[1] > 0)]}
             inputs = {"a": a, "b": None if number % 3 == 0 else b}
             samples.append(Sample(f"{name}-{number}", inputs, targets))
         return samples
@@ -168,6 +170,22 @@ def test_every_task_has_its_metrics_and_its_predictions(cells, run):
     assert json.loads(kept["test.sample_ids"].tobytes())[:2] == ["test-0", "test-1"]
     accuracy = (kept["test.label.prediction"].argmax(1) == kept["test.label.target"]).mean()
     assert accuracy == pytest.approx(found["label", "accuracy"])
+
+
+def test_differences_of_large_regression_targets_survive(cells, run):
+    """Times of today in seconds: float32 keeps steps of 128 s, and these spread by 10.5 s."""
+    planned = cells("toy[fault=large]", fusion=["concat"], train={"epochs": 8})
+    large, folder = run(planned["concat"], "large")
+    floor, _ = run(planned["majority"], "floor")
+
+    kept = load_file(folder / "predictions.safetensors")
+    target, prediction = kept["test.value.target"], kept["test.value.prediction"]
+    assert len(np.unique(target)) == 50
+    assert target.std() == pytest.approx(10.5, rel=0.3)
+    assert values(large)["value", "mae"] == np.abs(target - prediction).mean()
+    assert values(large)["value", "mae"] < 0.9 * values(floor)["value", "mae"]
+    assert values(large)["value", "r2"] == pytest.approx(sklearn.metrics.r2_score(target, prediction), abs=1e-6)
+    assert values(large)["value", "pearson"] > 0.3
 
 
 def test_the_record_carries_what_its_key_is_made_of(cells, run):

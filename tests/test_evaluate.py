@@ -271,6 +271,27 @@ def test_regression_metrics_equal_scikit_learns_and_scipys(num_outputs, offset):
     )
 
 
+def test_correlations_and_r2_of_large_numbers_lose_nothing():
+    rng = np.random.default_rng(6)
+    small = rng.normal(0, 10.5, (200, 1))
+    preds = small + rng.normal(0, 5.0, small.shape)
+
+    found = values(task("regression", 1), 1.7e9 + preds, 1.7e9 + small)
+
+    assert found["r2"] == pytest.approx(sk.r2_score(small, preds), abs=1e-6)
+    assert found["pearson"] == pytest.approx(scipy.stats.pearsonr(small[:, 0], preds[:, 0]).statistic, abs=1e-6)
+    assert found["spearman"] == pytest.approx(scipy.stats.spearmanr(small[:, 0], preds[:, 0]).statistic, abs=1e-6)
+
+
+def test_predictions_that_vary_by_rounding_alone_have_no_correlation():
+    target = 1.7e9 + 10.0 * np.arange(50.0)[:, None]
+    rounding = np.random.default_rng(0).choice([0.0, np.finfo(np.float32).eps], (50, 1))
+
+    found = notes(task("regression", 1), target.mean() + target.std() * rounding, target)
+
+    assert found["pearson"] == "the predictions do not vary"
+
+
 def test_a_constant_prediction_has_no_correlation_and_says_why():
     target = np.arange(5.0)[:, None]
     found = metrics(task("regression", 1), np.full((5, 1), 2.0), target, split="test", confidence=True)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.optimize
 import torch
 from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
@@ -167,10 +168,21 @@ def test_the_scaler_is_scikit_learns():
 
 
 def test_unscaling_undoes_scaling():
-    target = torch.tensor([[1.0], [2.0], [4.0]])
+    target = torch.tensor([[1.0], [2.0], [4.0]], dtype=torch.float64)
     scaler = TargetScaler.fit(regression(), target)
 
     torch.testing.assert_close(scaler.unscale(scaler.scale(target)), target)
+
+
+def test_times_of_today_in_seconds_are_scaled_without_loss():
+    times = 1.7e9 + 10.5 * np.arange(14)[:, None]
+    scaler = TargetScaler.fit(regression(), times)
+
+    scaled = scaler.scale(torch.from_numpy(times))
+
+    np.testing.assert_allclose(scaled.numpy(), StandardScaler().fit_transform(times), atol=1e-6)
+    assert len(np.unique(scaled)) == 14
+    np.testing.assert_allclose(predictions(regression(), scaled, scaler).numpy(), times, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("value", [0.0, 7.3, 1e8, -0.1])
@@ -243,5 +255,20 @@ def test_the_multilabel_floor_is_the_label_frequencies():
     assert majority_predictions(multilabel(), np.array([[1, 0], [1, 1]]), 1).tolist() == [[1.0, 0.5]]
 
 
-def test_the_regression_floor_is_the_training_mean():
-    assert majority_predictions(regression(2), np.array([[1.0, 0.0], [3.0, 1.0]]), 2).tolist() == [[2.0, 0.5]] * 2
+def test_the_regression_floor_is_the_best_constant_of_its_primary_metric():
+    target = np.array([[1.0, 0.0], [3.0, 1.0], [11.0, 5.0]])
+
+    assert majority_predictions(regression(2), target, 2).tolist() == [[3.0, 1.0]] * 2
+    assert majority_predictions(regression(2, primary="rmse"), target, 1).tolist() == [[5.0, 2.0]]
+
+
+@pytest.mark.parametrize("primary", ["mae", "rmse"])
+def test_no_constant_is_better_than_the_regression_floor(primary):
+    target = np.random.default_rng(0).lognormal(0, 1.5, (301, 1))
+    task = regression(primary=primary)
+    losses = {"mae": lambda x: np.abs(target - x).mean(), "rmse": lambda x: np.sqrt(np.square(target - x).mean())}
+
+    floor = losses[primary](majority_predictions(task, target, 301))
+
+    best = scipy.optimize.minimize_scalar(losses[primary], bounds=(target.min(), target.max()), method="bounded")
+    assert floor <= best.fun + 1e-9
