@@ -102,6 +102,7 @@ def make_subject(
         if part["tuning"] == "frozen"
     }
     encoders, columns = _encoders(source, frozen, payload, warnings)
+    warnings += [text for name in columns for text in source.index.warnings.get(name, ())]
     warnings += repeated_inputs(columns, info)
     if like is None:
         drop = payload["fusion"]["missing_policy"] == "drop"

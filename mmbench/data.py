@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -16,14 +16,25 @@ from numpy.typing import NDArray
 
 from mmbench.cache import ArrayCache
 from mmbench.errors import ContractError, DataError
+from mmbench.input_statistics import (
+    MOST_ERRORS,
+    InputStatistics,
+    InputSummary,
+    digests_of,
+    robust_facts,
+    spread_warning,
+    statistics_of,
+)
 from mmbench.spec import DatasetInfo, Kind, Modality, TaskSpec
 
 Split: TypeAlias = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 Array: TypeAlias = NDArray[Any]
+#: Samples of a split that are decoded for its statistics where a dataset cannot read headers alone.
+_DECODED_SAMPLES = 256
 
 #: Bumped when the index of unchanged data would hold something else.
-INDEX_VERSION = 2
+INDEX_VERSION = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +68,8 @@ class Sample:
     Attributes:
         sample_id: Stable and unique over all splits.
         inputs: By modality name; None where this sample lacks the modality. May be a lazy mapping that decodes on
-            access: the core reads each modality once.
+            access: the core reads each modality once. Such a mapping may have a method ``summary(modality)`` that
+            returns an `InputSummary` from the header alone, None where the sample lacks the modality.
         targets: By task name: an int (multiclass), K zeros and ones (multilabel), a float or K floats (regression).
     """
 
@@ -111,12 +123,21 @@ class Index:
     Attributes:
         sample_ids: By split.
         targets: By split and task: int64 (N,), float32 (N, K) of labels, float64 (N, K) of a regression.
-        facts: By modality: what the first present training sample says (channels, size, rate, num_features).
+        facts: By modality: what the training samples say (channels, size, rate, num_features); see `robust_facts`.
+        statistics: By split and modality.
+        digests: By split and modality: uint64 (N,) of the inputs as stored, 0 where absent or not known; empty where
+            not all samples were examined.
+        warnings: By modality, what is odd about its inputs.
+        faults: By modality, why it cannot be used.
     """
 
     sample_ids: Mapping[Split, tuple[str, ...]]
     targets: Mapping[Split, Mapping[str, Array]]
     facts: Mapping[str, Mapping[str, Any]]
+    statistics: Mapping[Split, Mapping[str, InputStatistics]] = field(default_factory=dict)
+    digests: Mapping[Split, Mapping[str, Array]] = field(default_factory=dict)
+    warnings: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    faults: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def split_hash(self) -> str:
@@ -165,18 +186,48 @@ class DatasetSource:
     @cached_property
     def index(self) -> Index:
         """Sample ids, targets and facts, checked; from the cache where it has them."""
-        arrays = self._cache.get_or_make(f"index/{INDEX_VERSION}/{self.key}", self._make_index)
+        arrays = self._cache.get_or_make(_index_key(self.key), self._make_index)
+        return self._read_index(arrays)
+
+    @property
+    def cached_index(self) -> Index | None:
+        """The index where the cache has it, else None; nothing is opened."""
+        arrays = self._cache.get(_index_key(self.key))
+        return None if arrays is None else self._read_index(arrays)
+
+    def _read_index(self, arrays: Mapping[str, Array]) -> Index:
         described = json.loads(arrays["index"].tobytes().decode())
         targets = {
             split: {task.name: arrays[f"{split}.{number}"] for number, task in enumerate(self.info.tasks)}
             for split in SPLITS
         }
         ids = {split: tuple(described["sample_ids"][split]) for split in SPLITS}
-        return Index(sample_ids=ids, targets=targets, facts=described["facts"])
+        names = [modality.name for modality in self.info.modalities]
+        statistics: dict[Split, dict[str, InputStatistics]] = {
+            split: {name: InputStatistics(**described["statistics"][split][name]) for name in names} for split in SPLITS
+        }
+        digests = {
+            split: {name: arrays[f"{split}.digests.{number}"] for number, name in enumerate(names)} for split in SPLITS
+        }
+        return Index(
+            sample_ids=ids,
+            targets=targets,
+            facts=described["facts"],
+            statistics=statistics,
+            digests=digests,
+            warnings=described["warnings"],
+            faults=described["faults"],
+        )
 
     def modality(self, name: str) -> Modality:
-        """Return a modality with its facts completed from the data."""
+        """Return a modality with its facts completed from the data.
+
+        Raises:
+            DataError: no sample of train has it, some inputs cannot be read, or vectors differ in width.
+        """
         declared = self._declared(name)
+        if name in self.index.faults:
+            raise DataError(self.index.faults[name])
         return dataclasses.replace(declared, facts={**self.index.facts.get(name, {}), **declared.facts})
 
     def columns(self, modality: str, transform: Transform, transform_key: str) -> dict[Split, Column]:
@@ -235,33 +286,40 @@ class DatasetSource:
         ids: dict[str, list[str]] = {}
         arrays: dict[str, Array] = {}
         seen: dict[str, str] = {}
-        facts: dict[str, dict[str, Any]] = {}
+        reader = _InputReader(self.info.modalities)
         for split in SPLITS:
             ids[split] = []
             targets: dict[str, list[Array]] = {task.name: [] for task in self.info.tasks}
-            for sample in self._samples(split):
+            reader.begin(split, len(self.splits[split]))
+            for position, sample in enumerate(self._samples(split)):
                 _check_id(sample.sample_id, split, seen)
                 ids[split].append(sample.sample_id)
                 for task in self.info.tasks:
                     targets[task.name].append(read_target(task, sample))
-                if split == "train" and len(facts) < len(self.info.modalities):
-                    _note_facts(facts, sample, self.info.modalities)
+                reader.read(sample, position)
             for number, task in enumerate(self.info.tasks):
                 arrays[f"{split}.{number}"] = np.stack(targets[task.name])
+            for number, modality in enumerate(self.info.modalities):
+                arrays[f"{split}.digests.{number}"] = reader.digests(split, modality.name)
         _check_targets(self.info.tasks, arrays)
-        described = json.dumps({"sample_ids": ids, "facts": facts}).encode()
-        return {**arrays, "index": np.frombuffer(described, dtype=np.uint8)}
+        described = {"sample_ids": ids, **reader.described()}
+        return {**arrays, "index": np.frombuffer(json.dumps(described).encode(), dtype=np.uint8)}
 
     def _make_columns(self, modality: str, transform: Transform) -> dict[str, Array]:
         kind = self._declared(modality).kind
         arrays: dict[str, Array] = {}
         shapes: set[tuple[int, ...]] = set()
         rows: dict[Split, list[Array | None]] = {}
+        errors: list[str] = []
         for split in SPLITS:
             rows[split] = []
             digests: list[int] = []
             for sample in self._samples(split):
-                value = sample.inputs.get(modality)
+                try:
+                    value = sample.inputs.get(modality)
+                except DataError as error:
+                    errors.append(str(error))
+                    continue
                 if value is None:
                     rows[split].append(None)
                     digests.append(0)
@@ -270,6 +328,8 @@ class DatasetSource:
                 digests.append(input_digest(value))
                 rows[split].append(_transformed(modality, value, transform, shapes))
             arrays[f"{split}.digests"] = np.array(digests, dtype=np.uint64)
+        if errors:
+            raise DataError(error_list(f"{len(errors):,} inputs of {modality!r} cannot be read", errors))
         if not shapes:
             raise DataError(f"no sample has the modality {modality!r}; leave it out of the selection")
         same = len(shapes) == 1
@@ -288,6 +348,142 @@ class DatasetSource:
             if not isinstance(sample, Sample):
                 raise ContractError(f"split {split!r}, item {position}: expected a Sample, got {type(sample).__name__}")
             yield sample
+
+
+class _InputReader:
+    """Gathers what every sample says of its inputs, by split and modality."""
+
+    def __init__(self, modalities: Sequence[Modality]) -> None:
+        self._modalities = modalities
+        self._summaries: dict[Split, dict[str, list[InputSummary | None]]] = {}
+        self._errors: dict[Split, dict[str, list[str]]] = {}
+        self._sizes: dict[Split, int] = {}
+        self._faults: dict[str, str] = {}
+        self._widths: dict[str, tuple[str, int]] = {}
+        self._split: Split = "train"
+        self._step = 1
+
+    def begin(self, split: Split, size: int) -> None:
+        """Start with a split of so many samples."""
+        self._split, self._step = split, max(1, size // _DECODED_SAMPLES)
+        self._sizes[split] = size
+        self._summaries[split] = {modality.name: [] for modality in self._modalities}
+        self._errors[split] = {modality.name: [] for modality in self._modalities}
+
+    def read(self, sample: Sample, position: int) -> None:
+        """Note what a sample says of each of its modalities."""
+        for modality in self._modalities:
+            name = modality.name
+            try:
+                has_header = hasattr(sample.inputs, "summary")
+                if not has_header and not isinstance(sample.inputs, dict) and position % self._step:
+                    continue
+                summary = _summary(sample, modality)
+            except DataError as error:
+                self._errors[self._split][name].append(str(error))
+                continue
+            self._summaries[self._split][name].append(summary)
+            width = summary.facts.get("num_features") if summary else None
+            if width is not None:
+                first, expected = self._widths.setdefault(name, (sample.sample_id, width))
+                if width != expected:
+                    self._faults.setdefault(
+                        name,
+                        f"{name!r} has {expected} numbers in sample {first!r} and {width} in {sample.sample_id!r}; "
+                        "give vectors of one width, or leave the modality out",
+                    )
+
+    def digests(self, split: Split, name: str) -> Array:
+        """Return the digests of a split's inputs; empty where not all could be computed."""
+        summaries = self._summaries[split][name]
+        whole = len(summaries) == self._sizes[split] and all(item is None or item.digest for item in summaries)
+        return digests_of(summaries if whole else [])
+
+    def described(self) -> dict[str, Any]:
+        """Return facts, statistics, warnings and faults as plain JSON."""
+        names = [modality.name for modality in self._modalities]
+        facts = {name: robust_facts(self._summaries["train"][name]) for name in names}
+        statistics = {
+            split: {name: statistics_of(self._summaries[split][name], self._errors[split][name]) for name in names}
+            for split in SPLITS
+        }
+        warnings: dict[str, list[str]] = {name: [] for name in names}
+        for name in names:
+            errors = [error for split in SPLITS for error in self._errors[split][name]]
+            if errors:
+                self._faults[name] = error_list(f"{len(errors):,} inputs of {name!r} cannot be read", errors)
+            elif not statistics["train"][name].present:
+                self._faults.setdefault(name, _absent(name, self._sizes["train"]))
+            elif not statistics["test"][name].present:
+                warnings[name].append(
+                    f"no sample of test has {name!r}: no test score says anything about this modality"
+                )
+            spread = spread_warning(name, self._summaries["train"][name], facts[name])
+            warnings[name] += [spread] if spread else []
+        return {
+            "facts": facts,
+            "statistics": {
+                split: {name: dataclasses.asdict(item) for name, item in found.items()}
+                for split, found in statistics.items()
+            },
+            "warnings": warnings,
+            "faults": self._faults,
+        }
+
+
+def error_list(headline: str, errors: Sequence[str]) -> str:
+    """Return one message for several errors: the error itself, or a headline and the first `MOST_ERRORS`."""
+    if len(errors) == 1:
+        return errors[0]
+    rest = f"\n  … and {len(errors) - MOST_ERRORS:,} more" if len(errors) > MOST_ERRORS else ""
+    return f"{headline}:" + "".join(f"\n  {error}" for error in errors[:MOST_ERRORS]) + rest
+
+
+def summary_of(value: Any) -> InputSummary:
+    """Return what a canonical input says of itself.
+
+    >>> summary_of("two words").amounts
+    {'words': 2.0}
+    """
+    digest = input_digest(value)
+    if isinstance(value, str):
+        return InputSummary(amounts={"words": float(len(value.split()))}, digest=digest)
+    if isinstance(value, Waveform):
+        facts = facts_of("audio", value)
+        return InputSummary(
+            facts=facts, amounts={"rate": value.rate, "seconds": len(value.values) / value.rate}, digest=digest
+        )
+    if value.dtype == np.uint8 and value.ndim >= 3:
+        facts = facts_of("image", value)
+        amounts = {"height": float(value.shape[-2]), "width": float(value.shape[-1])}
+        return InputSummary(
+            facts=facts, amounts=amounts | ({"frames": float(len(value))} if value.ndim == 4 else {}), digest=digest
+        )
+    amounts = {"length": float(len(value))} if value.ndim == 2 else {}
+    return InputSummary(facts=facts_of("tabular", value), amounts=amounts, digest=digest)
+
+
+def _summary(sample: Sample, modality: Modality) -> InputSummary | None:
+    summarize = getattr(sample.inputs, "summary", None)
+    if summarize is not None:
+        found: InputSummary | None = summarize(modality.name)
+        return found
+    value = sample.inputs.get(modality.name)
+    if value is None:
+        return None
+    check_canonical(f"{modality.name!r} of sample {sample.sample_id!r}", modality.kind, value)
+    return summary_of(value)
+
+
+def _absent(name: str, size: int) -> str:
+    return (
+        f"no sample of train has {name!r} ({size:,} samples), so nothing can be learned of it; move samples that have "
+        "it to train, or leave the modality out"
+    )
+
+
+def _index_key(key: str) -> str:
+    return f"index/{INDEX_VERSION}/{key}"
 
 
 def check_canonical(where: str, kind: Kind, value: Any) -> None:
@@ -472,17 +668,6 @@ def _check_targets(tasks: Sequence[TaskSpec], arrays: Mapping[str, Array]) -> No
                 f"task {task.name!r} has only one class in train ({int(train[0])}); there is nothing to learn. "
                 "Check the label column and the split"
             )
-
-
-def _note_facts(facts: dict[str, dict[str, Any]], sample: Sample, modalities: Sequence[Modality]) -> None:
-    for modality in modalities:
-        if modality.name in facts:
-            continue
-        value = sample.inputs.get(modality.name)
-        if value is None:
-            continue
-        check_canonical(f"{modality.name!r} of sample {sample.sample_id!r}", modality.kind, value)
-        facts[modality.name] = facts_of(modality.kind, value)
 
 
 def _transformed(modality: str, value: Any, transform: Transform, shapes: set[tuple[int, ...]]) -> Array:

@@ -94,7 +94,7 @@ class Modality:
         name: As users write it, "front_camera"; letters, digits, "_", "-", "."; at most 64.
         kind: What its samples are; decides which encoders accept it.
         facts: What is known of its samples: image ``channels`` and ``size`` [H, W], audio ``rate`` (Hz),
-            tabular and sequence ``num_features``. Facts left out are read off the first sample of train.
+            tabular and sequence ``num_features``. Facts left out are read off all samples of train (medians).
     """
 
     name: str

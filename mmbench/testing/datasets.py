@@ -100,7 +100,7 @@ def samples_are_canonical(subject: DatasetSubject) -> None:
     "facts-hold",
     "dataset",
     promise="The facts that a modality declares (channels, size, rate, num_features) are true of its samples.",
-    mend="Correct the Modality's facts, or leave out what varies: the core reads it off the first sample.",
+    mend="Correct the Modality's facts, or leave out what varies: the core reads it off the samples of train.",
     needs=("samples-are-canonical",),
 )
 def facts_hold(subject: DatasetSubject) -> None:

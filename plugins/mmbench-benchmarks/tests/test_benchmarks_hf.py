@@ -302,3 +302,44 @@ def test_describing_imports_neither_the_library_nor_torch_nor_pandas(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
 
     assert done.stdout.strip() == "[]", done.stderr
+
+
+@pytest.mark.parametrize("mode", ["1", "P", "CMYK", "I;16", "I", "F", "LA"])
+def test_pictures_that_the_library_keeps_as_tiff_are_decoded(tmp_path, mode):
+    shades = [Image.fromarray(np.full((4, 6), 10 * row, dtype=np.uint8)) for row in range(20)]
+    deep = mode in ("I;16", "I", "F")
+    pictures = [
+        Image.fromarray(np.asarray(shade).astype({"I;16": "uint16", "I": "int32", "F": "float32"}[mode])) if deep
+        else shade.convert(mode) if mode != "CMYK" else shade.convert("RGB").convert("CMYK")
+        for shade in shades
+    ]  # fmt: skip
+    target = saved(tmp_path / "set", train=rows(0, 20, img=pictures), validation=rows(0, 4), test=rows(0, 4))
+
+    train = opened(tmp_path, target, img="img")["train"]
+    for row, sample in enumerate(train):
+        value = sample.inputs["img"]
+        assert (value.dtype, value.shape) == (np.uint8, (3, 4, 6))
+        if mode == "1":
+            continue  # dithered by Pillow
+        expected = 10 * row * 255 / 190 if deep else 10 * row
+        assert abs(float(value.mean()) - expected) <= 1
+        assert sample.inputs.summary("img").facts["size"] == [4, 6]
+
+
+def test_a_broken_picture_is_named_once_and_without_an_address(tmp_path):
+    pictures = [{"bytes": b"\x00broken", "path": None}, *rows(0, 7)["img"]]
+    target = saved(tmp_path / "set", train=rows(0, 8, img=pictures), validation=rows(8, 4), test=rows(12, 4))
+
+    with pytest.raises(DataError) as caught:
+        opened(tmp_path, target)["train"][0].inputs["img"]
+
+    message = str(caught.value)
+    assert message.startswith("row 0 of 'img' cannot be read as an image (cannot identify image file the content); ")
+    assert "0x" not in message
+
+
+def test_a_modality_that_no_row_of_train_has_is_refused(tmp_path):
+    target = saved(tmp_path / "set", train=rows(0, 8, caption=[None] * 8), validation=rows(8, 4), test=rows(12, 4))
+
+    with pytest.raises(DataError, match=r"no row of train has 'words' \(8 rows\)"):
+        describe_hf(target, words="caption", img="img")

@@ -63,10 +63,10 @@ def test_flac_vorbis_and_opus_are_read(tmp_path, ending, subtype):
     assert np.corrcoef(value.values[2000:14000], tone[2000:14000])[0, 1] > 0.95
 
 
-def one_image(folder, name, image, **options):
+def one_image(folder, name, image, pixel_range="auto", **options):
     image.save(folder / name, **options)
     target = table(folder, "label,image", [f"{'ab'[row % 2]},{name}" for row in range(20)])
-    return column(target, "image", image="image")["row-000001"]
+    return column(target, "image", image="image", pixel_range=pixel_range)["row-000001"]
 
 
 def test_grey_images_have_one_channel(tmp_path):
@@ -82,10 +82,10 @@ def test_a_column_that_holds_any_colour_gives_three_channels_throughout(tmp_path
     np.testing.assert_array_equal(column(target, "photo")["s0"], np.full((3, 4, 4), 7))
 
 
-def test_sixteen_bit_grey_keeps_its_upper_byte(tmp_path):
+def test_sixteen_bit_grey_of_the_full_range_keeps_its_upper_byte(tmp_path):
     pixels = np.array([[0xABCD, 0x00FF], [0xFFFF, 0x0100]], dtype=np.uint16)
 
-    value = one_image(tmp_path, "deep.png", Image.fromarray(pixels))
+    value = one_image(tmp_path, "deep.png", Image.fromarray(pixels), pixel_range="full")
     np.testing.assert_array_equal(value[0], [[0xAB, 0x00], [0xFF, 0x01]])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import struct
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,57 @@ def test_of_a_long_video_the_middle_frame_of_each_part_is_kept(tmp_path, ending)
     np.testing.assert_allclose(frames[..., :15].mean(axis=(1, 2, 3)), [20, 70, 120, 170], atol=8)
     assert read(path, max_frames=1)[..., :15].mean() == pytest.approx(100, abs=8)
     assert len(read(path, max_frames=20)) == len(read(path, max_frames=500)) == 20
+
+
+def uneven(path, shown):
+    """Write a video whose frames are (grey level, milliseconds shown)."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(CODECS[path.suffix[1:]], rate=1000)
+        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = 32, 16, "yuv420p", 4_000_000
+        stream.codec_context.time_base = Fraction(1, 1000)
+        begin = 0
+        for level, milliseconds in shown:
+            frame = av.VideoFrame.from_ndarray(np.full((16, 32, 3), level, dtype=np.uint8), format="rgb24")
+            frame.pts, frame.time_base = begin, Fraction(1, 1000)
+            begin += milliseconds
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def levels(frames):
+    return frames.mean(axis=(1, 2, 3)).round(-1).tolist()
+
+
+@pytest.mark.parametrize("ending", ["mp4", "mkv", "webm", "mov"])
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        # 10 s, of which two frames fill the first nine.
+        ([(40, 4500), (120, 4500), *[(200, 50)] * 20], [40] * 4 + [120] * 3 + [200]),
+        # A slide show: 1 s, 5 s, 2 s.
+        ([(40, 1000), (120, 5000), (200, 2000)], [40, 120, 120, 120, 120, 120, 200, 200]),
+    ],
+)
+def test_frames_are_evenly_spaced_in_time_where_the_frame_rate_varies(tmp_path, ending, shown, expected):
+    frames = read(uneven(tmp_path / f"v.{ending}", shown), max_frames=8)
+
+    # The last frame's time is not in every container.
+    assert [a for a, b in zip(levels(frames), expected) if a != b] in ([], [120], [200])
+
+
+def test_what_an_edit_list_leaves_out_is_not_read(tmp_path):
+    path = film(tmp_path / "v.mp4", [10] * 10 + [200] * 10)
+    content = bytearray(path.read_bytes())
+    entry = content.index(b"elst") + 4 + 8  # of the first edit: duration, time in the track, rate
+    rate = struct.unpack(">I", content[content.index(b"mdhd") + 16 : content.index(b"mdhd") + 20])[0]
+    content[entry : entry + 8] = struct.pack(">Ii", 1000, rate)  # one second, from the first second on
+    path.write_bytes(content)
+
+    frames = read(path, max_frames=4)
+
+    assert len(frames) == 4
+    np.testing.assert_allclose(frames[..., :15].mean(axis=(1, 2, 3)), [200] * 4, atol=8)
 
 
 def test_a_video_turned_by_its_header_is_decoded_upright(tmp_path):

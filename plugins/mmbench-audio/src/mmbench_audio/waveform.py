@@ -85,7 +85,7 @@ class LogMel:
 
 
 def common_rate(modality: Modality, rate: int) -> int:
-    """Return the rate that all samples are brought to: `rate`, but not above that of the first sample, in Hz.
+    """Return the rate that all samples are brought to: `rate`, but not above the median rate of its samples, in Hz.
 
     Raises:
         UsageError: `rate` is less than 100.

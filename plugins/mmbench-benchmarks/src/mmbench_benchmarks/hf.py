@@ -2,8 +2,8 @@
 
 The library itself is not needed: its files are Arrow streams beside a JSON description. Options name columns as in
 `manifest`: ``image=img`` makes the modality "image" from the column "img"; ``label``, ``id``, ``config``, ``train``,
-``val``, ``test``, ``seed`` and ``max_seconds`` are reserved. Without any, all columns of pictures, sounds and texts are
-modalities.
+``val``, ``test``, ``seed``, ``max_seconds`` and ``pixel_range`` are reserved. Without any, all columns of pictures,
+sounds and texts are modalities.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from mmbench_datasets.labels import read_targets
 from mmbench_datasets.lazy import LazySamples, Read
-from mmbench_datasets.media import Embedded, read_audio, read_image
-from mmbench_datasets.options import check_misspelt, read_max_seconds, read_seed
+from mmbench_datasets.media import Embedded, PixelRange
+from mmbench_datasets.media_columns import AudioColumn, ImageColumn
+from mmbench_datasets.options import check_misspelt, read_max_seconds, read_pixel_range, read_seed
 from mmbench_datasets.splits import split_groups
 from mmbench_datasets.table import Table, part_name
 
@@ -27,7 +28,7 @@ from mmbench.spec import DatasetInfo, Kind, Modality, TaskSpec
 from mmbench_benchmarks.corpus import Corpus, carve_val
 from mmbench_benchmarks.hf_files import Stored, find_stored, read_table, require_pyarrow
 
-_RESERVED = ("label", "id", "config", "train", "val", "test", "seed", "max_seconds")
+_RESERVED = ("label", "id", "config", "train", "val", "test", "seed", "max_seconds", "pixel_range")
 _KINDS: tuple[Kind, ...] = ("image", "audio", "text", "tabular", "sequence")
 _SPLIT_WORDS: Mapping[Split, tuple[str, ...]] = {
     "train": ("train",),
@@ -79,20 +80,22 @@ def _corpus(target: str, options: Mapping[str, Any]) -> Corpus:
     target_task, values = _labels(stored, columns, known.get("label", "label"))
     sources = _sources(stored, declared, known)
     ids = _ids(stored, columns, known, [f"{names[split]}-{row:06}" for split, row in places])
-    max_seconds = read_max_seconds(known)
+    rows = _rows(tables, values, ids, read_seed(known), by_class=target_task.kind == "multiclass")
+    limits = {"max_seconds": read_max_seconds(known), "pixel_range": read_pixel_range(known), "train": rows["train"]}
     readers, missing, modalities = {}, [], []
     for name, (column, kind) in sources.items():
         chunks = pyarrow.chunked_array([chunk for table in columns[column] for chunk in table.chunks])
-        readers[name] = _reader(chunks, column, kind, max_seconds)
+        readers[name] = _reader(chunks, column, kind, **limits)
         modalities.append(Modality(name=name, kind=kind, facts={"channels": 3} if kind == "image" else {}))
         if chunks.null_count:
             missing.append(name)
+            _check_train(name, chunks, rows["train"])
     return Corpus(
         folder=stored.folder,
         modalities=tuple(modalities),
         missing=tuple(missing),
         tasks=(target_task,),
-        rows=_rows(tables, values, ids, read_seed(known), by_class=target_task.kind == "multiclass"),
+        rows=rows,
         ids=ids,
         targets={target_task.name: values},
         readers=readers,
@@ -266,26 +269,43 @@ def _is_list(feature: Any) -> bool:
     return isinstance(feature, dict) and feature.get("_type") in ("List", "LargeList", "Sequence")
 
 
-def _reader(column: Any, name: str, kind: Kind, max_seconds: float) -> Read:
+def _check_train(name: str, column: Any, train: Sequence[int]) -> None:
+    """Raise where no row of train has a modality: nothing could be learned of it."""
+    if not any(column[row].is_valid for row in train):
+        raise DataError(
+            f"no row of train has {name!r} ({len(train)} rows), so nothing can be learned of it; move rows that have "
+            "it to train, or leave the modality out"
+        )
+
+
+def _reader(
+    column: Any, name: str, kind: Kind, *, max_seconds: float, pixel_range: PixelRange | None, train: Sequence[int]
+) -> Read:
     """Return what decodes a row of a column, None where it holds nothing."""
+
+    def where(row: int) -> str:
+        return f"row {row} of {name!r}"
+
+    def file(row: int) -> Embedded | None:
+        value = column[row].as_py()
+        return None if value is None else _embedded(value, where(row))
 
     def read(row: int) -> Any:
         value = column[row].as_py()
-        where = f"row {row} of {name!r}"
         if value is None:
             return None
         if kind == "text":
             return str(value)
-        if kind == "image":
-            return read_image(_embedded(value, where), where, channels=3)
-        if kind == "audio":
-            return read_audio(_embedded(value, where), where, max_seconds=max_seconds)
         try:
             array = np.asarray(value, dtype=np.float32)
         except (ValueError, TypeError):
-            raise DataError(f"{where} holds no numbers of one shape; leave the column out") from None
+            raise DataError(f"{where(row)} holds no numbers of one shape; leave the column out") from None
         return array.reshape(-1) if kind == "tabular" else array.reshape(len(array), -1)
 
+    if kind == "image":
+        return ImageColumn(file, where, channels=3, train=train, pixel_range=pixel_range)
+    if kind == "audio":
+        return AudioColumn(file, where, max_seconds=max_seconds)
     return read
 
 
@@ -296,4 +316,4 @@ def _embedded(value: Any, where: str) -> Embedded:
         raise DataError(
             f"{where} is kept outside the dataset ({path[:80]!r}); save it again: save_to_disk() takes files in"
         )
-    return Embedded(Path(path).name or where, content)
+    return Embedded(Path(path).name, content)

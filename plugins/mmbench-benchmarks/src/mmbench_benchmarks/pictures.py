@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmbench_datasets.lazy import LazySamples, Read
-from mmbench_datasets.media import read_image
+from mmbench_datasets.media_columns import ImageColumn
 
 from mmbench.data import SPLITS, Split
 from mmbench.errors import DataError, UsageError
@@ -465,4 +465,4 @@ def _questions(folder: Folder, questions: str, annotations: str, part: str) -> l
 
 
 def _image(folder: Folder, paths: Sequence[str]) -> Read:
-    return lambda row: read_image(folder.root / paths[row], paths[row], channels=3)
+    return ImageColumn(lambda row: folder.root / paths[row], lambda row: paths[row], channels=3)

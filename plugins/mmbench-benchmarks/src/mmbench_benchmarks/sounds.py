@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from mmbench_datasets.lazy import LazySamples, Read
-from mmbench_datasets.media import read_audio
+from mmbench_datasets.media_columns import AudioColumn, VideoColumn
 from mmbench_datasets.splits import split_groups
-from mmbench_datasets.video import MAX_FRAMES, read_video, require_av
+from mmbench_datasets.video import MAX_FRAMES, require_av
 
 from mmbench.data import SPLITS, Split
 from mmbench.errors import DataError, UsageError
@@ -87,8 +87,11 @@ def _crema_d(
         films = [f"VideoFlash/{name}.flv" for name in ids]
         media |= folder.statuses([(film, "VideoFlash") for film in films])
         modalities.append(Modality(name="video", kind="video"))
-        readers["video"] = lambda row: read_video(
-            folder.root / films[row], films[row], max_seconds=max_seconds, max_frames=max_frames
+        readers["video"] = VideoColumn(
+            lambda row: folder.root / films[row],
+            lambda row: films[row],
+            max_seconds=max_seconds,
+            max_frames=max_frames,
         )
     return Corpus(
         folder=folder,
@@ -229,4 +232,4 @@ def _esc_50(folder: Folder, *, test_fold: int = 5, esc10: bool = False, max_seco
 
 
 def _audio(folder: Folder, paths: Sequence[str], max_seconds: float) -> Read:
-    return lambda row: read_audio(folder.root / paths[row], paths[row], max_seconds=max_seconds)
+    return AudioColumn(lambda row: folder.root / paths[row], lambda row: paths[row], max_seconds=max_seconds)

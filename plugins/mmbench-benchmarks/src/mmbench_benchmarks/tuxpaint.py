@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from mmbench_datasets.lazy import LazySamples, Read
-from mmbench_datasets.media import Embedded, read_audio, read_image
+from mmbench_datasets.media import Embedded, MediaFile
+from mmbench_datasets.media_columns import AudioColumn, ImageColumn
 from mmbench_datasets.splits import split_groups
 
 from mmbench.errors import DataError, Unavailable, UsageError
@@ -197,18 +198,18 @@ def _text(folder: Folder, path: str, language: str) -> str:
 
 
 def _pictures(folder: Folder, stamps: Sequence[_Stamp], size: int) -> Read:
-    def read(row: int) -> Any:
+    def file(row: int) -> MediaFile:
         path = stamps[row].picture
         if path.endswith(".svg"):
-            return read_image(Embedded(path, _drawn(folder.root / path, path, size)), path, channels=3)
-        return read_image(folder.root / path, path, channels=3)
+            return Embedded(path, _drawn(folder.root / path, path, size))
+        return folder.root / path
 
-    return read
+    return ImageColumn(file, lambda row: stamps[row].picture, channels=3)
 
 
 def _sounds(folder: Folder, paths: Sequence[str]) -> Read:
-    return lambda row: (
-        read_audio(folder.root / paths[row], paths[row], max_seconds=_MAX_SECONDS) if paths[row] else None
+    return AudioColumn(
+        lambda row: folder.root / paths[row] if paths[row] else None, lambda row: paths[row], max_seconds=_MAX_SECONDS
     )
 
 

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from mmbench.config import cache_dir
+from mmbench.data import error_list
+from mmbench.errors import DataError
 
 #: A file changed less than this ago may change again within the clock's resolution: it is not remembered.
 _SETTLED_NS = 2_000_000_000
@@ -25,12 +27,35 @@ def hash_files(
     Args:
         root: The folder that the paths start from.
         files: What `os.stat` said, by relative path.
+        check: As in `file_digests`.
+
+    Raises:
+        DataError: a check failed.
+    """
+    total = hashlib.sha256()
+    for name, digest in file_digests(root, files, check).items():
+        total.update(f"{name}\0{digest}\n".encode("utf-8", "surrogateescape"))
+    return total.hexdigest()
+
+
+def file_digests(
+    root: Path, files: Mapping[str, os.stat_result], check: Callable[[str], None] = lambda name: None
+) -> dict[str, str]:
+    """Return the SHA-256 of every file below `root`, by path in order: hex.
+
+    Args:
+        root: The folder that the paths start from.
+        files: What `os.stat` said, by relative path.
         check: Called with every file that is not remembered; what it raises keeps the file from being remembered.
+
+    Raises:
+        DataError: checks failed; the message lists the first of them.
     """
     root_hash = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:24]
     memo_path = cache_dir() / "manifest-hashes" / f"{root_hash}.json"
     remembered = _read(memo_path)
-    total = hashlib.sha256()
+    digests: dict[str, str] = {}
+    errors: list[str] = []
     settled_before = time.time_ns() - _SETTLED_NS
     fresh: dict[str, list[int | str]] = {}
     for name in sorted(files):
@@ -39,15 +64,21 @@ def hash_files(
         if known and known[0] == status.st_size and known[1] == status.st_mtime_ns:
             digest = str(known[2])
         else:
-            check(name)
+            try:
+                check(name)
+            except DataError as error:
+                errors.append(str(error))
+                continue
             with (root / name).open("rb") as stream:
                 digest = hashlib.file_digest(stream, "sha256").hexdigest()
             if status.st_mtime_ns < settled_before:
                 fresh[name] = [status.st_size, status.st_mtime_ns, digest]
-        total.update(f"{name}\0{digest}\n".encode("utf-8", "surrogateescape"))
+        digests[name] = digest
     if fresh:
         _write(memo_path, {**remembered, **fresh})
-    return total.hexdigest()
+    if errors:
+        raise DataError(error_list(f"{len(errors):,} files cannot be used", errors))
+    return digests
 
 
 def _read(path: Path) -> dict[str, list[int | str]]:

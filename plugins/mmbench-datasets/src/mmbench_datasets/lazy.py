@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from mmbench.data import Sample
+from mmbench.data import Sample, summary_of
+from mmbench.input_statistics import InputSummary
 
 #: What gives one modality of a row, or None where the row lacks it.
 Read: TypeAlias = Callable[[int], Any]
 
 
 class LazyInputs(Mapping[str, Any]):
-    """The inputs of one row; each access decodes anew and keeps nothing."""
+    """The inputs of one row; each access decodes anew and keeps nothing.
+
+    A reader may have a method ``summary(row)`` that reads a header alone.
+    """
 
     def __init__(self, readers: Mapping[str, Read], row: int) -> None:
         self._readers = readers
@@ -20,6 +24,16 @@ class LazyInputs(Mapping[str, Any]):
 
     def __getitem__(self, modality: str) -> Any:
         return self._readers[modality](self._row)
+
+    def summary(self, modality: str) -> InputSummary | None:
+        """Return what is known of an input without decoding it, None where the row lacks it."""
+        reader = self._readers[modality]
+        summarize = getattr(reader, "summary", None)
+        if summarize is not None:
+            found: InputSummary | None = summarize(self._row)
+            return found
+        value = reader(self._row)
+        return None if value is None else summary_of(value)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._readers)

@@ -1,9 +1,9 @@
 """Any data of one's own: a manifest whose columns are paths, texts, numbers and labels, checked before anything runs.
 
-Options name the columns. ``label``, ``split``, ``id``, ``group``, ``seed``, ``max_seconds`` and ``max_frames`` are
-reserved; every other option is a modality: ``image=photo`` makes the modality "image" from the column "photo".
-``meta=age+height`` joins columns into one table. ``text=number:text`` forces a kind where the content would be taken
-for another.
+Options name the columns. ``label``, ``split``, ``id``, ``group``, ``seed``, ``max_seconds``, ``max_frames`` and
+``pixel_range`` are reserved; every other option is a modality: ``image=photo`` makes the modality "image" from the
+column "photo". ``meta=age+height`` joins columns into one table. ``text=number:text`` forces a kind where the content
+would be taken for another.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,10 @@ from typing import Any
 from mmbench.data import Split
 from mmbench.errors import DataError, SpecError, UsageError
 from mmbench.spec import DatasetInfo, Kind
-from mmbench_datasets.filehash import hash_files
+from mmbench_datasets.filehash import file_digests, hash_files
 from mmbench_datasets.files import find_files
 from mmbench_datasets.labels import Target, read_targets
-from mmbench_datasets.media import check_header
+from mmbench_datasets.media import PixelRange, check_header
 from mmbench_datasets.modalities import (
     MEDIA_KINDS,
     Source,
@@ -32,12 +32,12 @@ from mmbench_datasets.modalities import (
     modality_of,
     with_features,
 )
-from mmbench_datasets.options import check_misspelt, read_max_seconds, read_seed
+from mmbench_datasets.options import check_misspelt, read_max_seconds, read_pixel_range, read_seed
 from mmbench_datasets.splits import check_groups, check_labels_of_splits, generated_split, given_split
 from mmbench_datasets.table import Table, number, read_table
 from mmbench_datasets.video import MAX_FRAMES, check_video
 
-RESERVED = ("label", "split", "id", "group", "seed", "max_seconds", "max_frames")
+RESERVED = ("label", "split", "id", "group", "seed", "max_seconds", "max_frames", "pixel_range")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,8 @@ class Manifest:
         rows: By split, in the file's order.
         files: What `os.stat` said of every file that a row names, by path as written.
         max_seconds: Longest audio or video accepted, in seconds.
-        max_frames: Most frames of a video that are kept, evenly spaced.
+        max_frames: Most frames of a video that are kept, evenly spaced in time.
+        pixel_range: Of 16-bit and float images; None takes that of the column's images in train.
         settings: The options as they were understood, for the fingerprint.
     """
 
@@ -66,6 +67,7 @@ class Manifest:
     files: Mapping[str, os.stat_result]
     max_seconds: float
     max_frames: int
+    pixel_range: PixelRange | None
     settings: Mapping[str, Any]
 
     @property
@@ -77,6 +79,11 @@ class Manifest:
             if any(not any(map(str.strip, cells)) for cells in self._cells(source))
         )
 
+    @cached_property
+    def digests(self) -> Mapping[str, str]:
+        """SHA-256 of every file, by path as written."""
+        return file_digests(self.root, self.files, self.check_file)
+
     def check_file(self, name: str) -> None:
         """Check that a file is of the kind that its column says.
 
@@ -87,7 +94,7 @@ class Manifest:
         if kind == "video":
             check_video(self.root / name, self.table.where(row), max_seconds=self.max_seconds)
         else:
-            check_header(self.root / name, kind, self.table.where(row))
+            check_header(self.root / name, kind, self.table.where(row), max_seconds=self.max_seconds)
 
     @cached_property
     def _named(self) -> Mapping[str, tuple[Kind, int]]:
@@ -118,6 +125,7 @@ def describe(target: str, **options: Any) -> DatasetInfo:
     content = hashlib.sha256(manifest.table.content)
     content.update(json.dumps(manifest.settings, sort_keys=True).encode())
     content.update(hash_files(manifest.root, manifest.files, manifest.check_file).encode())
+    _check_train(manifest)
     try:
         return DatasetInfo(
             modalities=tuple(modality_of(source) for source in manifest.sources),
@@ -176,6 +184,7 @@ def read_manifest(target: str, options: Mapping[str, Any]) -> Manifest:
     else:
         used = {item.column for item in targets} | {split_column, group_column, known.get("id", "id")}
         sources = inferred_sources(table, ids, used)
+    table = _with_stripped_paths(table, sources)
     sources = [with_features(table, source, rows["train"]) for source in sources]
     root = table.path.resolve().parent
     frames = {"max_frames": max_frames} if any(source.kind == "video" for source in sources) else {}
@@ -189,8 +198,31 @@ def read_manifest(target: str, options: Mapping[str, Any]) -> Manifest:
         files=find_files(table, root, sources),
         max_seconds=max_seconds,
         max_frames=max_frames,
+        pixel_range=read_pixel_range(known),
         settings={**known, "seed": seed, "max_seconds": max_seconds, **frames},
     )
+
+
+def _with_stripped_paths(table: Table, sources: Sequence[Source]) -> Table:
+    """Return the table with the blanks around paths of media gone."""
+    media = {source.columns[0] for source in sources if source.kind in MEDIA_KINDS}
+    columns = {
+        name: [cell.strip() for cell in cells] if name in media else cells for name, cells in table.columns.items()
+    }
+    return replace(table, columns=columns)
+
+
+def _check_train(manifest: Manifest) -> None:
+    """Raise where no row of train has a modality: nothing could be learned of it."""
+    train = manifest.rows["train"]
+    for source in manifest.sources:
+        columns = [manifest.table.columns[column] for column in source.columns]
+        if not any(cells[row].strip() for row in train for cells in columns):
+            raise DataError(
+                f"{manifest.table.path.name}: no row of train has {source.name!r} ({len(train)} rows; column "
+                f"{'+'.join(source.columns)}), so nothing can be learned of it; move rows that have it to train, or "
+                "leave the modality out"
+            )
 
 
 def _check_leaks(sources: Sequence[Source], targets: Sequence[Target], split_column: str) -> None:

@@ -5,17 +5,43 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from mmbench.errors import DataError, UsageError
 from mmbench.spec import Kind, Modality
+from mmbench_datasets.media import format_of
 from mmbench_datasets.moments import WIDTHS, Moment, moment_of
 from mmbench_datasets.table import Table, is_nan, number, part_name
 
 MEDIA_ENDINGS: Mapping[str, Kind] = {
-    **dict.fromkeys((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"), "image"),
-    **dict.fromkeys((".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3"), "audio"),
-    **dict.fromkeys((".mp4", ".mkv", ".webm", ".mov", ".avi"), "video"),
+    **dict.fromkeys((".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff"), "image"),
+    **dict.fromkeys((".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff"), "audio"),
+    **dict.fromkeys((".mp4", ".m4v", ".mkv", ".webm", ".mov", ".avi", ".mpg", ".mpeg", ".ogv"), "video"),
 }  # type: ignore[dict-item]
+#: Endings of files that are no media that mmbench reads: a column of them is no text.
+_OTHER_ENDINGS = (
+    *(
+        ".heic",
+        ".heif",
+        ".avif",
+        ".jp2",
+        ".j2k",
+        ".jxl",
+        ".svg",
+        ".psd",
+        ".raw",
+        ".cr2",
+        ".nef",
+        ".dng",
+        ".exr",
+        ".dcm",
+    ),
+    *(".nii", ".m4a", ".aac", ".wma", ".amr", ".ac3", ".mid", ".midi", ".wmv", ".3gp", ".ts", ".npy", ".npz", ".pt"),
+    *(".pkl", ".h5", ".hdf5", ".mat", ".bin", ".pdf", ".zip"),
+)
+#: So many cells of a column are looked at to tell whether they name files, and so many of these files are opened.
+_PROBED_CELLS, _OPENED_FILES = 64, 8
+_LONGEST_PATH = 1024
 MEDIA_KINDS = ("image", "audio", "video")
 
 _FORCED_KINDS = (*MEDIA_KINDS, "text", "tabular")
@@ -90,17 +116,21 @@ def _filled(cells: Sequence[str]) -> list[str]:
 
 def _ending(cell: str) -> str:
     """The ending of a path in lower case, fast: manifests have many cells."""
-    return cell[cell.rfind(".") :].lower() if "." in cell else ""
+    return cell[cell.rfind(".") :].rstrip().lower() if "." in cell else ""
 
 
 def _kind_of(table: Table, column: str) -> Kind:
-    """Tell a column's kind by its content: media by their endings, numbers, dates and times are tabular, else text."""
+    """Tell a column's kind by its content: files by theirs, numbers, dates and times are tabular, else text.
+
+    Raises:
+        DataError: the column names files of several kinds, or files that mmbench does not read.
+    """
     cells = _filled(table.columns[column])
     kinds = Counter(MEDIA_ENDINGS.get(_ending(cell)) for cell in cells)
     media = [kind for kind in kinds if kind]
     if media and (None not in kinds or kinds[None] < len(cells) / 2):
+        common = max(media, key=lambda kind: kinds[kind])
         if len(kinds) > 1:
-            common = max(media, key=lambda kind: kinds[kind])
             row, cell = next(
                 (row, cell)
                 for row, cell in enumerate(table.columns[column])
@@ -110,9 +140,89 @@ def _kind_of(table: Table, column: str) -> Kind:
                 f"{table.where(row)}: {cell!r} in column {column!r} is not {common}, as most of the column is; "
                 f"mend it, leave the cell empty, or force a kind with {column}:KIND"
             )
-        return media[0]
+        return _kind_of_content(table, column) or common
+    found = _kind_of_content(table, column)
+    if found:
+        return found
     numeric = all(number(cell) is not None or is_nan(cell) for cell in cells)
-    return "tabular" if cells and (numeric or _moment_of(cells)) else "text"
+    return "tabular" if cells and (numeric or _moment_of(cells)) else _text_if_no_paths(table, column)
+
+
+def _kind_of_content(table: Table, column: str) -> Kind | None:
+    """Return the kind of the files that a column names, None where most of its cells name no files that are there.
+
+    Raises:
+        DataError: the files are of no kind, or of several.
+    """
+    probed = _probed(table.columns[column])
+    root = table.path.resolve().parent
+    files = [(row, root / cell.strip()) for row, cell in probed if _may_be_path(cell) and _is_file(root, cell.strip())]
+    if not files or len(files) * 2 < len(probed):
+        return None
+    step = max(1, len(files) // _OPENED_FILES)
+    opened = [(row, file, format_of(file)) for row, file in files[::step]]
+    kinds = Counter(known.kind for _, _, known in opened)
+    if len(kinds) == 1 and "" not in kinds:
+        return next(iter(kinds))  # type: ignore[return-value]
+    if MEDIA_ENDINGS.get(_ending(files[0][1].name)):
+        return None  # the check of each file says what is wrong with it
+    common = kinds.most_common(1)[0][0]
+    row, file, known = next(item for item in opened if not common or item[2].kind != common)
+    if known.kind and common:
+        raise DataError(
+            f"{table.where(row)}: {file.name!r} in column {column!r} is {known.kind} ({known.name}), not {common}, as "
+            f"most of the column is; mend it, leave the cell empty, or force a kind with {column}:KIND"
+        )
+    raise _no_media(table, column, row, f"{file.name!r} is {known.name or 'a file of an unknown format'}")
+
+
+def _text_if_no_paths(table: Table, column: str) -> Kind:
+    """Return "text", unless most cells look like the names of files: labels hide in such names.
+
+    Raises:
+        DataError: they do.
+    """
+    probed = _probed(table.columns[column])
+    named = [(row, cell) for row, cell in probed if _ending(_bare(cell)) in (*MEDIA_ENDINGS, *_OTHER_ENDINGS)]
+    if not named or len(named) * 2 < len(probed):
+        return "text"
+    row, cell = named[0]
+    bare = _bare(cell)
+    if bare != cell.strip() and _ending(bare) in MEDIA_ENDINGS:
+        raise DataError(
+            f"{table.where(row)}: {cell!r} in column {column!r} names no file; write {bare!r}, or read the words "
+            f"themselves with {column}:text"
+        )
+    raise _no_media(table, column, row, f"{cell!r} is a file of a kind")
+
+
+def _no_media(table: Table, column: str, row: int, what: str) -> DataError:
+    return DataError(
+        f"{table.where(row)}: {what}, which is none of the media that mmbench reads (column {column!r}); convert it to "
+        f"PNG, JPEG, WAV, FLAC or MP4, or read the words themselves with {column}:text"
+    )
+
+
+def _probed(cells: Sequence[str]) -> list[tuple[int, str]]:
+    """Return some filled cells, evenly spaced, and their rows."""
+    filled = [(row, cell) for row, cell in enumerate(cells) if cell.strip()]
+    return filled[:: max(1, len(filled) // _PROBED_CELLS)]
+
+
+def _bare(cell: str) -> str:
+    """Return a path without blanks, quotes, and what follows a "?" or "#"."""
+    return cell.strip().strip("'\"`").split("?")[0].split("#")[0].strip()
+
+
+def _may_be_path(cell: str) -> bool:
+    return len(cell) <= _LONGEST_PATH and "\0" not in cell and ".." not in cell and not cell.startswith(("/", "~"))
+
+
+def _is_file(root: Path, name: str) -> bool:
+    try:
+        return (root / name).is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _moment_of(cells: Sequence[str]) -> Moment | None:

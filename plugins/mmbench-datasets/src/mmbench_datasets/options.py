@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Collection, Iterable, Mapping
 
 from mmbench.errors import UsageError
+from mmbench_datasets.media import FULL_RANGE, PixelRange
 from mmbench_datasets.table import number
 
 DEFAULT_MAX_SECONDS = 600.0
@@ -51,3 +52,21 @@ def read_max_seconds(known: Mapping[str, str]) -> float:
     if max_seconds is None or max_seconds <= 0:
         raise UsageError(f"max_seconds must be a number above 0, got {known['max_seconds']!r}")
     return max_seconds
+
+
+def read_pixel_range(known: Mapping[str, str]) -> PixelRange | None:
+    """Return the option `pixel_range`: "full", or "LOW..HIGH"; None where it is not given, or "auto".
+
+    Raises:
+        UsageError: it is none of these.
+    """
+    value = known.get("pixel_range", "auto")
+    if value in ("auto", "full"):
+        return FULL_RANGE if value == "full" else None
+    low, _, high = value.partition("..")
+    bounds = number(low), number(high)
+    if bounds[0] is None or bounds[1] is None or bounds[0] >= bounds[1]:
+        raise UsageError(
+            f"pixel_range must be auto, full or LOW..HIGH, such as 0..4095 for 12 bits; got {known['pixel_range']!r}"
+        )
+    return PixelRange(bounds[0], bounds[1])

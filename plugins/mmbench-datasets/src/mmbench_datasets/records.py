@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
 
 from mmbench.data import SPLITS, Split
+from mmbench.input_statistics import InputSummary
 from mmbench_datasets.lazy import LazySamples, Read
 from mmbench_datasets.manifest import Manifest
-from mmbench_datasets.media import is_grey, read_audio, read_image
+from mmbench_datasets.media_columns import AudioColumn, ImageColumn, VideoColumn, content_digest
 from mmbench_datasets.modalities import Feature, Source
 from mmbench_datasets.moments import encode_moment
-from mmbench_datasets.video import read_video, require_av
+from mmbench_datasets.video import require_av
 
 
 def open_records(manifest: Manifest) -> dict[Split, LazySamples]:
@@ -32,42 +37,49 @@ def open_records(manifest: Manifest) -> dict[Split, LazySamples]:
 def _reader(manifest: Manifest, source: Source) -> Read:
     """Return what gives a modality of a row, or None where its cells are empty."""
     if source.kind == "tabular":
-        return _table_reader(manifest, source)
+        return _TableColumns([(feature, manifest.table.columns[feature.column]) for feature in source.features])
     cells = manifest.table.columns[source.columns[0]]
     if source.kind == "text":
         return lambda row: cells[row] if cells[row].strip() else None
-    decode = _decoder(manifest, source)
-    return lambda row: decode(row) if cells[row].strip() else None
+    return _media_column(manifest, source)
 
 
-def _decoder(manifest: Manifest, source: Source) -> Read:
+def _media_column(manifest: Manifest, source: Source) -> Read:
     cells = manifest.table.columns[source.columns[0]]
-    table, root, limit = manifest.table, manifest.root, manifest.max_seconds
+    root, where = manifest.root, manifest.table.where
+
+    def file(row: int) -> Path | None:
+        return root / cells[row] if cells[row].strip() else None
+
+    def digest(row: int) -> int:
+        return int(manifest.digests[cells[row]][:16], 16) or 1
+
     if source.kind == "audio":
-        return lambda row: read_audio(root / cells[row], table.where(row), max_seconds=limit)
+        return AudioColumn(file, where, digest, max_seconds=manifest.max_seconds)
     if source.kind == "video":
-        frames = manifest.max_frames
-        return lambda row: read_video(root / cells[row], table.where(row), max_seconds=limit, max_frames=frames)
-    channels: list[int] = []
-
-    def decode(row: int) -> NDArray[np.uint8]:
-        if not channels:  # grey only where the whole column is, so that every image has the same channels
-            grey = all(is_grey(root / cell) for cell in dict.fromkeys(cells) if cell.strip())
-            channels.append(1 if grey else 3)
-        return read_image(root / cells[row], table.where(row), channels=channels[0])
-
-    return decode
+        return VideoColumn(file, where, digest, max_seconds=manifest.max_seconds, max_frames=manifest.max_frames)
+    rows = [row for split in SPLITS for row in manifest.rows[split]]
+    return ImageColumn(file, where, digest, rows=rows, train=manifest.rows["train"], pixel_range=manifest.pixel_range)
 
 
-def _table_reader(manifest: Manifest, source: Source) -> Read:
-    columns = [(feature, manifest.table.columns[feature.column]) for feature in source.features]
+@dataclass(frozen=True)
+class _TableColumns:
+    """Columns of a manifest that make one table."""
 
-    def read(row: int) -> NDArray[np.float32] | None:
-        if not any(cells[row].strip() for _, cells in columns):
+    columns: Sequence[tuple[Feature, Sequence[str]]]
+
+    def __call__(self, row: int) -> NDArray[np.float32] | None:
+        if not any(cells[row].strip() for _, cells in self.columns):
             return None
-        return np.concatenate([encode(feature, cells[row].strip()) for feature, cells in columns])
+        return np.concatenate([encode(feature, cells[row].strip()) for feature, cells in self.columns])
 
-    return read
+    def summary(self, row: int) -> InputSummary | None:
+        """Return the width, and what the cells hold; they are not encoded."""
+        cells = [cells[row].strip() for _, cells in self.columns]
+        if not any(cells):
+            return None
+        width = sum(feature.width for feature, _ in self.columns)
+        return InputSummary(facts={"num_features": width}, digest=content_digest("\0".join(cells).encode()))
 
 
 def encode(feature: Feature, cell: str) -> NDArray[np.float32]:

@@ -58,7 +58,7 @@ def evenly_spaced(video: NDArray[np.uint8], num_frames: int) -> NDArray[np.uint8
 
 
 def square_side(modality: Modality, max_side: int) -> int:
-    """Return the side of the square for a modality: the longer side of its first video, but at most `max_side`.
+    """Return the side of the square for a modality: the longer side of its median video, but at most `max_side`.
 
     Raises:
         UsageError: `max_side` is less than 1.

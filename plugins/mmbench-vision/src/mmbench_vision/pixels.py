@@ -47,7 +47,7 @@ def square_side(modality: Modality, max_side: int, *, multiple_of: int = 1) -> i
     """Return the side of the square for a modality: that of its images, but at most `max_side`.
 
     Args:
-        modality: With the facts of its first image.
+        modality: With the median size of its images.
         max_side: Largest allowed side, in pixels.
         multiple_of: The side is rounded down to a multiple of this, and is at least this.
 
