@@ -195,7 +195,11 @@ def pick_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise Unavailable(f"--device {name} was asked for, but torch {torch.__version__} sees no CUDA device here")
-    return torch.device(name)
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        found = torch.cuda.device_count()
+        raise Unavailable(f"--device {name} was asked for, but CUDA devices here have the numbers 0 to {found - 1}")
+    return device
 
 
 def _encoders(

@@ -36,9 +36,11 @@ def plugins(context: typer.Context, plugin: Plugin = None, as_json: Json = False
 def doctor(plugin: Plugin = None, as_json: Json = False) -> None:
     """Say what is wrong with the installed plugins and what each needs; exit 4 when one is broken."""
     from mmbench import doctor as clinic
+    from mmbench.executors.local import LocalExecutor
 
     registry = registry_of(plugin)
-    findings = clinic.examine(registry)
+    with LocalExecutor() as executor:
+        findings = clinic.examine(registry, executor)
     emit(as_json, lambda: clinic.findings_json(findings), lambda: clinic.print_findings(findings))
     raise typer.Exit(4 if any(finding.severity == "error" for finding in findings) else 0)
 

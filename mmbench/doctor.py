@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -12,15 +11,17 @@ from typing import Any, Literal
 
 from rich.text import Text
 
+from mmbench.executors import Executor
+from mmbench.executors.inline import InlineExecutor
 from mmbench.loading import PluginInfo
-from mmbench.part_code import install_command, load_attribute, missing_packages
-from mmbench.registry import Registry
+from mmbench.pairs import COMPANIONS, explain_pair, installed_version
+from mmbench.part_code import install_command, missing_packages
+from mmbench.preflight import check_components, import_packages
+from mmbench.registry import Entry, Registry
 from mmbench.report.text import counted
-from mmbench.spec import SPEC_OF_ROLE
+from mmbench.spec import SPEC_OF_ROLE, role_of
 from mmbench.views import console
 
-#: Compiled against one release of torch; with any other they fail in ways that do not name the cause.
-_COMPANIONS = ("torchvision", "torchaudio")
 _MISSING_MODULE = re.compile(r"No module named '([\w.]+)'")
 
 
@@ -43,14 +44,20 @@ class Finding:
     traceback: str = ""
 
 
-def examine(registry: Registry) -> list[Finding]:
-    """Look at versions, name clashes, plugins that failed, parts whose code or packages are not there."""
+def examine(registry: Registry, executor: Executor | None = None) -> list[Finding]:
+    """Look at versions, name clashes, plugins that failed, components whose code or packages are not there.
+
+    Args:
+        registry: What is installed.
+        executor: Where components are imported; None is this process, which a crash of theirs would end.
+    """
     return [
         *_failed(registry),
         *_unmet_requirements(registry),
         *_clashes(registry),
-        *_unusable(registry),
-        *_companions(),
+        *_lacking(registry),
+        *_broken(registry, executor),
+        *_unused_companions(registry, executor),
         *_warned(registry),
     ]
 
@@ -142,46 +149,47 @@ def _clashes(registry: Registry) -> Iterable[Finding]:
             )
 
 
-def _unusable(registry: Registry) -> Iterable[Finding]:
-    for role in SPEC_OF_ROLE:
-        for entry in registry.entries(role):
-            absent = missing_packages(entry.spec)
-            if absent:
-                yield Finding(
-                    severity="warning",
-                    subject=f"{role} {entry.ref}",
-                    problem=f"needs {', '.join(absent)}, which cannot be imported here",
-                    mend=install_command(entry),
-                )
-                continue
-            try:
-                load_attribute(entry.spec.factory)
-            except Exception as error:
-                yield Finding(
-                    severity="error",
-                    subject=f"{role} {entry.ref}",
-                    problem=f"its code cannot be loaded: {error}",
-                    mend=f"reinstall {entry.dist}, or tell its author",
-                )
-
-
-def _companions() -> Iterable[Finding]:
-    """A torchvision or torchaudio that was built for another torch fails in ways that do not name the cause."""
-    for name in _COMPANIONS:
-        try:
-            installed = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-        try:
-            importlib.import_module(name)
-        except Exception as error:
-            torch = metadata.version("torch")
+def _lacking(registry: Registry) -> Iterable[Finding]:
+    for entry in _everything(registry):
+        absent = missing_packages(entry.spec)
+        if absent:
             yield Finding(
-                severity="error",
-                subject=f"{name} {installed}",
-                problem=f"does not fit torch {torch}: {error}",
-                mend="pip install 'torch>=2.11,<2.12' torchvision==0.26.* torchaudio==2.11.*",
+                severity="warning",
+                subject=f"{role_of(entry.spec)} {entry.ref}",
+                problem=f"needs {', '.join(absent)}, which cannot be imported here",
+                mend=install_command(entry),
             )
+
+
+def _broken(registry: Registry, executor: Executor | None) -> Iterable[Finding]:
+    """What the preflight of a run would find broken, were everything selected."""
+    report = check_components(
+        _everything(registry), InlineExecutor() if executor is None else executor, plugin_files=registry.plugin_files
+    )
+    for item in report.broken:
+        others = f" (used by {', '.join(item.refs)})" if item.refs[0] not in item.subject else ""
+        yield Finding(
+            severity="error",
+            subject=item.subject,
+            problem=item.problem + others,
+            mend=item.hint,
+            traceback=item.traceback,
+        )
+    if report.skipped:
+        yield Finding(severity="warning", subject="components", problem=f"were not all imported: {report.skipped}")
+
+
+def _unused_companions(registry: Registry, executor: Executor | None) -> Iterable[Finding]:
+    """A torchvision or torchaudio that does not load breaks what is built on it, whether or not a component says so."""
+    needed = {package for entry in _everything(registry) for package in entry.spec.requires}
+    names = [name for name in COMPANIONS if name not in needed and installed_version(name)]
+    for name, error in import_packages(names, InlineExecutor() if executor is None else executor).items():
+        pair = explain_pair(name, error, sorted({plugin.dist for plugin in registry.plugins}))
+        yield Finding(severity="error", subject=pair.subject, problem=pair.problem, mend=pair.hint)
+
+
+def _everything(registry: Registry) -> list[Entry]:
+    return [entry for role in SPEC_OF_ROLE for entry in registry.entries(role)]
 
 
 def _warned(registry: Registry) -> Iterable[Finding]:

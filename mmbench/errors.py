@@ -60,6 +60,8 @@ class Unavailable(MmbenchError):  # noqa: N818  (a state of the world, as in hoo
     Plugins raise it with a sentence that says what is missing and what to do about it.
     """
 
+    exit_code = 1
+
 
 class Diverged(MmbenchError):  # noqa: N818  (the status it stands for is called 'diverged')
     """Training reached a loss that is not finite."""

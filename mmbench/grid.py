@@ -16,6 +16,9 @@ from mmbench.registry import Registry
 from mmbench.selection import encoder_references, is_excluded
 from mmbench.spec import EncoderSpec, Layout, Modality
 
+#: Stands for the device among what cannot be used.
+DEVICE = "--device"
+
 
 class DatasetGrid:
     """The part of a plan that belongs to one dataset; what does not depend on the combo is worked out once.
@@ -25,13 +28,22 @@ class DatasetGrid:
         registry: What is installed.
         runtime: What every payload carries besides the combo.
         dataset: Which.
+        broken: As in `Plan.without`.
     """
 
-    def __init__(self, config: RunConfig, registry: Registry, runtime: Mapping[str, Any], dataset: DatasetPart) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        registry: Registry,
+        runtime: Mapping[str, Any],
+        dataset: DatasetPart,
+        broken: Mapping[str, str] | None = None,
+    ) -> None:
         self.config = config
         self.registry = registry
         self.runtime = runtime
         self.dataset = dataset
+        self.broken = broken or {}
         chosen = (item for item in dataset.info.modalities if not config.modality or item.name in config.modality)
         self.modalities = tuple(sorted(chosen, key=lambda modality: modality.name))
         self._layouts: dict[tuple[str, str], Layout | None] = {}
@@ -88,7 +100,7 @@ class DatasetGrid:
         """Return one combo, looked at for whether it can run."""
         reasons: list[str] = []
         layouts: dict[str, Layout] = {}
-        missing: list[str] = [self.dataset.unavailable]
+        missing: list[str] = [self._missing(self.dataset)]
         if fusion is not None and objective is not None:
             for name, part in encoders.items():
                 if part.reference.augment and part.reference.tuning == "frozen":
@@ -99,7 +111,8 @@ class DatasetGrid:
                 else:
                     layouts[name] = layout
             reasons += self._reasons(fusion, objective, encoders)
-            missing += [part.unavailable for part in (*encoders.values(), fusion, objective)]
+            missing += [self._missing(part) for part in (*encoders.values(), fusion, objective)]
+            missing.append(self.broken.get(DEVICE, ""))
         cell_id = cell_id_of(self.dataset, encoders, fusion, objective, self.config.master_seed, seed, role)
         label = "+".join(f"{name}:{part.label}" for name, part in encoders.items())
         status: PlanStatus = "run"
@@ -108,6 +121,10 @@ class DatasetGrid:
         elif any(missing):
             status, reasons = "unavailable", list(dict.fromkeys(reason for reason in missing if reason))
         return self._make(cell_id, encoders, label, layouts, fusion, objective, seed, role, status, reasons)
+
+    def _missing(self, part: Part) -> str:
+        """Return why a part cannot be used, or ""."""
+        return part.unavailable or (self.broken.get(part.reference.entry.ref, "") if self.broken else "")
 
     def _make(
         self,

@@ -12,11 +12,12 @@ from typing import Any, Literal
 from mmbench.combo import Cell
 from mmbench.config import RunConfig, TrainConfig
 from mmbench.errors import EmptySelection, MmbenchError, UsageError, did_you_mean
-from mmbench.grid import DatasetGrid, in_turn
+from mmbench.grid import DEVICE, DatasetGrid, in_turn
 from mmbench.parts import DatasetPart, Part, digest, make_dataset_part, make_part
 from mmbench.record import CellRole
-from mmbench.registry import Registry
-from mmbench.selection import dataset_references, is_excluded, split_selector
+from mmbench.registry import Entry, Registry
+from mmbench.selection import dataset_references, is_excluded, is_named, split_selector
+from mmbench.spec import Role
 from mmbench.spec_values import to_json
 
 
@@ -35,6 +36,52 @@ class Plan:
     datasets: tuple[DatasetPart, ...]
     notes: tuple[str, ...]
     runtime: Mapping[str, Any] = field(repr=False)
+    broken: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def without(self, broken: Mapping[str, str]) -> Plan:
+        """Return the same plan where what cannot be used makes its cells unavailable.
+
+        Args:
+            broken: Why, by the reference of a component ("dist/name"), or `mmbench.grid.DEVICE`.
+        """
+        return replace(self, broken={**self.broken, **broken})
+
+    def entries(self, cells: Iterable[Cell]) -> list[Entry]:
+        """Return the components that cells are made of, each once."""
+        found: dict[str, Entry] = {}
+        for cell in cells:
+            for part in (cell.dataset, *cell.encoders.values(), cell.fusion, cell.objective):
+                if part is not None:
+                    found.setdefault(part.reference.entry.ref, part.reference.entry)
+        return list(found.values())
+
+    def unavailable_by_name(self) -> list[str]:
+        """Return why components that the selection names outright, not by a glob, cannot be used here."""
+        reasons = [
+            self.broken.get(part.reference.entry.ref, "") or part.unavailable
+            for role, part in self._parts_by_role()
+            if is_named(self.config, role, part.reference)
+        ]
+        if self.config.device.startswith("cuda"):
+            reasons.append(self.broken.get(DEVICE, ""))
+        return list(dict.fromkeys(filter(None, reasons)))
+
+    def names_any(self, cell: Cell) -> bool:
+        """Whether the selection names a part of a cell outright, or the GPU that it is to run on."""
+        parts: list[tuple[Role, Part | None]] = [("dataset", cell.dataset), ("fusion", cell.fusion)]
+        parts += [("objective", cell.objective), *(("encoder", part) for part in cell.encoders.values())]
+        return self.config.device.startswith("cuda") or any(
+            part is not None and is_named(self.config, role, part.reference) for role, part in parts
+        )
+
+    def _parts_by_role(self) -> Iterator[tuple[Role, Part]]:
+        for dataset in self.datasets:
+            yield "dataset", dataset
+        for grid in self._grids:
+            for encoders in grid.encoders.values():
+                yield from (("encoder", part) for part in encoders)
+        yield from (("fusion", part) for part in self._fusions)
+        yield from (("objective", part) for part in self._objectives)
 
     def cells(self) -> Iterator[Cell]:
         """Yield every cell; nothing is kept but the ids of the baselines, the only cells that can be named twice."""
@@ -193,7 +240,7 @@ class Plan:
             yield from grid.alone(single, [supervised], seed)
 
     def _grid(self, dataset: DatasetPart) -> DatasetGrid:
-        return DatasetGrid(self.config, self.registry, self.runtime, dataset)
+        return DatasetGrid(self.config, self.registry, self.runtime, dataset, self.broken)
 
     @cached_property
     def _grids(self) -> tuple[DatasetGrid, ...]:

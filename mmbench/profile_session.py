@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from rich.text import Text
 from mmbench.device_lock import alone_on
 from mmbench.encoding import json_text
 from mmbench.environment import environment
-from mmbench.errors import EmptySelection, UsageError
+from mmbench.errors import UsageError
 from mmbench.heartbeat import Heartbeat
 from mmbench.plan import Plan
 from mmbench.profile_plan import HOW, ProfileCell, ProfileOptions, profile_cells, setup_of
@@ -22,7 +23,7 @@ from mmbench.progress import Progress
 from mmbench.report.costs import costs_json, costs_of, print_costs, write_costs
 from mmbench.report.text import counted, duration
 from mmbench.runner import run
-from mmbench.session import default_name, make_executor, memory_limit, nothing_to_run
+from mmbench.session import default_name, make_executor, memory_limit, nothing_to_run, preflight
 from mmbench.standing import Standing
 from mmbench.store import RunStore, check_run_name
 from mmbench.views import console
@@ -34,19 +35,26 @@ def profile_plan(plan: Plan, options: ProfileOptions, *, argv: Sequence[str], as
     """Measure a plan's combos that have no figures yet, write the cost report, and return the exit code.
 
     Raises:
-        EmptySelection: nothing of the selection can be measured.
+        EmptySelection, Unavailable: nothing of the selection can be measured.
         UsageError: the run exists and is no profile or one of another protocol, device or number of threads, or
             another process writes it.
     """
     config = plan.config
     cells = list(profile_cells(plan, options))
     if not any(cell.status == "run" for cell in cells):
-        raise EmptySelection(nothing_to_run(plan))
+        raise nothing_to_run(plan)
     name = config.run or f"profile-{default_name(plan)}"
     check_run_name(name)
     out = console(stderr=as_json)
     folder = Path(config.results).expanduser() / name
     with RunStore.create(folder) as store, make_executor(plan, folder) as executor:
+        try:
+            checked = preflight(plan, plan.cells(), store, executor, out)
+        except KeyboardInterrupt:
+            out.print(Text("interrupted before the first profile", style="yellow"))
+            return 128 + signal.SIGINT
+        if checked is not plan:
+            plan, cells = checked, list(profile_cells(checked, options))
         _settle(store, plan, cells, argv)
         states = store.states()
         standing = Standing(retry=frozenset(config.retry))
@@ -78,7 +86,7 @@ def profile_plan(plan: Plan, options: ProfileOptions, *, argv: Sequence[str], as
         _keep_peaks(store)
         show_costs(store, as_json=as_json)
         out.print(f"{counted(summary.num_launched, 'profile')} in {duration(time.monotonic() - began)}")
-    return summary.exit_code
+    return summary.exit_code or int(bool(plan.broken or plan.unavailable_by_name()))
 
 
 def devices_of(device: str) -> tuple[str, ...]:

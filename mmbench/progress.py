@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mmbench.heartbeat import Heartbeat
+from mmbench.reasons import Reasons
 from mmbench.report.outcomes import style_of
 from mmbench.report.text import duration, size_bytes, visible
 from mmbench.runner import Event
@@ -33,15 +34,22 @@ class Progress:
         standing: Kept up by what the runner says; it knows the plan already.
         heart: Measures the machine; None leaves that out.
         trackers: Told what happens.
+        reasons: Why cells have no result, of earlier stages too.
     """
 
     def __init__(
-        self, out: Console, standing: Standing, heart: Heartbeat | None = None, trackers: Trackers | None = None
+        self,
+        out: Console,
+        standing: Standing,
+        heart: Heartbeat | None = None,
+        trackers: Trackers | None = None,
+        reasons: Reasons | None = None,
     ) -> None:
         self.out = out
         self.standing = standing
         self._heart = heart
         self._trackers = trackers
+        self._reasons = reasons if reasons is not None else Reasons()
         self._last_line = time.monotonic()
         self._live: Live | None = None
 
@@ -75,8 +83,9 @@ class Progress:
         elif event.record is not None:
             record = event.record
             self.standing.end(record.cell_id, record.status, record.duration_s, self.standing.kind_of(row))
-            if record.status != "ok":
-                self._say(Text(f"{record.status}: {describe(row)}: {record.reason}", style_of(record.status)))
+            line_of_reason = self._reasons.add(record, describe(row))
+            if line_of_reason:
+                self._say(Text(line_of_reason, style_of(record.status)))
         now = time.monotonic()
         if self._live is None and now - self._last_line > LINE_EVERY_S and event.kind == "finished":
             self._last_line = now

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 
 from mmbench.config import RunConfig
 from mmbench.registry import Reference, Registry
-from mmbench.spec import EncoderSpec, Modality
+from mmbench.spec import EncoderSpec, Modality, Role
 
 
 def dataset_references(config: RunConfig, registry: Registry) -> list[tuple[str, Reference]]:
@@ -67,6 +67,23 @@ def split_selector(selector: str) -> tuple[str, str]:
         return "", selector
     name, _, pattern = selector.partition("=")
     return name.strip(), pattern.strip()
+
+
+def is_named(config: RunConfig, role: Role, reference: Reference) -> bool:
+    """Whether a selection asks for a part by its name, and not by a pattern such as "timm*" or by asking for all."""
+    selectors = {
+        "dataset": config.dataset,
+        "encoder": [split_selector(selector)[1] for selector in config.encoder],
+        "fusion": config.fusion,
+        "objective": config.objective,
+    }
+    entry, target = reference.entry, reference.target
+    names = {
+        head + rest
+        for head in (entry.spec.name, entry.ref)
+        for rest in ((f":{target}", f"/{target}") if target else ("",))
+    }
+    return any(selector.split("[", 1)[0] in names or selector in names for selector in selectors.get(role, ()))
 
 
 def is_excluded(label: str, patterns: Sequence[str], modality: str = "") -> bool:

@@ -4,30 +4,35 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from rich.console import Console
 from rich.text import Text
 
 from mmbench.admission import Admission
+from mmbench.combo import Cell
 from mmbench.encoding import json_text
-from mmbench.errors import EmptySelection, MmbenchError, UsageError
+from mmbench.errors import EmptySelection, MmbenchError, Unavailable, UsageError
 from mmbench.executors.watch import default_memory_bytes
+from mmbench.grid import DEVICE
 from mmbench.heartbeat import Heartbeat
 from mmbench.part_code import check_packages, load_attribute
 from mmbench.plan import Plan
 from mmbench.planners import planner_of
+from mmbench.preflight import check_components
 from mmbench.progress import Progress
+from mmbench.reasons import Reasons
 from mmbench.registry import Reference
 from mmbench.report.decisions import decision_lines
 from mmbench.report.text import counted, duration
-from mmbench.runner import Summary, run
+from mmbench.runner import Event, Summary, is_final, run
 from mmbench.stage import Stage
 from mmbench.staged import run_stages
 from mmbench.standing import Standing
@@ -43,13 +48,13 @@ def run_plan(plan: Plan, *, argv: Sequence[str], as_json: bool = False) -> int:
     """Run a plan's missing cells, report, and return the exit code.
 
     Raises:
-        EmptySelection: no cell of the plan can run; the message gives the reasons.
+        EmptySelection, Unavailable: no cell of the plan can run; the message gives the reasons.
         UsageError: the run exists and was made with other training settings, or another process writes it.
     """
     planner = planner_of(plan)
     counts = plan.count()
     if not counts["run"] + counts["baselines"]:
-        raise EmptySelection(nothing_to_run(plan))
+        raise nothing_to_run(plan)
     config = plan.config
     name = config.run or default_name(plan)
     check_run_name(name)
@@ -57,13 +62,23 @@ def run_plan(plan: Plan, *, argv: Sequence[str], as_json: bool = False) -> int:
     wanted = tracker_references(plan)
     out = console(stderr=as_json)
     with RunStore.create(folder) as store, make_executor(plan, folder) as executor:
+        _settle(store, plan, argv)
+        try:
+            checked = preflight(plan, next(planner_of(plan).stages()).cells(), store, executor, out)
+        except KeyboardInterrupt:
+            out.print(Text("interrupted before the first cell", style="yellow"))
+            return 128 + signal.SIGINT
+        if checked is not plan:
+            plan, planner = checked, planner_of(checked)
+            counts = plan.count()
+        reasons = Reasons()
+        lacks_named = bool(plan.unavailable_by_name())
         standing = Standing(
             at_once=executor.capacity,
             retry=frozenset(config.retry),
             epochs={part.label: part.train.epochs for part in plan.datasets},
         )
         with Heartbeat(store, standing, measured=config.executor in ("inline", "local")) as heart:
-            _settle(store, plan, argv)
             trackers = Trackers(store.folder, [open_tracker(store.folder, reference) for reference in wanted])
             out.print(f"run {store.name}: {plan_headline(plan, planner)}")
             began = time.monotonic()
@@ -74,7 +89,14 @@ def run_plan(plan: Plan, *, argv: Sequence[str], as_json: bool = False) -> int:
                 if stage.title and num_missing:
                     out.print(f"{stage.title}: {counted(num_missing, 'cell')} to run")
                 standing.take_plan(planner.rows(), store.states())
-                with Progress(out, standing, heart, trackers) as progress:
+
+                def on_event(event: Event) -> None:
+                    nonlocal lacks_named
+                    if event.record is not None and event.record.status == "unavailable":
+                        lacks_named = lacks_named or plan.names_any(cast(Cell, event.cell))
+                    progress.on_event(event)
+
+                with Progress(out, standing, heart, trackers, reasons) as progress:
                     return run(
                         stage.cells(),
                         store,
@@ -86,7 +108,7 @@ def run_plan(plan: Plan, *, argv: Sequence[str], as_json: bool = False) -> int:
                         budget_s=config.budget,
                         spent_s=spent_s,
                         admission=admission,
-                        on_event=progress.on_event,
+                        on_event=on_event,
                     )
 
             def say(decisions: Sequence[Mapping[str, Any]]) -> None:
@@ -102,12 +124,64 @@ def run_plan(plan: Plan, *, argv: Sequence[str], as_json: bool = False) -> int:
             else:
                 out.print("nothing left to do")
                 out.print(f"report: {store.folder / 'report'}")
+            for text, advice in reasons.summary(store.folder):
+                out.print(Text(text, style="red"))
+                if advice:
+                    out.print(Text(f"  hint: {advice}"))
             trackers.end(summary)
             for warning in trackers.warnings():
                 out.print(Text(warning, style="yellow"))
     if as_json:
         sys.stdout.write(json.dumps({"run": str(store.folder), "counts": dict(summary.counts)}, indent=2) + "\n")
-    return summary.exit_code or int(not reported)
+    return summary.exit_code or int(not reported or bool(plan.broken or lacks_named))
+
+
+def preflight(plan: Plan, cells: Iterable[Cell], store: RunStore, executor: Executor, out: Console) -> Plan:
+    """Import what the missing cells need, say what is broken, and return the plan without it.
+
+    Nothing is imported where no cell is missing, or where an executor of a plugin runs the cells elsewhere.
+
+    Args:
+        plan: Of the run.
+        cells: Those whose turn comes first.
+        store: Says which of them are missing.
+        executor: Where they will run.
+        out: Where to say it.
+    """
+    if plan.config.executor not in ("inline", "local"):
+        return plan
+    states, retry = store.states(), frozenset(plan.config.retry)
+
+    def is_due(cell: Cell) -> bool:
+        state = states.get(cell.cell_id)
+        return cell.status == "run" and (state is None or not is_final(state, retry))
+
+    report = check_components(
+        plan.entries(filter(is_due, cells)),
+        executor,
+        plugin_files=plan.registry.plugin_files,
+        device=plan.config.device if plan.config.device.startswith("cuda") else "",
+        memory_bytes=memory_limit(plan),
+    )
+    if report.skipped:
+        out.print(Text(f"warning: not every component was checked before the first cell: {report.skipped}", "yellow"))
+    broken = {**report.reasons, **({DEVICE: report.device} if report.device else {})}
+    if not broken:
+        return plan
+    checked = plan.without(broken)
+    lost = Counter(cell.reason for cell in checked.cells() if cell.status == "unavailable")
+
+    def say(text: str, reason: str) -> None:
+        count = sum(number for joined, number in lost.items() if reason in joined)
+        out.print(Text(f"unavailable ({counted(count, 'cell')}): {text}", style="yellow"))
+
+    for item in report.broken:
+        say(f"{item.subject} {item.problem}", item.reason)
+        if item.hint:
+            out.print(Text(f"  hint: {item.hint}"))
+    if report.device:
+        say(report.device, report.device)
+    return checked
 
 
 def show_report(store: RunStore, *, as_json: bool = False) -> None:
@@ -266,10 +340,11 @@ def memory_limit(plan: Plan) -> int | None:
     return default_memory_bytes(plan.jobs) if plan.config.executor in ("inline", "local") else None
 
 
-def nothing_to_run(plan: Plan) -> str:
-    """Say why no cell of a selection can run."""
+def nothing_to_run(plan: Plan) -> MmbenchError:
+    """Return the error that says why no cell of a selection can run: `Unavailable` where it names what is not here."""
     reasons = Counter(cell.reason for cell in plan.cells())
     if not reasons:
-        return "the selection matches no cell; see `mmbench plan` with the same selection"
+        return EmptySelection("the selection matches no cell; see `mmbench plan` with the same selection")
     lines = [f"  {counted(count, 'cell')}: {reason}" for reason, count in reasons.most_common(5)]
-    return "no cell of the selection can run:\n" + "\n".join(lines)
+    kind = Unavailable if plan.unavailable_by_name() else EmptySelection
+    return kind("no cell of the selection can run:\n" + "\n".join(lines))
