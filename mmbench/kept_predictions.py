@@ -24,11 +24,13 @@ class Predictions:
         prediction: (N, K), or (N, M * num_outputs) for retrieval.
         target: (N,) or (N, K).
         ids: Of the samples, N.
+        groups: Names of the samples' groups, N; None where the dataset gives none.
     """
 
     prediction: Floats
     target: Floats
     ids: tuple[str, ...]
+    groups: tuple[str, ...] | None = None
 
     @property
     def is_whole(self) -> bool:
@@ -46,17 +48,27 @@ def load_predictions(cell_folder: Path, task: str, split: str = "test") -> Predi
             prediction = np.asarray(file.get_tensor(f"{split}.{task}.prediction"), dtype=np.float64)
             target = np.asarray(file.get_tensor(f"{split}.{task}.target"), dtype=np.float64)
             ids = json.loads(file.get_tensor(f"{split}.sample_ids").tobytes())
+            named = f"{split}.groups" in file.keys()  # noqa: SIM118 (no mapping)
+            groups = json.loads(file.get_tensor(f"{split}.groups").tobytes()) if named else None
     except (OSError, SafetensorError, ValueError, TypeError, KeyError):
         return None
-    return Predictions(prediction, target, tuple(map(str, ids))) if isinstance(ids, list) else None
+    if not isinstance(ids, list) or not (groups is None or (isinstance(groups, list) and len(groups) == len(ids))):
+        return None
+    return Predictions(prediction, target, tuple(map(str, ids)), None if groups is None else tuple(map(str, groups)))
 
 
 def kept_arrays(
-    split: str, predicted: Mapping[str, NDArray[Any]], targets: Mapping[str, NDArray[Any]], ids: Sequence[str]
+    split: str,
+    predicted: Mapping[str, NDArray[Any]],
+    targets: Mapping[str, NDArray[Any]],
+    ids: Sequence[str],
+    groups: Sequence[str] = (),
 ) -> dict[str, NDArray[Any]]:
     """Return what a cell keeps of one split, as `load_predictions` finds it: predictions and targets are by task."""
     kept = {f"{split}.{name}.prediction": values for name, values in predicted.items()}
     kept.update({f"{split}.{name}.target": targets[name] for name in predicted})
     # As the bytes of a JSON list, so that predictions can be matched without the dataset.
     kept[f"{split}.sample_ids"] = np.frombuffer(json.dumps(ids).encode(), dtype=np.uint8)
+    if groups:
+        kept[f"{split}.groups"] = np.frombuffer(json.dumps(groups).encode(), dtype=np.uint8)
     return kept

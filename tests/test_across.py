@@ -12,13 +12,11 @@ from hypothesis import strategies as st
 from mmbench.report import across
 from mmbench.report.across import (
     CriticalDifference,
-    coverage,
     critical_difference,
     interquartile_mean,
     interquartile_mean_interval,
     mean_ranks,
     normalised_scores,
-    performance_profile,
     win_rates,
 )
 from mmbench.report.intervals import Undefined
@@ -58,13 +56,6 @@ def test_a_missing_score_stays_missing_and_moves_no_other():
 
 def test_a_dataset_on_which_nothing_beats_the_floor_has_no_scale():
     assert np.isnan(normalised_scores([[0.3], [0.3]], floors=[0.3], bests=[0.3])).all()
-
-
-def test_coverage_names_who_lacks_what():
-    found = coverage([[0.1, 0.2], [0.3, math.nan], [math.nan, math.nan]])
-
-    assert found.complete.tolist() == [True, False, False]
-    assert found.missing == (0, 1, 2)
 
 
 # Ranks and wins
@@ -117,9 +108,9 @@ def test_the_interquartile_mean_is_scipys_trimmed_mean(count, seed):
     assert interquartile_mean(values) == pytest.approx(scipy.stats.trim_mean(values, 0.25))
 
 
-def test_its_interval_is_a_bootstrap_within_each_dataset():
+def test_its_interval_agrees_with_a_bootstrap_within_each_dataset_where_seeds_are_many():
     rng = np.random.default_rng(0)
-    scores = [rng.normal(centre, 0.1, 8) for centre in (0.2, 0.5, 0.8)]
+    scores = [rng.normal(centre, 0.1, 60) for centre in (0.2, 0.5, 0.8)]
 
     interval = interquartile_mean_interval(scores)
 
@@ -128,21 +119,37 @@ def test_its_interval_is_a_bootstrap_within_each_dataset():
         for _ in range(3000)
     ]
     low, high = np.percentile(plain, (2.5, 97.5))
-    assert (interval.low, interval.high) == pytest.approx((low, high), abs=0.08 * (high - low))
-    assert interval.value == scipy.stats.trim_mean(np.concatenate(scores), 0.25)
+    assert (interval.low, interval.high) == pytest.approx((low, high), abs=0.12 * (high - low))
+    assert interval.value == pytest.approx(scipy.stats.trim_mean(np.concatenate(scores), 0.25))
 
 
-def test_the_interval_of_the_interquartile_mean_holds_the_truth_about_95_times_in_100():
-    rng = np.random.default_rng(0)
-    centres = np.array([[0.3], [0.5], [0.6], [0.8]])
-    truth = scipy.stats.trim_mean((centres + rng.normal(0, 0.1, (4, 200_000))).ravel(), 0.25)
-    trials, held = 600, 0
+def test_test_samples_that_all_seeds_share_widen_the_interval():
+    scores = [np.array([0.5, 0.51, 0.49]), np.array([0.7, 0.71, 0.69]), np.array([0.8, 0.81, 0.79])]
 
+    alone, nested = interquartile_mean_interval(scores), interquartile_mean_interval(scores, [0.05] * 3)
+
+    assert nested.high - nested.low > 3 * (alone.high - alone.low)
+    assert (alone.over, nested.over) == ("seeds", "seeds and samples")
+
+
+@pytest.mark.parametrize(("num_datasets", "num_seeds"), [(2, 3), (5, 2), (5, 5), (10, 3)])
+def test_the_interval_of_the_interquartile_mean_holds_the_truth_about_95_times_in_100(num_datasets, num_seeds):
+    """Seeds and test samples vary; a bootstrap over the seeds alone held it in 66 to 94 of 100."""
+    rng = np.random.default_rng(num_datasets * num_seeds)
+    centers = np.linspace(0.3, 0.8, num_datasets)[:, None]
+
+    def runs(num):
+        samples = rng.normal(0, 0.02, (num_datasets, 1, num))
+        return centers[..., None] + rng.normal(0, 0.05, (num_datasets, num_seeds, num)) + samples
+
+    drawn = runs(20_000).reshape(num_datasets * num_seeds, -1)
+    truth = float(scipy.stats.trim_mean(drawn, 0.25).mean())
+    trials, held = 500, 0
     for _ in range(trials):
-        interval = interquartile_mean_interval(list(centres + rng.normal(0, 0.1, (4, 20))), resamples=500)
+        interval = interquartile_mean_interval(list(runs(1)[..., 0]), [0.02] * num_datasets, resamples=300)
         held += interval.low <= truth <= interval.high
 
-    assert 0.93 <= held / trials <= 0.97
+    assert 0.92 <= held / trials <= 0.985
 
 
 def test_a_dataset_without_a_result_leaves_no_mean_over_the_others():
@@ -154,20 +161,6 @@ def test_one_seed_per_dataset_has_no_interval():
     assert interquartile_mean_interval([[0.1], [0.2]]) == Undefined(
         "one seed per dataset: an interval needs at least two"
     )
-
-
-@given(st.integers(1, 40), st.integers(0, 10**6))
-def test_a_performance_profile_counts_runs_above_each_threshold(count, seed):
-    runs = np.random.default_rng(seed).random(count).round(1)
-    thresholds = [0.0, 0.3, 0.55, 1.0]
-
-    expected = [sum(run > limit for run in runs) / count for limit in thresholds]
-    assert performance_profile(runs, thresholds).tolist() == pytest.approx(expected)
-
-
-def test_a_profile_of_a_run_without_a_result_is_refused():
-    with pytest.raises(ValueError, match="all of them with a result"):
-        performance_profile([0.1, math.nan], [0.5])
 
 
 # Critical differences

@@ -140,7 +140,7 @@ def test_several_seeds_are_one_row_with_an_interval_over_both(tmp_path):
     assert row.change == pytest.approx(0.30)
     assert row.low > 0.15
     assert row.significant
-    assert row.test == "paired bootstrap over seeds and samples"
+    assert row.test == "paired t test over seeds and samples"
 
 
 def test_equal_runs_differ_in_nothing(tmp_path):
@@ -161,7 +161,8 @@ def test_recall_is_compared_sample_by_sample(tmp_path):
 
     row = row_of(compare_runs(first, second), "recall_at_1")
 
-    assert row.test == "paired bootstrap over samples"
+    # The partners of a sample are one observation with it.
+    assert row.test == "paired t test over 10 groups of samples"
     assert row.p_value is not None
 
 
@@ -174,7 +175,7 @@ def test_the_same_test_samples_in_another_order_are_pairs(tmp_path):
     row = row_of(compare_runs(first, second), "accuracy")
 
     assert (row.change, row.p_value) == (0.0, 1.0)  # each sample is right in both or wrong in both
-    assert row.low == row.high == 0.0
+    assert -row.low == row.high == pytest.approx(0.0198, abs=2e-4)  # one more of 100 either way
 
 
 def test_other_test_samples_are_no_pair(tmp_path):

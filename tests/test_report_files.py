@@ -126,7 +126,7 @@ def test_markdown_holds_answer_every_row_failures_and_provenance(tmp_path: Path)
     assert "4 of 6 cells done: 4 ok, 2 failed." in text
     table = [line for line in text.splitlines() if line.startswith("| ")]
     assert table[0].startswith("| # | group | encoders | fusion | objective | test accuracy ↑ |")
-    assert table[2].startswith("| 1 |  | image:concat + text:lstm | concat | concat | 0.510 ± 0.000 |")
+    assert table[2].startswith("| 1 ► |  | image:concat + text:lstm | concat | concat | 0.510 ± 0.000 |")
     assert table[3].startswith("|  |  | image:sum + text:lstm | sum | sum | 0.520 | – |")
     assert "1/2 incomplete" in table[3]
     assert "| 1 | failed | gated | gated | image:gated+text:lstm, gated, gated, seed 1 |" in table
@@ -197,7 +197,7 @@ def test_the_terminal_shows_the_top_the_best_of_each_modality_and_how_much_is_le
 
     lines = printed(folder).splitlines()
 
-    table = [line for line in lines if re.match(r" ?\d+ ", line)]
+    table = [line for line in lines if re.match(r" *\d+ ", line)]
     assert [int(line.split()[0]) for line in table[:-1]] == [*range(1, 11), 30]
     assert "… 19 more rows, see" in "\n".join(lines)
     assert "report.md" in "\n".join(lines)

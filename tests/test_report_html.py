@@ -254,7 +254,7 @@ def texts(browser: Browser, selector: str) -> list[str]:
 def test_rows_sort_by_a_click_and_back(quiet: Browser, page: Path) -> None:
     quiet.open(page)
     ranks = "article:not([hidden]) tr.row td:first-child"
-    assert texts(quiet, ranks)[:3] == ["1", "2", "3"]
+    assert texts(quiet, ranks)[:3] == ["1 ►", "2", "3"]
 
     quiet.click("article:not([hidden]) th:nth-child(4) button")
     up = texts(quiet, "article:not([hidden]) tr.row td:nth-child(4)")
@@ -263,7 +263,7 @@ def test_rows_sort_by_a_click_and_back(quiet: Browser, page: Path) -> None:
 
     assert sort == "descending"
     assert float(up[0].split()[0]) >= float(up[1].split()[0]) >= float(up[2].split()[0])
-    assert texts(quiet, ranks)[:3] == ["1", "2", "3"]
+    assert texts(quiet, ranks)[:3] == ["1 ►", "2", "3"]
 
 
 def test_rows_filter_as_one_types_and_pages_turn(quiet: Browser, page: Path) -> None:

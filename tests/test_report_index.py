@@ -134,9 +134,9 @@ so rows can be read and exported, not tested in pairs again.
 <!-- notes: all -->
 <!-- /notes -->
 
-| dataset | best | test | floor | gain over one modality | group 1 | cells |
+| dataset | best on val | its test score | floor | gain over one modality | told apart from | cells |
 | --- | --- | ---: | ---: | ---: | ---: | ---: |
-| digits | gated fusion of image:cnn + text:gru | accuracy 0.900 [0.861, 0.939] | 0.100 | +0.100 | 1 row | 4/4 |
+| digits | gated fusion of image:cnn + text:gru | accuracy 0.900 [0.861, 0.939] | 0.100 | +0.100 | – | 4/4 |
 
 [report.html](all/report/report.html), [report.md](all/report/report.md), [leaderboard.csv](all/report/leaderboard.csv), [leaderboard.tex](all/report/leaderboard.tex), [run.json](all/run.json), [plan.json](all/plan.json), [journal.jsonl](all/journal.jsonl)
 """

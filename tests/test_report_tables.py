@@ -321,8 +321,8 @@ def test_the_usual_metrics_are_those_of_the_tasks() -> None:
 def test_the_answer_says_who_wins_by_how_much_and_over_what(made: Made) -> None:
     assert answer(made.report()) == (
         "On digits (accuracy on 400 test samples, 3 seeds), gated fusion of audio:logmel-cnn + image:cnn + text:lstm "
-        "ranks first with 0.960 ± 0.010; the 95 % interval of no other row overlaps its own. "
-        "The best single modality is image:cnn alone with 0.810 ± 0.010. "
+        "is best on val and has 0.960 ± 0.010 on test, rank 1 of 4; the 95 % interval of no other row overlaps its own. "
+        "The best single modality on val is image:cnn alone with 0.810 ± 0.010. "
         "Against it, fusion gains +0.150 (95 % CI +0.107 to +0.193). "
         "Predicting without looking at the sample gives 0.100."
     )
@@ -344,9 +344,9 @@ def test_the_answer_says_when_no_fusion_helps() -> None:
 
     board = run.board()
 
-    assert "image:cnn alone ranks first with 0.900 ± 0.000" in board_answer(board)
-    assert "No fusion beats it: the best fusion, gated fusion of" in board_answer(board)
-    assert "no fusion is better than the best single modality." in cautions(board)
+    assert "image:cnn alone is best on val and has 0.900 ± 0.000 on test, rank 1 of 2" in board_answer(board)
+    assert "Fusion does not beat it: the best fusion on val, gated fusion of" in board_answer(board)
+    assert "the fusion that val chooses is no better than the single modality that it chooses." in cautions(board)
 
 
 def test_the_answer_of_an_empty_run_says_what_is_missing() -> None:
@@ -463,30 +463,89 @@ def test_over_many_datasets_the_answer_is_what_they_share() -> None:
             run.cell("image:cnn", "single", single, seed=seed, dataset=name)
 
     assert answer(run.report()) == (
-        "Over 3 datasets, the best fusion beats the best single modality on 2 (95 % interval of the gain above zero); "
-        "on c no fusion does. Of the methods with a result on all 3 comparable datasets, gated has the best mean rank "
+        "Over 3 datasets, the fusion that is best on val beats the single modality that is best on val on 2 by its test "
+        "scores (95 % interval of the gain above zero); on c it does not. Of the methods with a result on all 3 comparable datasets, gated has the best mean rank "
         "(1.33), then best single modality (1.67); whether that is more than chance cannot be tested: 3 complete "
         "datasets; ranks over datasets need at least 5."
     )
 
 
-def test_the_row_that_val_would_choose_is_named_when_it_is_another() -> None:
+def with_val(run: Made, place: int, value: float) -> None:
+    """Give a cell another score on val."""
+    cell = run.planned[place]["cell_id"]
+    val, *others = run.records[cell].metrics
+    run.records[cell] = Record(cell_id=cell, status="ok", metrics=(Metric(**{**_fields(val), "value": value}), *others))
+
+
+def test_the_headline_is_the_row_that_val_chooses_whatever_ranks_first_on_test() -> None:
     run = Made()
     for at in range(5):
         run.seeds(f"{TRIO}[k={at}]", "gated", [0.9 + at / 100] * 3)
-    cell = run.planned[0]["cell_id"]
-    luckier = run.records[cell].metrics[0]
     for seed in range(3):
-        cell = run.planned[seed]["cell_id"]
-        metrics = run.records[cell].metrics
-        run.records[cell] = Record(
-            cell_id=cell, status="ok", metrics=(Metric(**{**_fields(luckier), "value": 0.99}), *metrics[1:])
-        )
+        with_val(run, seed, 0.99)
 
-    assert (
-        "the first of 5 rows on test is partly the luckiest; val would choose gated fusion of "
-        "audio:logmel-cnn + image:cnn + text:lstm[k=0], which has 0.900 on test."
-    ) in cautions(run.board())
+    board = run.board()
+
+    assert board.best is not None
+    assert board.best.score is not None
+    assert board.best.score.mean == pytest.approx(0.94)
+    assert board.chosen is not None
+    assert (board.chosen.encoders, board.chosen.rank) == (f"{TRIO}[k=0]", 5)
+    assert board_answer(board).startswith(
+        "On digits (accuracy on 400 test samples, 3 seeds), gated fusion of audio:logmel-cnn + image:cnn + text:lstm[k=0] "
+        "is best on val and has 0.900 ± 0.000 on test, rank 5 of 5"
+    )
+
+
+def test_the_gain_is_of_the_fusion_and_over_the_single_modality_that_val_chooses() -> None:
+    run = Made()
+    run.seeds("image:cnn", "single", [0.80] * 3)  # first on test
+    run.seeds("text:lstm", "single", [0.70] * 3)
+    run.seeds(TRIO, "gated", [0.90] * 3)
+    run.seeds(TRIO, "concat", [0.85] * 3)
+    for seed in range(3):
+        with_val(run, 3 + seed, 0.95)
+        with_val(run, 9 + seed, 0.99)
+
+    board = run.board()
+
+    assert board.chosen_unimodal is not None
+    assert board.chosen_unimodal.encoders == "text:lstm"
+    gain = row(board, "concat").gain
+    assert gain is not None
+    assert (gain.over, gain.value) == ("text:lstm", pytest.approx(0.15))
+    assert "Against it, fusion gains +0.150" in board_answer(board)
+
+
+def test_of_equal_scores_on_val_the_smaller_model_is_chosen_and_test_decides_nothing() -> None:
+    run = Made()
+    for name, score, size in (("gated", 0.95, 900.0), ("concat", 0.90, 100.0)):
+        size_of = Metric(phase="profile", name="num_parameters_trainable", value=size)
+        run.cell(TRIO, name, score, more=(size_of,))
+    with_val(run, 0, 0.92)
+    with_val(run, 1, 0.92)
+
+    board = run.board()
+
+    assert board.chosen is not None
+    assert (board.chosen.fusion, board.chosen.rank) == ("concat", 2)
+
+
+def test_without_scores_on_val_the_first_on_test_is_named_with_a_caution() -> None:
+    run = Made()
+    for name, score in (("gated", 0.95), ("concat", 0.90)):
+        run.cell(TRIO, name, score)
+    for cell, record in list(run.records.items()):
+        run.records[cell] = Record(cell_id=cell, status="ok", metrics=record.metrics[1:])
+
+    board = run.board()
+
+    assert board.chosen is not None
+    assert board.chosen.fusion == "gated"
+    assert "is best on val" not in board_answer(board)
+    assert "no row has its scores on val, so the first on test is named, which is partly the luckiest." in cautions(
+        board
+    )
 
 
 def _fields(metric: Metric) -> dict[str, Any]:

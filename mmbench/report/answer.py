@@ -26,8 +26,6 @@ _METRIC_WORDS = {
 MIN_SEEDS = 3
 #: Datasets whose whole answer stands at the top.
 MAX_IN_FULL = 2
-#: The best of so many rows is likely to owe something to chance.
-MIN_ROWS_FOR_LUCK = 5
 
 
 def answer(report: Report) -> str:
@@ -45,17 +43,20 @@ def answer(report: Report) -> str:
 
 
 def _where_fusion_helps(boards: Sequence[Board]) -> str:
-    """On how many datasets the best fusion beats the best single modality, and where that is not shown."""
-    gains = [(board, fusion.gain) for board in boards if (fusion := board.best_fusion) is not None and fusion.gain]
+    """On how many datasets the fusion that val chooses beats the single modality that it chooses."""
+    gains = [(board, fusion.gain) for board in boards if (fusion := board.chosen_fusion) is not None and fusion.gain]
     sure = [board for board, gain in gains if gain.ci_low is not None and gain.ci_low > 0]
     unsure = [board for board, gain in gains if board not in sure and gain.value > 0]
     worse = [board for board, gain in gains if gain.value <= 0]
-    words = f"Over {len(boards)} datasets, the best fusion beats the best single modality on {len(sure)}"
+    words = (
+        f"Over {len(boards)} datasets, the fusion that is best on val beats the single modality that is best on val "
+        f"on {len(sure)} by its test scores"
+    )
     words += " (95 % interval of the gain above zero)" if sure else ""
     if unsure:
         words += f"; on {_names(unsure)} it is ahead by no more than chance would explain, or by one seed alone"
     if worse:
-        words += f"; on {_names(worse)} no fusion does"
+        words += f"; on {_names(worse)} it does not"
     unknown = [board for board in boards if board not in [known for known, _ in gains]]
     if unknown:
         words += f"; on {_names(unknown)} there is nothing to compare"
@@ -94,30 +95,16 @@ def _listed(names: Sequence[str]) -> str:
 
 def board_answer(board: Board) -> str:
     """Return what a board says, not surer than its intervals allow."""
-    best = board.best
-    if best is None or best.score is None:
+    chosen = board.chosen
+    if chosen is None or chosen.score is None:
         return f"On {_name(board.dataset)} nothing can be ranked yet: {_coverage(board)}."
-    equal = sum(1 for row in board.rows if row.rank == 1) - 1
-    lead = f"On {_name(board.dataset)}{_task(board)} ({_measure(board)}), {combo(best)} ranks first"
-    lead += f", level with {counted(equal, 'other row')}," if equal else ""
-    lead += f" with {spread(best.score)}"
-    ranked = [row for row in board.rows if row.rank is not None and row is not best]
-    tied = indistinguishable(board)
-    if not ranked:
-        lead += "; there is no other row to compare it with"
-    elif not tied:
-        lead += (
-            "; the 95 % interval of no other row overlaps its own"
-            if best.group is None
-            else "; paired tests on the same samples find every other row worse"
-        )
-    else:
-        others = len(ranked) if best.group is None else board.num_tested - 1
-        which = "the only other row" if others == 1 else f"{len(tied)} of the {others} other rows"
-        which += " tested" if others < len(ranked) else ""
-        how = "by 95 % intervals" if best.group is None else "by paired tests on the same samples"
-        lead += f"; {which} cannot be told apart from it {how}, such as {combo(tied[0])} ({spread(tied[0].score)})"
-    sentences = [lead, *_cheapest(board), *_single_modality(board)]
+    ranked = [row for row in board.rows if row.rank is not None]
+    lead = f"On {_name(board.dataset)}{_task(board)} ({_measure(board)}), "
+    lead += f"{combo(chosen)} {'is best on val and ' if chosen_on_val(board) else ''}has {spread(chosen.score)} on test"
+    lead += (
+        f", rank {chosen.rank} of {len(ranked)}" if len(ranked) > 1 else "; there is no other row to compare it with"
+    )
+    sentences = [lead + _others(board, chosen), *_cheapest(board), *_single_modality(board)]
     if board.floor is not None:
         sentences.append(f"Predicting without looking at the sample gives {number(board.floor.mean)}")
     if board.num_done < board.num_planned:
@@ -125,16 +112,54 @@ def board_answer(board: Board) -> str:
     return ". ".join(sentences) + "."
 
 
-def indistinguishable(board: Board) -> list[Row]:
-    """Ranked rows, in their order, that nothing tells apart from the best one.
+def chosen_on_val(board: Board) -> bool:
+    """Whether rows have the scores on val that choose among them."""
+    return board.chosen is not None and bool(board.chosen.val_by_seed)
 
-    Those of its group, where paired tests were made; else those whose interval overlaps its own, or that have none.
+
+def _others(board: Board, chosen: Row) -> str:
+    """What tells the other ranked rows apart from the chosen one, if anything."""
+    assert chosen.score is not None
+    ranked = [row for row in board.rows if row.rank is not None and row is not chosen]
+    if not ranked:
+        return ""
+    tied = indistinguishable(board)
+    how = "by 95 % intervals" if chosen.differs is None else "by paired tests on the same samples"
+    better = [
+        row
+        for row in ranked
+        if row not in tied
+        and row.score is not None
+        and board.better(row.score.mean, chosen.score.mean) > 0
+        and (chosen.differs is None or row.differs)
+    ]
+    words = (
+        f"; {counted(len(better), 'other row')} {'is' if len(better) == 1 else 'are'} better {how}" if better else ""
+    )
+    if tied:
+        others = len(ranked) if chosen.differs is None else board.num_tested - 1
+        which = "the only other row" if others == 1 else f"{len(tied)} of the {others} other rows"
+        which += " tested" if others < len(ranked) else ""
+        words += f"; {which} cannot be told apart from it {how}, such as {combo(tied[0])} ({spread(tied[0].score)})"
+    elif not better:
+        words += (
+            "; the 95 % interval of no other row overlaps its own"
+            if chosen.differs is None
+            else "; paired tests on the same samples find every other row worse"
+        )
+    return words
+
+
+def indistinguishable(board: Board) -> list[Row]:
+    """Ranked rows, in their order, that nothing tells apart from the one that val chooses.
+
+    By paired tests, where they were made; else those whose interval overlaps its own, or that have none.
     """
-    best = board.best
-    others = [row for row in board.rows if row.rank is not None and row is not best]
-    if best is not None and best.group is not None:
-        return [row for row in others if row.group == best.group]
-    return [row for row in others if best is not None and overlap(best.score, row.score)]
+    chosen = board.chosen
+    others = [row for row in board.rows if row.rank is not None and row is not chosen]
+    if chosen is not None and chosen.differs is not None:
+        return [row for row in others if row.differs is False]
+    return [row for row in others if chosen is not None and overlap(chosen.score, row.score)]
 
 
 def overlap(one: Score | None, other: Score | None) -> bool:
@@ -182,13 +207,13 @@ def cautions(board: Board) -> list[str]:
             f"{counted(partial, 'row')} {'lacks' if partial == 1 else 'lack'} seeds and "
             f"{'is' if partial == 1 else 'are'} not ranked: a mean over fewer seeds is not the same measurement."
         )
-    if board.untested and board.best is not None and len(board.rows) > 1:
+    if board.untested and board.chosen is not None and len(board.rows) > 1:
         found.append(f"not every row could be compared sample by sample: {clean(board.untested, 200)}.")
     found += [
         *_small_test(board),
         *_imbalance(board),
         *_no_gain(board),
-        *_chosen_on_val(board),
+        *_no_val(board),
         *_worse_than_val(board),
     ]
     found += _mixture(board)
@@ -205,20 +230,21 @@ def cautions(board: Board) -> list[str]:
 
 
 def _single_modality(board: Board) -> list[str]:
-    unimodal, fusion = board.best_unimodal, board.best_fusion
+    unimodal, fusion = board.chosen_unimodal, board.chosen_fusion
     if unimodal is None:
         return []
     found = []
-    if unimodal is not board.best:
-        found.append(f"The best single modality is {combo(unimodal)} with {spread(unimodal.score)}")
+    on_val = " on val" if chosen_on_val(board) else ""
+    if unimodal is not board.chosen:
+        found.append(f"The best single modality{on_val} is {combo(unimodal)} with {spread(unimodal.score)}")
     if fusion is None or fusion.gain is None:
         return found
     gain = fusion.gain
-    which = "fusion" if fusion is board.best else f"the best fusion, {combo(fusion)},"
-    if gain.value <= 0:
-        found.append(f"No fusion beats it: {which} gains {signed(gain.value)}")
-        return found
+    which = "fusion" if fusion is board.chosen else f"the best fusion{on_val}, {combo(fusion)},"
     sure = "" if gain.ci_low is None or gain.ci_high is None else f" (95 % CI {_between(gain.ci_low, gain.ci_high)})"
+    if gain.value <= 0:
+        found.append(f"Fusion does not beat it: {which} gains {signed(gain.value)}{sure}")
+        return found
     doubt = ", which may be chance" if gain.ci_low is not None and gain.ci_low <= 0 else ""
     found.append(f"Against it, {which} gains {signed(gain.value)}{sure}{doubt}")
     return found
@@ -226,7 +252,7 @@ def _single_modality(board: Board) -> list[str]:
 
 def _cheapest(board: Board) -> list[str]:
     """Whether a row within 1 % of the best answers faster."""
-    best = board.best
+    best = board.chosen
     if best is None or best.score is None:
         return []
     latency = "latency_p50_s"
@@ -255,20 +281,23 @@ def _between(low: float, high: float) -> str:
 
 
 def _small_test(board: Board) -> list[str]:
-    """Whether the shown gap between the first two rows is smaller than what so many samples can show."""
+    """Whether the shown gap between the first two rows is smaller than what the test made can show."""
     ranked = [row for row in board.rows if row.rank is not None and row.score is not None]
     if len(ranked) < 2 or not board.num_test:
         return []
     first, second = ranked[0].score, ranked[1].score
     assert first is not None and second is not None
     gap = board.better(first.mean, second.mean)
-    least = board.least_gap
+    least, pairs = board.least_gap, board.num_tested * (board.num_tested - 1) // 2
+    how = (
+        f" and {counted(len(board.seeds), 'seed')}, over {counted(pairs, 'comparison')}," if least is not None else ","
+    )
     if least is None:
         least = least_visible_gap(first.mean, board.num_test, board.metric)
     if least is None or gap <= 0 or gap >= least:
         return []
     return [
-        f"the test set is small for the gap between the first two rows: with {counted(board.num_test, 'sample')}, "
+        f"the test set is small for the gap between the first two rows: with {counted(board.num_test, 'sample')}{how} "
         f"differences of less than about {number(least)} are likely to be missed or to be chance, and the gap is "
         f"{number(gap)}."
     ]
@@ -299,49 +328,33 @@ def _imbalance(board: Board) -> list[str]:
 
 
 def _no_gain(board: Board) -> list[str]:
-    fusion = board.best_fusion
+    fusion = board.chosen_fusion
     if fusion is None or fusion.gain is None:
         return []
     gain = fusion.gain
     if gain.value <= 0:
-        return ["no fusion is better than the best single modality."]
+        return ["the fusion that val chooses is no better than the single modality that it chooses."]
     if gain.ci_low is not None and gain.ci_low <= 0:
         return ["fusion is not shown to be better than the best single modality: the interval of its gain holds 0."]
     return []
 
 
-def _chosen_on_val(board: Board) -> list[str]:
-    """What val would choose, where that is not the row that tops the test scores."""
-    rows = [row for row in board.rows if row.rank is not None and row.score is not None and row.val is not None]
-    if len(rows) < MIN_ROWS_FOR_LUCK:
+def _no_val(board: Board) -> list[str]:
+    """Whether the answer had to go by test, because rows have no score on val."""
+    if board.chosen is None or chosen_on_val(board) or len([row for row in board.rows if row.rank is not None]) < 2:
         return []
-    chosen = max(rows, key=lambda row: board.better(row.val or 0.0, 0.0))
-    if chosen.rank == 1 or chosen.score is None:
-        return []
-    return [
-        f"the first of {len(rows)} rows on test is partly the luckiest; val would choose {combo(chosen)}, "
-        f"which has {number(chosen.score.mean)} on test."
-    ]
+    return ["no row has its scores on val, so the first on test is named, which is partly the luckiest."]
 
 
 def _worse_than_val(board: Board) -> list[str]:
-    """Whether the best row is worse on test than val promised, by more than chance explains.
-
-    For shares of samples: two standard errors of a difference, as if val had as many samples as test, and 0.03 at
-    least. For other metrics: a tenth of the value.
-    """
-    best = board.best
-    if best is None or best.score is None or best.val is None or not board.num_test:
-        return []
-    gap = board.better(best.val, best.score.mean)
-    least = least_visible_gap(best.val, board.num_test, board.metric)
-    limit = 0.1 * abs(best.score.mean) if least is None else max(least * 1.96 / (1.96 + 0.84), 0.03)
-    if gap <= limit:
+    """Whether the chosen row is worse on test than on val by more than chance and the choice explain."""
+    chosen = board.chosen
+    if board.val_excess is None or chosen is None or chosen.score is None or chosen.val is None:
         return []
     return [
-        f"the best row has {number(best.val)} on val and {number(best.score.mean)} on test, a larger gap than chance "
-        "explains: test differs from val, or the choice of epoch fits val too well; do not expect val's number of new "
-        "data."
+        f"the row that val chooses has {number(chosen.val)} on val and {number(chosen.score.mean)} on test, a larger "
+        "gap than chance explains: test differs from val, or the choice of epoch fits val too well; do not expect "
+        "val's number of new data."
     ]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from mmbench.combo import MAJORITY
 from mmbench.record import DONE, FAILURES, Direction, Metric, Record
 from mmbench.report.outcomes import PENDING, STOPPED, Outcome, outcomes, split_encoders
-from mmbench.report.tables import Board, Gain, Problem, Report, Row, Score, num_to_run
+from mmbench.report.tables import Board, Gain, Problem, Report, Row, Score, num_to_run, val_order
 from mmbench.store import RunStore
 
 #: The usual primary metric and its direction, by kind of task; `mmbench.tasks.METRICS` says the same (a test).
@@ -158,6 +158,12 @@ def _row(
     done = [cell for cell in cells if cell.done]
     failed = next((cell for cell in cells if not cell.done), None)
     numbers, contended = _numbers(done, task, metric)
+    val_by_seed = {
+        cell.seed: item.value
+        for cell in sorted(done, key=lambda cell: cell.seed)
+        for item in cell.metrics
+        if _is_score(item, "val", task, metric) and item.value is not None
+    }
     return Row(
         encoders=encoders,
         fusion=fusion,
@@ -169,7 +175,8 @@ def _row(
         statuses=_counted(cells),
         reason=failed.reason if failed else "",
         score=_score(done, task, metric),
-        val=_mean(item.value for cell in done for item in cell.metrics if _is_score(item, "val", task, metric)),
+        val=_mean(val_by_seed.values()),
+        val_by_seed=val_by_seed,
         numbers=numbers,
         conditions=_conditions(done, task, metric),
         diagnostics=_diagnostics(done, task),
@@ -279,19 +286,24 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 
 def _with_gains(rows: Sequence[Row], direction: Direction) -> list[Row]:
+    """Add each fusion's gain on test over the unimodal row that is best on val, on the fusion's own seeds."""
     unimodal = [row for row in rows if row.unimodal]
-    means: dict[tuple[int, tuple[int, ...]], float] = {}
     sign = -1.0 if direction == "min" else 1.0
     best_of: dict[tuple[int, ...], tuple[Row, int] | None] = {}
 
     def best_over(seeds: tuple[int, ...]) -> tuple[Row, int] | None:
-        """The best unimodal row on exactly these seeds, and how many rows have them all."""
+        """The unimodal row that is best on val over exactly these seeds, and how many rows have them all on test."""
         if seeds not in best_of:
             known = [row for row in unimodal if row.score is not None and set(seeds) <= set(row.score.by_seed)]
-            for row in known:
+            # Without val there is only test to go by; `Board.best_on_val` does the same.
+            validated = [row for row in known if set(seeds) <= set(row.val_by_seed)]
+
+            def on_val(row: Row) -> tuple[float | str, ...]:
                 assert row.score is not None
-                means[id(row), seeds] = sign * math.fsum(row.score.by_seed[seed] for seed in seeds) / len(seeds)
-            best_of[seeds] = (max(known, key=lambda row: means[id(row), seeds]), len(known)) if known else None
+                scores = row.val_by_seed if validated else row.score.by_seed
+                return val_order(row, math.fsum(scores[seed] for seed in seeds) / len(seeds), direction)
+
+            best_of[seeds] = (min(validated or known, key=on_val), len(known)) if known else None
         return best_of[seeds]
 
     found = []

@@ -15,7 +15,7 @@ from mmbench.kept_predictions import load_predictions
 from mmbench.profile_plan import setup_of
 from mmbench.record import CHOOSING, DONE, Metric, Record
 from mmbench.report.evidence import paired
-from mmbench.report.predictions import checked_scores, order_of
+from mmbench.report.predictions import checked_scores, clusters_of, order_of
 from mmbench.report.statistics import holm
 from mmbench.report.timings import SOURCES, Ratio, compare_times, load_timings, samples_of
 
@@ -266,16 +266,20 @@ def _sample_scores(
     task: Mapping[str, Any],
     name: str,
     metrics: Sequence[str],
-) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]] | str]:
-    """By metric: scores of the same test samples under each seed, (S, N) in each run; or why there are none."""
+) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64] | None] | str]:
+    """By metric: scores of the same test samples under each seed, (S, N) in each run, with the numbers of the samples'
+    groups, (N,), if they have any; or why there are none.
+    """
     kept: dict[str, tuple[list[Any], list[Any]]] = {metric: ([], []) for metric in metrics}
     samples: tuple[str, ...] | None = None
+    clusters: NDArray[np.int64] | None = None
     for pair in pairs:
         for at, (store, cell) in enumerate(zip(stores, pair)):
             given = load_predictions(store.cell_folder(cell.row["cell_id"]), name)
             if given is None:
                 return dict.fromkeys(metrics, "predictions were not kept")
-            samples = given.ids if samples is None else samples
+            if samples is None:
+                samples, clusters = given.ids, clusters_of(given, task.get("kind", ""))
             order = order_of(given.ids, samples)
             if order is None:
                 return dict.fromkeys(metrics, "the runs were tested on different samples")
@@ -286,7 +290,7 @@ def _sample_scores(
                 else:
                     kept[metric][at].append(scores[order])
     no_mean = dict.fromkeys(metrics, "it is no mean over samples")
-    return {**no_mean, **{metric: (np.stack(one), np.stack(other)) for metric, (one, other) in kept.items()}}
+    return {**no_mean, **{metric: (np.stack(one), np.stack(other), clusters) for metric, (one, other) in kept.items()}}
 
 
 def _costs(

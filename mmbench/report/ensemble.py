@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mmbench.kept_predictions import Predictions, load_predictions
 from mmbench.report.assembly import build_report
 from mmbench.report.evidence import paired
-from mmbench.report.predictions import order_of, sample_scores
+from mmbench.report.predictions import clusters_of, order_of, sample_scores
 from mmbench.report.statistics import holm
 from mmbench.report.tables import Board, Row
 
@@ -105,7 +105,7 @@ class Ensembles:
 
     Attributes:
         dataset, task, metric, direction: As on the board.
-        best: Encoders, fusion and objective of the row that leads the board, or "".
+        best: Encoders, fusion and objective of the row that is best on val, or "".
         best_score: Its mean score over seeds, or None.
         seeds: Ensembles over seeds, in the order of the board.
         greedy: The ensemble over cells, or None.
@@ -136,7 +136,7 @@ class _Cell:
 def ensembles_of(folder: Path) -> tuple[Ensembles, ...]:
     """Return what ensembles of a run's cells reach, by board.
 
-    The best single row is the board's first, chosen on test: an opponent that chance has helped, if anybody.
+    The best single row is the one that is best on val, as ensembles are chosen on val.
 
     Raises:
         UsageError: there is no run, or its plan is damaged.
@@ -186,9 +186,10 @@ def _of_board(board: Board, folder: Path) -> Ensembles:
     cells, splits, left_out = _cells(board, ranked, folder)
     if not cells:
         return replace(bare, left_out=left_out)
-    best = [cell for cell in cells if cell.row is ranked[0]]
+    best = [cell for cell in cells if cell.row is board.chosen]
     if not best:
         return replace(bare, left_out=(*left_out, "the best row's predictions cannot be read"))
+    clusters = clusters_of(splits["test"], board.kind)
     opponent = np.stack([_scores(cell.test, splits["test"].target, board) for cell in best])  # (S, N)
     seeds = []
     for row in ranked:
@@ -204,7 +205,7 @@ def _of_board(board: Board, folder: Path) -> Ensembles:
                 objective=row.objective,
                 seeds=tuple(cell.seed for cell in ours),
                 single=single,
-                tested=_tested(scores, opponent),
+                tested=_tested(scores, opponent, clusters),
             )
         )
     chosen, val = choose_greedily([cell.val for cell in cells], splits["val"].target, board)
@@ -213,12 +214,12 @@ def _of_board(board: Board, folder: Path) -> Ensembles:
         members=_members(cells, chosen),
         num_candidates=len(cells),
         val=val,
-        tested=_tested(_scores(joined, splits["test"].target, board), opponent),
+        tested=_tested(_scores(joined, splits["test"].target, board), opponent, clusters),
     )
     adjusted = holm([_p_value(tested) for tested in (*(item.tested for item in seeds), greedy.tested)])
     return replace(
         bare,
-        best=_label(ranked[0]),
+        best=_label(best[0].row),
         best_score=float(opponent.mean()),
         seeds=tuple(replace(item, tested=_adjusted(item.tested, p)) for item, p in zip(seeds, adjusted)),
         greedy=replace(greedy, tested=_adjusted(greedy.tested, adjusted[-1])),
@@ -290,10 +291,10 @@ def _mean_score(prediction: Floats, target: Floats, board: Board) -> float:
     return float(_scores(prediction, target, board).mean())
 
 
-def _tested(scores: Floats, opponent: Floats) -> Tested:
+def _tested(scores: Floats, opponent: Floats, clusters: NDArray[np.int64] | None) -> Tested:
     """One ensemble's scores (N,) against those of the best row under each of its seeds (S, N)."""
     score, change = float(scores.mean()), float(scores.mean() - opponent.mean())
-    found = paired(opponent, scores[None])
+    found = paired(opponent, scores[None], clusters)
     return Tested(score=score, change=change, low=found.low, high=found.high, p_value=found.p_value, test=found.test)
 
 

@@ -9,13 +9,23 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
+import scipy.special
 from numpy.typing import NDArray
 
 from mmbench.kept_predictions import load_predictions
-from mmbench.report.intervals import Interval, draws, interval_of_draws, is_share, mean_interval
-from mmbench.report.predictions import checked_scores, order_of
-from mmbench.report.statistics import holm, mcnemar, minimum_detectable_difference
+from mmbench.report.choice import with_choice
+from mmbench.report.intervals import Interval, mean_interval, own_seeds
+from mmbench.report.pairwise import (
+    ALPHA,
+    Pairs,
+    compare_pairs,
+    detectable_difference,
+    interval_of_pair,
+    is_share,
+)
+from mmbench.report.predictions import checked_scores, clusters_of, order_of
 from mmbench.report.tables import Board, Gain, Report, Row
+from mmbench.report.variance import SeedVariance, cluster_sums, seed_variance
 
 Floats: TypeAlias = NDArray[np.float64]
 
@@ -24,23 +34,23 @@ MAX_ROWS = 1000
 MAX_TESTED = 150
 #: Numbers held at once: rows x seeds x samples.
 MAX_NUMBERS = 20_000_000
-RESAMPLES = 2000
-#: Holm's method over 150 tests needs p-values that go well below 0.05 / 150.
-TEST_RESAMPLES = 10_000
-ALPHA = 0.05
+#: Metrics that are means of errors.
+NOT_NEGATIVE = ("mae", "rmse", "log_loss", "calibration_error", "median_rank")
 
 
 @dataclass(frozen=True)
-class _Scored:
+class Scored:
     """Scores of rows on the same test samples.
 
     Attributes:
         places: Positions of the rows in the board.
         scores: (M, S, N), what each sample adds to the metric's mean under each seed.
+        clusters: (N,) the number of each sample's group; None where samples are independent.
     """
 
     places: tuple[int, ...]
     scores: Floats
+    clusters: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True)
@@ -67,20 +77,31 @@ def with_evidence(report: Report, folder: Path) -> Report:
     return replace(report, boards=tuple(_weigh(board, folder) for board in report.boards))
 
 
-def paired(one: Floats, other: Floats) -> Paired:
+def paired(one: Floats, other: Floats, clusters: NDArray[np.int64] | None = None) -> Paired:
     """Test the difference "other minus one" on the same samples: over seeds too, where there are several.
 
-    The interval is `mean_interval`'s; with one seed of right and wrong answers the p-value is McNemar's, exact.
+    With one seed of right and wrong answers the p-value is McNemar's, exact.
 
-    Shapes: (S, N) each, or (1, N) for what has no seeds.
+    Shapes: (S, N) each, or (1, N) for what has no seeds; clusters (N,) the number of each sample's group.
     """
-    found = mean_interval(other - one)
-    if not isinstance(found, Interval):
-        return Paired(None, None, None, found.reason)
-    p_value, test = found.p_value, f"paired bootstrap over {found.over}"
-    if len(one) == len(other) == 1 and is_share(one) and is_share(other):
-        p_value, test = mcnemar(one[0] > 0, other[0] > 0).p_value, "exact McNemar"
-    return Paired(found.low, found.high, p_value, test)
+    if len(one) == len(other) == 1:
+        pairs = compare_pairs(np.stack([other, one]), clusters)
+        if np.isnan(pairs.p_values[0, 1]):
+            return Paired(None, None, None, pairs.test)
+        low, high = interval_of_pair(pairs, 0, 1)
+        return Paired(low, high, float(pairs.p_values[0, 1]), pairs.test)
+    return _paired_over_seeds(other - one, clusters)
+
+
+def _paired_over_seeds(differences: Floats, clusters: NDArray[np.int64] | None) -> Paired:
+    """As `paired`, from the differences under each seed, (S, N)."""
+    # Two rows, one of which is zero, differ by the differences themselves.
+    scores = np.stack([differences, np.zeros_like(differences)])
+    pairs = compare_pairs(scores, clusters, seeds=SeedVariance.stack([own_seeds(differences, clusters), None]))
+    if np.isnan(pairs.p_values[0, 1]):
+        return Paired(None, None, None, pairs.test)
+    low, high = interval_of_pair(pairs, 0, 1)
+    return Paired(low, high, float(pairs.p_values[0, 1]), pairs.test)
 
 
 def _weigh(board: Board, folder: Path) -> Board:
@@ -89,101 +110,128 @@ def _weigh(board: Board, folder: Path) -> Board:
         return board
     scored, reason = _scored(board, ranked, folder)
     if scored is None:
-        return replace(board, untested=reason)
-    tested = [at for at, place in enumerate(scored.places) if place in set(ranked[:MAX_TESTED])]
+        return with_choice(replace(board, untested=reason))
+    weighed = with_scores(board, scored)
+    return replace(weighed, untested=reason, val_excess=_val_excess(board, scored, folder))
+
+
+def with_scores(board: Board, scored: Scored) -> Board:
+    """Return the board with what scores of single test samples say: intervals, gains, groups.
+
+    The scores may come from predictions or from wherever else they were kept.
+    """
+    ranked = [place for place, row in enumerate(board.rows) if row.rank is not None]
+    seeds = seed_variance(scored.scores, scored.clusters) if len(board.seeds) > 1 else None
+    share = is_share(scored.scores)
     rows = list(board.rows)
-    drawn = _draw(scored.scores, RESAMPLES)  # (R, M, S)
-    by_seed = scored.scores.mean(axis=2)  # (M, S)
     for at, place in enumerate(scored.places):
-        row = rows[place]
-        assert row.score is not None
-        answers = scored.scores.shape[2] if is_share(scored.scores[at]) else 0
-        found = interval_of_draws(by_seed[at], drawn[:, at], num_answers=answers)
-        if isinstance(found, Interval):
-            rows[place] = replace(
-                row, score=replace(row.score, ci_low=found.low, ci_high=found.high, ci_over=found.over)
-            )
-    for place, gain in _gains(board, scored, by_seed, drawn).items():
+        found = mean_interval(
+            scored.scores[at],
+            shape="share" if share else "mean",
+            clusters=scored.clusters,
+            seeds=None if seeds is None else seeds.of_row(at),
+        )
+        score = rows[place].score
+        if isinstance(found, Interval) and score is not None:
+            over = found.over if scored.clusters is None else found.over.replace("samples", "groups of samples")
+            low, high = (max(0.0, found.low), found.high) if board.metric in NOT_NEGATIVE else (found.low, found.high)
+            score = replace(score, ci_low=low, ci_high=high, ci_over=over, sample_error=found.sample_error)
+            rows[place] = replace(rows[place], score=score)
+    pairs = compare_pairs(scored.scores, scored.clusters, seeds=seeds)
+    for place, gain in _gains(board, scored, pairs).items():
         rows[place] = replace(rows[place], gain=gain)
-    for at, group in _groups(scored.scores[tested], board.direction).items():
-        place = scored.places[tested[at]]
-        rows[place] = replace(rows[place], group=group)
-    return replace(
+    named = {id(row) for row in (board.chosen, board.chosen_fusion, board.chosen_unimodal)}
+    first = set(ranked[:MAX_TESTED])
+    tested = [at for at, place in enumerate(scored.places) if place in first or id(board.rows[place]) in named]
+    among = pairs.take(tested)
+    places = [scored.places[at] for at in tested]
+    by_sample = scored.scores[tested].mean(axis=(1, 2))
+    for at, (group, out_of_order) in enumerate(_groups(among, by_sample, board.direction)):
+        rows[places[at]] = replace(rows[places[at]], group=group, out_of_order=out_of_order)
+    chosen = next((at for at, place in enumerate(places) if board.rows[place] is board.chosen), None)
+    if chosen is not None:
+        for at, differs in enumerate(among.differs[chosen]):
+            rows[places[at]] = replace(rows[places[at]], differs=bool(differs))
+    board = replace(
         board,
         rows=tuple(rows),
         num_tested=len(tested),
-        untested=reason,
-        least_gap=_least_gap(scored.scores[tested[:2]]),
+        least_gap=detectable_difference(among, 0, 1) if len(tested) > 1 and among.num_pairs else None,
     )
+    return with_choice(board)
 
 
 # Predictions
 
 
-def _scored(board: Board, ranked: Sequence[int], folder: Path) -> tuple[_Scored | None, str]:
-    """Scores of the first rows and of the best single modality; and why some or all ranked rows have none."""
+def _scored(board: Board, ranked: Sequence[int], folder: Path) -> tuple[Scored | None, str]:
+    """Scores of the first rows and of those that val chooses; and why some or all ranked rows have none."""
     chosen = list(ranked[:MAX_ROWS])
-    rival = next((place for place in ranked if board.rows[place].unimodal), None)
-    if rival is not None and rival not in chosen:
-        chosen.append(rival)
+    needed = [
+        place
+        for place in ranked
+        if any(board.rows[place] is row for row in (board.chosen, board.chosen_fusion, board.chosen_unimodal))
+    ]
+    chosen += [place for place in needed if place not in chosen]
     reference: tuple[str, ...] | None = None
+    clusters: NDArray[np.int64] | None = None
     places: list[int] = []
     found: list[Floats] = []
     reason, room = "", MAX_NUMBERS
     for place in chosen:
-        if room <= 0 and place != rival:
+        if room <= 0 and place not in needed:
             continue
-        scores, ids, why = _row_scores(board, board.rows[place], folder, reference)
+        scores, ids, groups, why = _row_scores(board, board.rows[place], folder, reference)
         if scores is None:
             reason = reason or why
             continue
-        reference = reference or ids
+        if reference is None:
+            reference, clusters = ids, groups
         places.append(place)
         found.append(scores)
         room -= scores.size
     if not found:
         return None, reason
-    return _Scored(tuple(places), np.stack(found)), reason
+    return Scored(tuple(places), np.stack(found), clusters), reason
 
 
 def _row_scores(
-    board: Board, row: Row, folder: Path, reference: tuple[str, ...] | None
-) -> tuple[Floats | None, tuple[str, ...], str]:
-    """Scores (S, N) of a row under the board's seeds in the order of the reference's samples; or why there are none."""
-    assert row.score is not None
+    board: Board, row: Row, folder: Path, reference: tuple[str, ...] | None, split: str = "test"
+) -> tuple[Floats | None, tuple[str, ...], NDArray[np.int64] | None, str]:
+    """Scores (S, N) of a row under the board's seeds in the order of the reference's samples, these samples and the
+    numbers of their groups; or why there are none.
+    """
+    recorded = row.score.by_seed if split == "test" and row.score is not None else row.val_by_seed
     by_seed = []
+    clusters: NDArray[np.int64] | None = None
     for seed in board.seeds:
-        kept = load_predictions(folder / "cells" / row.cell_ids[seed], board.task)
+        kept = load_predictions(folder / "cells" / row.cell_ids[seed], board.task, split)
         if kept is None:
-            return None, (), f"the predictions of cell {row.cell_ids[seed]} are not there or cannot be read"
+            return None, (), None, f"the predictions of cell {row.cell_ids[seed]} are not there or cannot be read"
         scores = checked_scores(kept, board.kind, board.metric, board.num_outputs)
         if scores is None:
-            return None, (), f"{board.metric} is no mean over samples, so single samples say nothing about it"
-        if abs(float(scores.mean()) - row.score.by_seed[seed]) > 1e-4 * max(1.0, abs(row.score.by_seed[seed])):
-            return None, (), f"the predictions of cell {row.cell_ids[seed]} do not give its recorded {board.metric}"
-        reference = reference or kept.ids
+            return None, (), None, f"{board.metric} is no mean over samples, so single samples say nothing about it"
+        if abs(float(scores.mean()) - recorded[seed]) > 1e-4 * max(1.0, abs(recorded[seed])):
+            return (
+                None,
+                (),
+                None,
+                f"the predictions of cell {row.cell_ids[seed]} do not give its recorded {board.metric}",
+            )
+        if reference is None:
+            reference, clusters = kept.ids, clusters_of(kept, board.kind)
         order = order_of(kept.ids, reference)
         if order is None:
-            return None, (), "cells were tested on different samples"
+            return None, (), None, "cells were tested on different samples"
         by_seed.append(scores[order])
-    return np.stack(by_seed), reference or (), ""
+    return np.stack(by_seed), reference or (), clusters, ""
 
 
-# Statistics on one set of draws
+# Statistics
 
 
-def _draw(scores: Floats, resamples: int) -> Floats:
-    """Means over resampled test samples, the same resamples for every row and seed: (M, S, N) -> (R, M, S)."""
-    num_rows, num_seeds, num_samples = scores.shape
-    flat = scores.reshape(num_rows * num_seeds, num_samples)
-    parts = [times @ flat.T / num_samples for times in draws(num_samples, resamples)]
-    drawn: Floats = np.concatenate(parts).reshape(-1, num_rows, num_seeds)
-    return drawn
-
-
-def _gains(board: Board, scored: _Scored, by_seed: Floats, drawn: Floats) -> Mapping[int, Gain]:
+def _gains(board: Board, scored: Scored, pairs: Pairs) -> Mapping[int, Gain]:
     """Gains whose interval is over seeds and samples, by place, for rows whose rival was scored too."""
-    sign = -1.0 if board.direction == "min" else 1.0
     rivals = {
         (board.rows[place].encoders, board.rows[place].objective): at
         for at, place in enumerate(scored.places)
@@ -193,55 +241,61 @@ def _gains(board: Board, scored: _Scored, by_seed: Floats, drawn: Floats) -> Map
     for at, place in enumerate(scored.places):
         gain = board.rows[place].gain
         rival = rivals.get((gain.over, gain.over_objective)) if gain else None
-        if gain is None or rival is None:
+        if gain is None or rival is None or np.isnan(pairs.p_values[at, rival]):
             continue
-        interval = interval_of_draws(sign * (by_seed[at] - by_seed[rival]), sign * (drawn[:, at] - drawn[:, rival]))
-        if isinstance(interval, Interval):
-            found[place] = replace(gain, ci_low=interval.low, ci_high=interval.high)
+        low, high = interval_of_pair(pairs, at, rival)
+        if board.direction == "min":
+            low, high = -high, -low
+        found[place] = replace(gain, ci_low=low, ci_high=high)
     return found
 
 
-def _groups(scores: Floats, direction: str) -> dict[int, int]:
-    """Group of each row: 1 for the best and all that do not differ from it significantly, then again for the rest.
+def _groups(pairs: Pairs, means: Floats, direction: str) -> list[tuple[int, bool]]:
+    """Group of each row, and whether a row above it stands in a worse one.
 
-    In each round every row is compared with the round's best on the same samples and seeds, adjusted by Holm's method
-    for the number of comparisons (multiple comparisons with the best). With one seed and right-or-wrong answers the
-    test is McNemar's, exact; else the interval of the paired difference.
+    Group 1 is the row that is best on test and all that are not told apart from it; then again for the rest. Every pair
+    was tested and adjusted for all pairs: which row is best on test is chance's choice too, so that comparisons with it
+    alone are not the ones to count.
 
-    Shapes: (M, S, N) -> {row: group}.
+    Shapes: means (M,) -> M pairs.
     """
-    by_seed = scores.mean(axis=2)
-    means = by_seed.mean(axis=1)
     order = [int(at) for at in np.argsort(means if direction == "min" else -means, kind="stable")]
-    binary = scores.shape[1] == 1 and set(np.unique(scores)) <= {0.0, 1.0}
-    drawn = None if binary or len(order) < 2 or scores.shape[2] < 2 else _draw(scores, TEST_RESAMPLES)
-
-    def p_value(one: int, other: int) -> float:
-        if binary:
-            return mcnemar(scores[one, 0], scores[other, 0]).p_value
-        if drawn is None:
-            return math.nan
-        found = interval_of_draws(by_seed[one] - by_seed[other], drawn[:, one] - drawn[:, other])
-        return found.p_value if isinstance(found, Interval) else math.nan
-
     groups: dict[int, int] = {}
-    left = order
-    number = 0
+    left, number = order, 0
     while left:
         number += 1
-        best, others = left[0], left[1:]
-        adjusted = holm([p_value(best, other) for other in others]).tolist() if others else []
-        # A comparison that could not be made tells nothing apart.
-        different = [other for other, p in zip(others, adjusted) if p < ALPHA]
+        different = [other for other in left[1:] if pairs.differs[left[0], other]]
         groups |= dict.fromkeys(set(left) - set(different), number)
         left = different
-    return groups
+    worst = np.maximum.accumulate([groups[at] for at in order])
+    behind = {at: bool(groups[at] < least) for at, least in zip(order, worst)}
+    return [(groups[at], behind[at]) for at in range(len(means))]
 
 
-def _least_gap(scores: Floats) -> float | None:
-    """Smallest difference between the first two rows that a paired test on these samples would probably find."""
-    if len(scores) < 2 or scores.shape[2] < 2:
+def _val_excess(board: Board, scored: Scored, folder: Path) -> float | None:
+    """By how much val exceeds test beyond chance, for the row that val chooses: the lower bound of the difference.
+
+    Two independent sets of samples under the same seeds. The row was chosen for its val score among all ranked rows, so
+    the bound holds for all of them at once (Bonferroni).
+    """
+    chosen = board.chosen
+    at = next((at for at, place in enumerate(scored.places) if board.rows[place] is chosen), None)
+    if chosen is None or at is None:
         return None
-    differences = scores[0].mean(axis=0) - scores[1].mean(axis=0)
-    std = float(differences.std(ddof=1))
-    return minimum_detectable_difference(std, scores.shape[2]) if std > 0 else None
+    val, _, clusters, _ = _row_scores(board, chosen, folder, None, split="val")
+    if val is None or val.shape[1] < 2:
+        return None
+    test = scored.scores[at]
+    error = math.hypot(_mean_error(val, clusters), _mean_error(test, scored.clusters))
+    num_ranked = sum(1 for row in board.rows if row.rank is not None)
+    student = float(scipy.special.stdtrit(min(val.shape[1], test.shape[1]) - 1, 1 - ALPHA / 2 / num_ranked))
+    excess = board.better(float(val.mean()), float(test.mean())) - student * error
+    return excess if excess > 0 else None
+
+
+def _mean_error(scores: Floats, clusters: NDArray[np.int64] | None) -> float:
+    """Standard error of the mean over samples of the mean over seeds: (S, N) -> a number."""
+    by_sample = scores.mean(axis=0)
+    sums = cluster_sums(by_sample - by_sample.mean(), clusters)
+    squared = float(np.square(sums).sum()) + (0.5 if is_share(scores) else 0.0)
+    return math.sqrt(squared * len(sums) / max(1, len(sums) - 1)) / len(by_sample)

@@ -36,10 +36,13 @@ def render_html(report: Report, folder: Path | None = None) -> str:
 
 
 METHOD = (
-    "Where predictions were kept, intervals are over both seeds and test samples, and every row was compared with the "
-    "best on the same samples and seeds: rows of one group cannot be told apart from the group's first at 5 %, after "
-    "Holm's correction for the number of comparisons. Where they were not, intervals are Student's over seeds, or over "
-    "the samples of the one seed."
+    "Rows are ranked by their test scores. What the answer names was chosen on val, so that no test score chose it; "
+    "its interval allows for the luck of seeds that val and test share. Where predictions were kept, intervals are "
+    "over both seeds and test samples (groups of samples where the dataset gives groups), and all pairs of rows were "
+    "compared on the same samples: rows of one group cannot be told apart from the group's first at 5 %, after Holm's "
+    "correction for all pairs; the variance over seeds is pooled over rows. ‡ marks a row that ranks below a row of a "
+    "worse group. Where predictions were not kept, intervals are Student's over seeds, or over the samples of the one "
+    "seed."
 )
 
 

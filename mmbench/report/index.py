@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -307,7 +308,7 @@ def _row_as_written(row: Row, line: Mapping[str, str]) -> Row | None:
         score, ci_low=numbers.get("ci_low"), ci_high=numbers.get("ci_high"), ci_over=str(line.get("ci_over") or "")
     )
     gain: Gain | None = row.gain
-    if gain is not None:
+    if gain is not None and abs(gain.value - numbers.get("gain", math.inf)) <= _SAME * max(1.0, abs(gain.value)):
         gain = replace(gain, ci_low=numbers.get("gain_ci_low"), ci_high=numbers.get("gain_ci_high"))
     rank, group = numbers.get("rank"), numbers.get("group")
     return replace(
@@ -316,10 +317,12 @@ def _row_as_written(row: Row, line: Mapping[str, str]) -> Row | None:
         gain=gain,
         rank=None if rank is None else int(rank),
         group=None if group is None else int(group),
+        out_of_order=line.get("out_of_order") == "yes",
+        differs={"yes": True, "no": False}.get(line.get("differs") or ""),
     )
 
 
-_NUMBERS = ("rank", "group", "mean", "ci_low", "ci_high", "gain_ci_low", "gain_ci_high")
+_NUMBERS = ("rank", "group", "mean", "ci_low", "ci_high", "gain", "gain_ci_low", "gain_ci_high")
 
 
 def _is_name(name: str) -> bool:

@@ -1,26 +1,27 @@
-"""How sure a score is: 95 % confidence intervals over seeds and test samples."""
+"""How sure a score is: 95 % confidence intervals over seeds and test samples, or groups of samples."""
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from typing import TypeAlias
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import numpy as np
 import scipy.special
-import scipy.stats
 from numpy.typing import ArrayLike, NDArray
 
-Floats: TypeAlias = NDArray[np.float64]
+from mmbench.report.variance import RowSeeds, cluster_sums, moderated, residual_variance
 
-RESAMPLES = 2000
+Floats: TypeAlias = NDArray[np.float64]
+#: How a score is spread over samples: a share of right answers, a mean of errors, or (with its range) anything else.
+Shape: TypeAlias = Literal["share", "mean", "unit", "correlation", "r2"]
+
 _Z95 = 1.959963984540054
-#: Draws of at most this many numbers are kept between calls.
-MAX_KEPT_DRAWS = 5_000_000
-#: Slope and offset of `_seed_weight` by degrees of freedom; the last ones serve all above.
-_CALIBRATION = {1: (0.14, 0.00), 2: (0.20, 0.05), 3: (0.25, 0.20), 4: (0.20, 0.30), 5: (0.25, 0.50)}
+#: Slope and offset of `_seed_weight` by degrees of freedom; each serves all up to the next.
+_CALIBRATION = {
+    1: (0.14, 0.00), 2: (0.20, 0.05), 3: (0.25, 0.20), 4: (0.20, 0.30), 5: (0.25, 0.50), 8: (0.30, 0.80),
+    12: (0.20, 0.80), 20: (0.14, 0.80), 40: (0.06, 0.50), 100: (0.04, 0.50),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -37,31 +38,44 @@ class Interval:
     Attributes:
         value: The point estimate.
         low, high: Bounds.
-        p_value: Two-sided, of the value being zero; 0.05 where a bound touches zero. Means something for differences.
         over: What would vary if one did it all again: "samples", "seeds", or "seeds and samples".
+        sample_error: Standard error from the samples alone; 0 where nothing is known of it.
     """
 
     value: float
     low: float
     high: float
-    p_value: float
     over: str
+    sample_error: float = 0.0
 
 
-def mean_interval(per_sample: ArrayLike, *, resamples: int = RESAMPLES, share: bool = False) -> Interval | Undefined:
-    """Mean over seeds of a mean over samples (accuracy, log loss, MAE), by `nested_interval`.
+def mean_interval(
+    per_sample: ArrayLike,
+    *,
+    shape: Shape = "mean",
+    clusters: NDArray[np.int64] | None = None,
+    seeds: RowSeeds | None = None,
+) -> Interval | Undefined:
+    """Mean over seeds of a mean over samples, with an interval over both seeds and samples.
 
-    The difference of two models, or a fusion's gain, is the interval of the difference of their scores: sample by
-    sample and seed by seed, which is what makes it paired.
+    All seeds share the test samples (a layout crossed with seeds). The samples' part is Wilson's interval (1927) for a
+    share of right answers, for as many answers as its variance amounts to; for another mean, Student's with Hall's
+    transformation (1992, "On the removal of skewness by transformation"), for errors are lopsided. The seeds' part is
+    Student's t with the spread that seeds show, symmetric on the arcsine of the root for a share. What of that spread
+    is seeds and samples together counts once. The two parts' distances from the value are joined by Pythagoras
+    (Graybill & Wang 1980; Zou & Donner 2008, "Construction of confidence limits about effect measures"), the seeds'
+    weighted so that it holds as often as it says. With one seed the interval says how that one model would do on other
+    samples, and nothing of other seeds.
 
     Shapes: (S, N) score of each sample under each seed, or (N,) for one seed.
 
     Args:
         per_sample: The scores.
-        resamples: How many.
-        share: Whether the scores are right (1) and wrong (0) answers.
+        shape: "share" for right (1) and wrong (0) answers.
+        clusters: (N,) the number of the group of each sample: groups are drawn, not samples.
+        seeds: Variance over seeds, pooled over the rows of a board; from these scores alone where it is not given.
 
-    >>> interval = mean_interval([1.0] * 90 + [0.0] * 10, share=True)
+    >>> interval = mean_interval([1.0] * 90 + [0.0] * 10, shape="share")
     >>> interval.value, round(interval.low, 2), round(interval.high, 2), interval.over
     (0.9, 0.83, 0.94, 'samples')
     """
@@ -69,91 +83,43 @@ def mean_interval(per_sample: ArrayLike, *, resamples: int = RESAMPLES, share: b
     scores = scores[None] if scores.ndim == 1 else scores
     if scores.ndim != 2:
         raise ValueError(f"scores must be (seeds, samples) or (samples,), got shape {scores.shape}")
-    num_samples = scores.shape[1]
-    return nested_interval(lambda times: times @ scores.T / num_samples, num_samples, resamples=resamples, share=share)
+    num_seeds, num_samples = scores.shape
+    value = float(scores.mean())
+    sums = cluster_sums(scores.mean(axis=0) - value, clusters)  # (G,)
+    num_clusters = len(sums)
+    if num_clusters < 2:
+        what = "test sample" if clusters is None else "group of test samples"
+        return Undefined(f"{num_clusters} {what}: an interval over samples needs at least two")
+    variance = float(np.square(sums).sum()) / num_samples**2
+    if shape != "share" or clusters is not None:
+        variance *= num_clusters / (num_clusters - 1)
+    error = math.sqrt(variance)
+    if num_seeds > 1:
+        seeds = own_seeds(scores, clusters) if seeds is None else seeds
+        variance = max(0.0, variance - seeds.residual / num_seeds)
+    low, high = _over_samples(value, variance, sums, shape, clustered=clusters is not None)
+    if num_seeds < 2 or seeds is None:
+        return Interval(value, *clipped(low, high, shape), "samples", error)
+    reach = math.sqrt(
+        seeds.variance / num_seeds * _seed_weight(seeds.variance / num_seeds, variance, seeds.degrees)
+    ) * float(scipy.special.stdtrit(seeds.degrees, 0.975))
+    below, above = _arcsine_reaches(value, reach) if shape == "share" and 0 < value < 1 else (reach, reach)
+    low, high = value - math.hypot(min(low - value, 0.0), below), value + math.hypot(max(high - value, 0.0), above)
+    return Interval(value, *clipped(low, high, shape), "seeds and samples", error)
 
 
-def is_share(scores: Floats) -> bool:
-    """Whether scores are right (1) or wrong (0) answers, so that their mean is a share."""
-    return bool(((scores == 0) | (scores == 1)).all())
+def own_seeds(scores: Floats, clusters: NDArray[np.int64] | None = None) -> RowSeeds:
+    """Return the variance over seeds that one row shows alone: (S, N) with two seeds or more."""
+    residual = residual_variance(scores[None], clusters)
+    found = moderated(scores.mean(axis=1).var(ddof=1)[None], residual, len(scores) - 1)
+    return RowSeeds(float(found.variance[0]), float(found.degrees[0]), float(residual[0]))
 
 
-def nested_interval(
-    statistic: Callable[[Floats], Floats], num_samples: int, *, resamples: int = RESAMPLES, share: bool = False
-) -> Interval | Undefined:
-    """Mean over seeds of any statistic of the test samples, with an interval over both seeds and samples.
-
-    All seeds share the test samples, so samples are resampled once for all seeds (a bootstrap crossed with seeds, as in
-    Owen 2007, "The pigeonhole bootstrap"). Seeds are too few to resample: three of them would give an interval that
-    holds the truth three times in four. Their part is Student's t distribution with the spread that the seeds show;
-    what of that spread is samples and seeds together is taken out of the samples' part, so that it counts once. The two
-    parts' distances from the value are joined by Pythagoras (Graybill & Wang 1980; Zou & Donner 2008, "Construction of
-    confidence limits about effect measures"), the seeds' weighted so that it holds as often as it says. A share of
-    right answers near 0 or 1 is lopsided: its samples' part is Wilson's interval (1927) for as many answers as its
-    variance over the resamples amounts to, and its seeds' part is symmetric on the arcsine of its root.
-    Simulated coverage at 1 to 5 seeds, 100 to 1000 samples, accuracies of 0.6 to 0.95 and a standard deviation over
-    seeds of 0 to 0.03: 93 to 97 %. With one seed the interval says how that one model would do on other samples, and
-    nothing of other seeds.
-
-    Args:
-        statistic: For weights (R, N), how often each sample was drawn, gives (R, S): the statistic under each seed.
-            Called with ones for the value itself.
-        num_samples: N.
-        resamples: R in all.
-        share: Whether the statistic is a share of right answers.
-
-    Returns:
-        The interval; or why there is none: fewer than two samples, or a statistic that is not always defined.
-    """
-    if num_samples < 2:
-        return Undefined(f"{num_samples} test sample: an interval over samples needs at least two")
-    by_seed = np.asarray(statistic(np.ones((1, num_samples))), dtype=np.float64)[0]  # (S,)
-    drawn = np.concatenate([statistic(times) for times in draws(num_samples, resamples)])  # (R, S)
-    return interval_of_draws(by_seed, drawn, num_answers=num_samples if share else 0)
-
-
-def interval_of_draws(by_seed: Floats, drawn: Floats, *, num_answers: int = 0) -> Interval | Undefined:
-    """The second half of `nested_interval`, for many models that share one set of draws.
-
-    Args:
-        by_seed: The statistic under each seed.
-        drawn: The same on each resample.
-        num_answers: How many right or wrong answers the statistic is a share of; 0 where it is no share.
-
-    Shapes: by_seed (S,) the statistic under each seed; drawn (R, S) the same on each resample.
-    """
-    defined = np.isfinite(drawn).all(axis=1)
-    if not np.isfinite(by_seed).all() or defined.mean() < 0.95:
-        return Undefined("the statistic is not defined on all of these samples, or on many resamples of them")
-    drawn = drawn[defined]
-    return _interval(by_seed, drawn, num_answers)
-
-
-def draws(num_samples: int, resamples: int) -> Iterator[Floats]:
-    """How often each sample is drawn in each bootstrap resample, in chunks: (some of R, N).
-
-    The same on every call, so that what is computed on the same samples can be compared.
-    """
-    if num_samples * resamples <= MAX_KEPT_DRAWS:
-        return iter(_kept_draws(num_samples, resamples))
-    return _draws(num_samples, resamples)
-
-
-@functools.lru_cache(maxsize=4)
-def _kept_draws(num_samples: int, resamples: int) -> tuple[Floats, ...]:
-    """Drawing takes longer than what is done with the draws, and a report asks for the same ones for every row."""
-    return tuple(_draws(num_samples, resamples))
-
-
-def _draws(num_samples: int, resamples: int) -> Iterator[Floats]:
-    rng = np.random.default_rng(20_240_229)
-    chunk = max(1, 1_000_000 // num_samples)
-    for start in range(0, resamples, chunk):
-        rows = min(chunk, resamples - start)
-        drawn = rng.integers(0, num_samples, size=(rows, num_samples)) + num_samples * np.arange(rows)[:, None]
-        times = np.bincount(drawn.ravel(), minlength=rows * num_samples).reshape(rows, num_samples).astype(np.float64)
-        times.flags.writeable = False
-        yield times
+def clipped(low: float, high: float, shape: Shape) -> tuple[float, float]:
+    """Return bounds within the range that a score can have."""
+    least = {"share": 0.0, "mean": -math.inf, "unit": 0.0, "correlation": -1.0, "r2": -math.inf}[shape]
+    most = math.inf if shape == "mean" else 1.0
+    return max(low, least), min(high, most)
 
 
 def finite(values: ArrayLike, num_axes: int | None = None) -> Floats:
@@ -170,44 +136,40 @@ def finite(values: ArrayLike, num_axes: int | None = None) -> Floats:
     return array
 
 
-def _interval(by_seed: Floats, drawn: Floats, num_answers: int = 0) -> Interval:
-    """From a statistic under each seed, (S,), and on each resample, (R, S)."""
-    num_seeds, value = len(by_seed), float(by_seed.mean())
-    if num_seeds == 1:
-        found = _percentile(value, drawn[:, 0], "samples")
-        low, high = _wilson(value, float(drawn.var()), num_answers) if num_answers else (found.low, found.high)
-        return replace(found, low=low, high=high)
-    middle = drawn.mean(axis=1)  # (R,)
-    both = (drawn - middle[:, None]).var(axis=0).mean() * num_seeds / (num_seeds - 1)  # samples and seeds together
-    total = middle.var()
-    share = math.sqrt(max(0.0, 1 - both / num_seeds / total)) if total > 0 else 0.0
-    error = by_seed.std(ddof=1) / math.sqrt(num_seeds)
-    samples = np.sort(share * (middle - value))
-    low, high = value + np.percentile(samples, (2.5, 97.5))
-    if num_answers:
-        low, high = _wilson(value, share**2 * total, num_answers)
-    if error == 0:
-        return replace(_percentile(value, value + samples, "seeds and samples"), low=float(low), high=float(high))
-    degrees = num_seeds - 1
-    reach = error * math.sqrt(_seed_weight(error**2, share**2 * total, degrees))
-    seeds = reach * float(scipy.special.stdtrit(degrees, 0.975))
-    below, above = _arcsine_reaches(value, seeds) if num_answers and 0 < value < 1 else (seeds, seeds)
-    low, high = value - math.hypot(min(low - value, 0.0), below), value + math.hypot(max(high - value, 0.0), above)
-    if num_answers:  # each part stays between 0 and 1, and the two together need not
-        low, high = max(low, 0.0), min(high, 1.0)
-    return Interval(value, low, high, _inverted(value, samples, reach, degrees), "seeds and samples")
+def _over_samples(value: float, variance: float, sums: Floats, shape: Shape, *, clustered: bool) -> tuple[float, float]:
+    """Bounds of a mean over samples from its variance and the centered sums of each group of samples, (G,)."""
+    num = len(sums)
+    student = float(scipy.special.stdtrit(num - 1, 0.975))
+    if shape == "share":
+        return _wilson(value, variance, num, student if clustered else _Z95)
+    return _hall(value, math.sqrt(variance), sums, student)
 
 
-def _wilson(value: float, variance: float, num_answers: int) -> tuple[float, float]:
+def _wilson(value: float, variance: float, num: int, quantile: float = _Z95) -> tuple[float, float]:
     """Wilson's interval of a share, for as many answers as its variance over samples amounts to.
 
     N out of N right: N / (N + z²) to 1, for so many answers cannot show that no further one is wrong.
     """
     spread = value * (1 - value)
-    squared = _Z95**2 * (variance / spread if spread and variance else 1 / num_answers)  # z² / n
-    centre = (value + squared / 2) / (1 + squared)
+    squared = quantile**2 * (variance / spread if spread and variance else 1 / num)  # z² / n
+    center = (value + squared / 2) / (1 + squared)
     half = math.sqrt(squared * (spread + squared / 4)) / (1 + squared)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return max(0.0, center - half), min(1.0, center + half)
+
+
+def _hall(value: float, error: float, sums: Floats, student: float) -> tuple[float, float]:
+    """Student's interval of a mean, without the skewness of its studentized distribution (Hall 1992)."""
+    num, spread = len(sums), float(np.square(sums).mean())
+    if not spread or not error:
+        return value, value
+    skewness = float((sums**3).mean()) / spread**1.5 / math.sqrt(num)  # of the mean
+    if abs(skewness) < 1e-9:
+        return value - student * error, value + student * error
+
+    def inverse(quantile: float) -> float:
+        return 3 / skewness * (float(np.cbrt(1 + skewness * (quantile - skewness / 6))) - 1)
+
+    return value - inverse(student) * error, value - inverse(-student) * error
 
 
 def _arcsine_reaches(value: float, reach: float) -> tuple[float, float]:
@@ -221,49 +183,17 @@ def _arcsine_reaches(value: float, reach: float) -> tuple[float, float]:
     return value - low, high - value
 
 
-def _seed_weight(of_seeds: float, of_samples: float, degrees: int) -> float:
+def _seed_weight(of_seeds: float, of_samples: float, degrees: float) -> float:
     """How much of the seeds' squared half-width counts beside the samples', given the two parts' variances.
 
     All of it where seeds decide, none where samples do: few seeds estimate their own variance so badly that taking
     all of it always would be right more often than promised. The constants bring the coverage of two normal parts near
-    95 % over all ratios of their variances, rather above than below: 94.3 to 96.8 % at two seeds, 94.9 to 96.2 % at
-    three, 95.0 to 95.7 % at five, where a weight of 1 gives up to 98.7, 97.7 and 96.6 % (numerical integration).
+    95 % over all ratios of their variances, rather above than below: 94.3 to 96.8 % at one degree of freedom, 94.9 to
+    96.2 % at two, 95.0 to 95.7 % at four, where a weight of 1 gives up to 98.7, 97.7 and 96.6 % (numerical
+    integration).
     """
     if not of_samples:
         return 1.0
-    slope, offset = _CALIBRATION.get(degrees, _CALIBRATION[max(_CALIBRATION)])
+    slope, offset = _CALIBRATION[max(known for known in _CALIBRATION if known <= max(degrees, 1.0))]
     ratio = of_seeds / of_samples + offset
     return math.exp(-slope / ratio) if ratio else 0.0
-
-
-def _inverted(value: float, samples: Floats, error: float, degrees: int) -> float:
-    """P-value of zero: the level at which the bound towards it, made as the interval's are, touches it.
-
-    Never below what so many resamples can tell.
-
-    Shapes: samples (R,), sorted, the samples' part of each resample.
-    """
-    count = len(samples)
-    half = count // 2
-    tail = np.minimum(samples[:half], 0.0) if value >= 0 else np.maximum(samples[::-1][:half], 0.0)
-    reach = np.square(tail) + np.square(error * _student_tail(degrees, count))  # (R / 2,), falling
-    beyond = int((reach >= value**2).sum())
-    return min(1.0, 2 * (beyond + 1) / (count + 1))
-
-
-@functools.lru_cache(maxsize=16)
-def _student_tail(degrees: int, count: int) -> Floats:
-    """Student's quantiles that belong to the first half of `count` sorted draws."""
-    quantiles: Floats = scipy.special.stdtrit(degrees, (np.arange(count // 2) + 0.5) / count)
-    return quantiles
-
-
-def _percentile(value: float, simulated: Floats, over: str) -> Interval:
-    low, high = np.percentile(simulated, (2.5, 97.5))
-    below, above = int((simulated <= 0).sum()), int((simulated >= 0).sum())
-    p_value = min(1.0, 2 * (min(below, above) + 1) / (len(simulated) + 1))
-    return Interval(value, float(low), float(high), p_value, over)
-
-
-def _two_sided(tail: float) -> float:
-    return min(1.0, 2 * float(tail))

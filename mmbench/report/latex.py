@@ -52,7 +52,7 @@ def render_latex(report: Report) -> str:
 def _table(board: Board) -> Iterator[str]:
     rows = [row for row in board.rows if row.rank is not None]
     shown = rows[:MAX_ROWS]
-    shown += [row for row in (board.best_unimodal,) if row is not None and row not in shown]
+    shown += [row for row in (board.chosen, board.chosen_unimodal) if row is not None and row not in shown]
     arrow = r"$\downarrow$" if board.direction == "min" else r"$\uparrow$"
     caption = f"{latex(board.dataset)}" + ("" if board.first else f", task {latex(board.task)}")
     caption += f": {latex(metric_words(board.metric))} on "

@@ -24,7 +24,7 @@ COLUMNS = (
     "run", "dataset", "task", "metric", "direction", "rank", "group", "encoders", "fusion", "objective", "seeds_done",
     "seeds_planned", "mean", "std", "ci_low", "ci_high", "ci_over", "val", "gain", "gain_ci_low", "gain_ci_high",
     "gain_over", "floor", *_COSTS, "contended", "statuses", "reason",
-    "tuned", "num_trials",
+    "tuned", "num_trials", "chosen", "out_of_order", "differs",
 )  # fmt: skip
 
 
@@ -53,6 +53,9 @@ def _values(run: str, board: Board, row: Row) -> Iterator[str | float | int | No
     yield row.reason
     yield tuned_words(row.tuned)
     yield row.tuned.get("num_trials")
+    yield "yes" if row is board.chosen else "no"
+    yield "yes" if row.out_of_order else "no"
+    yield "" if row.differs is None else "yes" if row.differs else "no"
 
 
 def _cell(value: str | float | int | None) -> str:

@@ -54,14 +54,20 @@ def _board(board: Board, *, answered_here: bool) -> Iterator[str]:
     yield (
         f"{board.num_done} of {counted(board.num_planned, 'cell')} done: {_statuses(board.statuses)}. "
         "± is the standard deviation over seeds. Intervals are at 95 %, over seeds and test samples where predictions "
-        "were kept. Rows of one group cannot be told apart from its first (paired tests on the same samples, Holm). "
-        "Gain is against the best single modality on the same seeds."
+        "were kept. Rows are ranked by test; the row that is best on val is marked ►, and its interval allows for the "
+        "luck of seeds that val and test share. Rows of one group cannot be told apart from its first (paired tests on "
+        "the same samples, Holm over all pairs); ‡ marks one that ranks below a row of a worse group. Gain is against "
+        "the single modality that is best on val, on the same seeds."
     )
     yield ""
     swept = any(row.tuned for row in board.rows)
     heads = [*_heads(board), *(["tuned on val"] if swept else [])]
     yield from table_lines(
-        heads, [[*_cells(row), *([markdown(tuned_words(row.tuned))] if swept else [])] for row in board.rows]
+        heads,
+        [
+            [*_cells(row, chosen=row is board.chosen), *([markdown(tuned_words(row.tuned))] if swept else [])]
+            for row in board.rows
+        ],
     )
     yield ""
     if board.floor is not None:
@@ -117,8 +123,8 @@ def critical_words(found: Across) -> str:
 
 
 def overview_lines(boards: Sequence[Board]) -> Iterator[str]:
-    """Yield a table with a line for every dataset and task: what is best there, and how sure that is."""
-    yield "| dataset | best | test | floor | gain over one modality | group 1 | cells |"
+    """Yield a table with a line for every dataset and task: what val chooses there, and how sure that is."""
+    yield "| dataset | best on val | its test score | floor | gain over one modality | told apart from | cells |"
     yield "| --- | --- | ---: | ---: | ---: | ---: | ---: |"
     for board in boards:
         yield f"| {' | '.join(_overview(board))} |"
@@ -126,16 +132,15 @@ def overview_lines(boards: Sequence[Board]) -> Iterator[str]:
 
 def _overview(board: Board) -> list[str]:
     """A dataset and task in one line."""
-    best, fusion = board.best, board.best_fusion
+    chosen, fusion = board.chosen, board.chosen_fusion
     name = board.dataset if board.first else f"{board.dataset}: {board.task}"
-    level = sum(1 for row in board.rows if row.group == 1)
     return [
         markdown(named(name)),
-        markdown(combo(best), 240) if best else "–",
-        f"{metric_words(board.metric)} {spread(best.score)}" if best else "–",
+        markdown(combo(chosen), 240) if chosen else "–",
+        f"{metric_words(board.metric)} {spread(chosen.score)}" if chosen else "–",
         number(board.floor.mean if board.floor else None),
         signed(fusion.gain.value) if fusion and fusion.gain else "–",
-        counted(level, "row") if level else "–",
+        told_apart(board),
         f"{board.num_done}/{board.num_planned}",
     ]
 
@@ -148,12 +153,25 @@ def _heads(board: Board) -> list[str]:
     ]  # fmt: skip
 
 
-def _cells(row: Row) -> list[str]:
+def told_apart(board: Board) -> str:
+    """From how many of the other tested rows paired tests tell the chosen row apart, or a dash."""
+    tested = [row for row in board.rows if row.differs is not None and row is not board.chosen]
+    if not tested:
+        return "–"
+    return f"{sum(row.differs is True for row in tested)} of {counted(len(tested), 'row')}"
+
+
+def group_cell(row: Row) -> str:
+    """The group; ‡ where a row above it stands in a worse one."""
+    return "" if row.group is None else f"{row.group} ‡" if row.out_of_order else str(row.group)
+
+
+def _cells(row: Row, *, chosen: bool) -> list[str]:
     numbers = row.numbers
     mark = "\\*" if row.contended else ""
     return [
-        "" if row.rank is None else str(row.rank),
-        "" if row.group is None else str(row.group),
+        ("" if row.rank is None else str(row.rank)) + (" ►" if chosen else ""),
+        group_cell(row),
         markdown(named(row.encoders, 240).replace("+", " + "), 260),
         markdown(named(row.fusion)),
         markdown(named(row.objective)),
@@ -186,7 +204,7 @@ def interval(score: Score | None) -> str:
 
 
 def gain_cell(gain: Gain | None) -> str:
-    """The gain over the best single modality and which one it is; † where some of those rows lack seeds."""
+    """The gain over the single modality that is best on val; † where some of those rows lack seeds."""
     if gain is None:
         return ""
     mark = " †" if gain.num_compared < gain.num_planned else ""

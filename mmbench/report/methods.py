@@ -135,13 +135,14 @@ def _floor(board: Board) -> float:
 
 
 def _iqm(rows: Sequence[Row | None], floors: Sequence[float], bests: Sequence[float]) -> Interval | Undefined:
-    runs = []
+    runs, errors = [], []
     for row, floor, best in zip(rows, floors, bests):
         if row is None or row.score is None:
             return Undefined("a dataset lacks a result")
         values = np.array(list(row.score.by_seed.values()))
         runs.append(normalised_scores(values[:, None], [floor], [best])[:, 0])
-    return interquartile_mean_interval(runs)
+        errors.append((row.score.sample_error or 0.0) / abs(best - floor) if best != floor else 0.0)
+    return interquartile_mean_interval(runs, errors)
 
 
 def _known(value: float) -> float | None:

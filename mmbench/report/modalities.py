@@ -204,11 +204,11 @@ def _effective(board: Board, row: Row, late: Row, disturbance: str) -> float | N
     return lost[0] - lost[1]
 
 
-# Errors of the best row
+# Errors of the row that val chooses
 
 
 def _errors_and_units(board: Board, folder: Path, disturbed: set[int]) -> tuple[Errors | None, dict[str, str]]:
-    best = next((place for place, row in enumerate(board.rows) if row.rank == 1), None)
+    best = next((place for place, row in enumerate(board.rows) if row is board.chosen), None)
     errors = None
     if best is not None:
         kept = [_errors_of(cell_info(folder, cell_id), board.task) for cell_id in board.rows[best].cell_ids.values()]

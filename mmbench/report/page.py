@@ -12,7 +12,7 @@ from mmbench.report.answer import answer, board_answer, cautions, combo, metric_
 from mmbench.report.decisions import tuned_words
 from mmbench.report.intervals import Undefined
 from mmbench.report.looked_at import MAX_PAGE_BYTES, looked_at
-from mmbench.report.markdown import critical_words
+from mmbench.report.markdown import critical_words, told_apart
 from mmbench.report.methods import across_datasets
 from mmbench.report.modalities import cell_info, is_subset
 from mmbench.report.outcomes import split_encoders
@@ -30,7 +30,7 @@ MAX_LABEL = 500
 ROW_FIELDS = (
     "rank", "group", "encoders", "fusion", "objective", "mean", "std", "low", "high", "val", "gain", "gainLow",
     "gainHigh", "over", "scores", "cells", "complete", "status", "reason", "command",
-    "tuned",
+    "tuned", "outOfOrder", "chosen",
 )  # fmt: skip
 
 #: What a row may cost, in the order of the axes: name, words, kind of number, direction.
@@ -140,17 +140,16 @@ def _across(report: Report) -> dict[str, Any] | None:
 
 def _overview(board: Board) -> dict[str, Any]:
     """A dataset and task in one line of text fields."""
-    best, fusion = board.best, board.best_fusion
-    level = sum(1 for row in board.rows if row.group == 1)
+    chosen, fusion, single = board.chosen, board.chosen_fusion, board.chosen_unimodal
     return {
         "name": named(board.dataset if board.first else f"{board.dataset}: {board.task}", 2 * MAX_NAME),
-        "best": combo(best) if best else "nothing ranked yet",
+        "best": combo(chosen) if chosen else "nothing ranked yet",
         "metric": metric_words(board.metric),
-        "score": spread(best.score) if best else "–",
-        "single": number(board.best_unimodal.score.mean if board.best_unimodal and board.best_unimodal.score else None),
+        "score": spread(chosen.score) if chosen else "–",
+        "single": number(single.score.mean if single and single.score else None),
         "floor": number(board.floor.mean if board.floor else None),
         "gain": signed(fusion.gain.value) if fusion and fusion.gain else "–",
-        "level": str(level) if level else "–",
+        "level": told_apart(board),
         "cells": f"{board.num_done}/{board.num_planned}",
     }
 
@@ -181,6 +180,8 @@ def _row(
         clean(row.reason) if row.reason else None,
         row_command(row, board, report),
         tuned_words(row.tuned) or None,
+        row.out_of_order,
+        row is board.chosen,
     ]
     assert len(fields) == len(ROW_FIELDS)
     return [*fields, *(_rounded(row.numbers.get(key)) for key, *_ in columns)]
@@ -202,8 +203,9 @@ def _columns(board: Board) -> list[tuple[str, str, str, str]]:
 
 
 def _highlighted(board: Board) -> list[int]:
-    """Positions of the first rows and of the best row of each single modality."""
+    """Positions of the first rows, of the one that val chooses and of the best row of each single modality."""
     chosen = [place for place, row in enumerate(board.rows[:NUM_CURVES]) if row.score is not None]
+    chosen += [place for place, row in enumerate(board.rows) if row is board.chosen and place not in chosen]
     seen = {board.rows[place].modalities for place in chosen if board.rows[place].unimodal}
     for place, row in enumerate(board.rows):
         if row.unimodal and row.rank is not None and row.modalities not in seen:

@@ -28,6 +28,23 @@ def order_of(ids: Sequence[str], wanted: Sequence[str]) -> NDArray[np.int64] | N
     return np.array([position[name] for name in wanted])
 
 
+def clusters_of(kept: Predictions, kind: str) -> NDArray[np.int64] | None:
+    """Return the number of each sample's group; None where every sample stands alone.
+
+    Groups are what the dataset says (speakers, patients), or for retrieval the partners: five captions of an image are
+    one observation.
+
+    Shapes: -> (N,).
+    """
+    names = kept.groups
+    if names is None and kind == "retrieval":
+        names = tuple(map(str, np.asarray(kept.target).tolist()))
+    if names is None or len(set(names)) == len(names):
+        return None
+    found: NDArray[np.int64] = np.unique(np.asarray(names, dtype=str), return_inverse=True)[1].ravel()
+    return found
+
+
 def sample_scores(prediction: Floats, target: Floats, kind: str, metric: str, num_outputs: int = 0) -> Floats | None:
     """Return what each sample adds to the mean that the metric is, or None for a metric that is no such mean.
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from mmbench.record import DONE, Direction
@@ -30,6 +32,8 @@ class Score:
         std: Sample standard deviation over seeds, or None for fewer than two.
         ci_low, ci_high: 95 % interval, or None where there is nothing to base one on.
         ci_over: What the interval is over: "seeds and samples", "seeds" (Student's t), "samples" (one seed), or "".
+            "groups" stands for "samples" where these come in groups.
+        sample_error: Standard error of the mean from the test samples alone, or None where predictions do not tell it.
     """
 
     by_seed: Mapping[int, float]
@@ -38,16 +42,18 @@ class Score:
     ci_low: float | None
     ci_high: float | None
     ci_over: str
+    sample_error: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gain:
-    """How much better a row is than the best single modality, on the same seeds; positive is better.
+    """How much better a row is than the single modality that is best on val, on the same seeds; positive is better.
 
     Attributes:
-        value: Difference of means, in the metric's unit.
-        ci_low, ci_high: 95 % interval of the paired differences over seeds, or None for fewer than two seeds.
-        over: Encoders of that best unimodal row.
+        value: Difference of means on test, in the metric's unit.
+        ci_low, ci_high: 95 % interval of the difference, over seeds and test samples where predictions were kept; None
+            where nothing gives one. It holds 0 wherever a paired test finds no difference.
+        over: Encoders of that unimodal row.
         over_objective: Its objective.
         num_compared, num_planned: How many unimodal rows have all of those seeds, of how many there are.
     """
@@ -74,15 +80,19 @@ class Row:
         reason: Of its first cell without a result, or "".
         score: The board's metric on test, or None when no seed has it.
         val: Mean of the same metric on val.
-        gain: Against the best single modality; None for unimodal rows and where nothing can be compared.
+        val_by_seed: The same for every seed that has it.
+        gain: Against the single modality that is best on val; None for unimodal rows and where nothing can be compared.
         numbers: Mean over seeds of every other number, by name ("latency_p50_s", "f1_macro", …); None where it could
             not be measured.
         conditions: Mean of the board's metric on test by condition other than "clean" ("drop:audio").
         diagnostics: Mean over seeds of what is derived from them ("shapley:audio", "emap_gap"); not of `numbers`.
         contended: Whether a time was taken while others computed on the device.
         tuned: What a sweep chose for it on val: "values" by name, "num_trials", "val_score", "method".
-        rank: 1 is best; equal means share a rank; None for rows that lack seeds.
+        rank: By the mean on test: 1 is best; equal means share a rank; None for rows that lack seeds.
         group: 1 for the rows that cannot be told apart from the best, 2 for the next, …; None where nobody tested.
+        out_of_order: Whether a row that ranks above it stands in a worse group: single samples tell that one apart from
+            the group's first, and not this one.
+        differs: Whether a paired test tells it apart from the row that val chooses; None where nobody tested.
     """
 
     encoders: str
@@ -96,6 +106,7 @@ class Row:
     reason: str = ""
     score: Score | None = None
     val: float | None = None
+    val_by_seed: Mapping[int, float] = field(default_factory=dict)
     gain: Gain | None = None
     numbers: Mapping[str, float | None] = field(default_factory=dict)
     conditions: Mapping[str, float | None] = field(default_factory=dict)
@@ -104,6 +115,8 @@ class Row:
     tuned: Mapping[str, Any] = field(default_factory=dict)
     rank: int | None = None
     group: int | None = None
+    out_of_order: bool = False
+    differs: bool | None = None
 
     @property
     def complete(self) -> bool:
@@ -128,6 +141,13 @@ class Row:
         return ", ".join(part for part in parts if part)
 
 
+def val_order(row: Row, val: float | None, direction: Direction) -> tuple[float | str, ...]:
+    """Return a key by which rows are sorted by a score on val, best first; of equal ones the smaller model is first."""
+    size = row.numbers.get("num_parameters_trainable")
+    worth = math.inf if val is None else val if direction == "min" else -val
+    return worth, math.inf if size is None else size, row.encoders, row.fusion, row.objective
+
+
 @dataclass(frozen=True, kw_only=True)
 class Board:
     """The leaderboard of one task of one dataset.
@@ -148,7 +168,9 @@ class Board:
         less_is_better: Those of all its metrics of which less is better.
         num_tested: How many ranked rows were compared in pairs on the same test samples.
         untested: Why some or all rows were not, or "".
-        least_gap: Difference of the first two rows that a paired test would probably find, or None.
+        least_gap: True difference of the first two rows that the test made would find in 80 % of cases, or None.
+        val_excess: By how much the row that val chooses is better on val than on test beyond what chance and the choice
+            explain; None where it is not, or nothing tells.
         mixed: What differs between cells and should not: counts of cells by value, by what it is ("torch", "split").
         warnings: What cells warned of, with how many did.
         modalities: What the diagnostics of its cells say, or None.
@@ -177,24 +199,38 @@ class Board:
     num_tested: int = 0
     untested: str = ""
     least_gap: float | None = None
+    val_excess: float | None = None
     mixed: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     warnings: Mapping[str, int] = field(default_factory=dict)
     modalities: Modalities | None = None
 
     @property
     def best(self) -> Row | None:
-        """The row that ranks first."""
+        """The row that ranks first on test; which one it is owes something to chance, so nothing is headlined by it."""
         return next((row for row in self.rows if row.rank == 1), None)
 
-    @property
-    def best_unimodal(self) -> Row | None:
-        """The best ranked row of one modality."""
-        return next((row for row in self.rows if row.rank is not None and row.unimodal), None)
+    @cached_property
+    def chosen(self) -> Row | None:
+        """The ranked row that is best on val."""
+        return self.best_on_val(self.rows)
 
-    @property
-    def best_fusion(self) -> Row | None:
-        """The best ranked row of several modalities."""
-        return next((row for row in self.rows if row.rank is not None and len(row.modalities) > 1), None)
+    @cached_property
+    def chosen_unimodal(self) -> Row | None:
+        """The ranked row of one modality that is best on val."""
+        return self.best_on_val(row for row in self.rows if row.unimodal)
+
+    @cached_property
+    def chosen_fusion(self) -> Row | None:
+        """The ranked row of several modalities that is best on val."""
+        return self.best_on_val(row for row in self.rows if len(row.modalities) > 1)
+
+    def best_on_val(self, rows: Iterable[Row]) -> Row | None:
+        """Return the ranked row that is best on val; where none has a score on val, the one that is best on test."""
+        ranked = [row for row in rows if row.rank is not None]
+        known = [row for row in ranked if set(row.seeds) <= set(row.val_by_seed)]
+        if not known:
+            return ranked[0] if ranked else None
+        return min(known, key=lambda row: val_order(row, row.val, self.direction))
 
     def better(self, one: float, other: float) -> float:
         """Return by how much `one` is better than `other`; negative when it is worse."""

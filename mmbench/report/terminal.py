@@ -11,7 +11,7 @@ from rich.text import Text
 
 from mmbench.report.answer import answer, board_answer, cautions, metric_words
 from mmbench.report.decisions import choice_words, tuned_words
-from mmbench.report.markdown import gain_cell, interval, seeds_cell, spread_cell
+from mmbench.report.markdown import gain_cell, group_cell, interval, seeds_cell, spread_cell
 from mmbench.report.markdown_modalities import modality_line
 from mmbench.report.tables import Board, Report, Row
 from mmbench.report.text import amount, clean, counted, named, number, seconds
@@ -74,8 +74,10 @@ def print_tables(report: Report, out: Console, file: Path | None = None) -> None
 
 
 def _shown(board: Board, top: int) -> list[Row]:
-    """The first rows, the best row of each single modality, and the first of those that are not ranked."""
+    """The first rows, the ones that val chooses, and the best row of each single modality."""
     shown = list(board.rows[:top])
+    named_rows = (board.chosen, board.chosen_fusion, board.chosen_unimodal)
+    shown += [row for row in board.rows[top:] if any(row is one for one in named_rows)]
     seen = {row.modalities for row in shown if row.unimodal}
     for row in board.rows[top:]:
         if row.unimodal and row.rank is not None and row.modalities not in seen:
@@ -104,8 +106,8 @@ def _table(board: Board, rows: list[Row]) -> Table:
     for row in rows:
         encoders = named(row.encoders, 160).replace("+", " + ")
         cells = [
-            Text("" if row.rank is None else str(row.rank)),
-            *([Text("" if row.group is None else str(row.group))] if grouped else []),
+            Text(("" if row.rank is None else str(row.rank)) + (" ►" if row is board.chosen else "")),
+            *([Text(group_cell(row))] if grouped else []),
             Text(encoders),
             Text("" if row.unimodal and row.fusion == "single" else named(row.fusion, 48)),
             *([Text(clean(row.objective, 48))] if objectives else []),
@@ -119,7 +121,7 @@ def _table(board: Board, rows: list[Row]) -> Table:
             Text(seconds(row.numbers.get("train_time_s"))),
             *([Text(tuned_words(row.tuned))] if swept else []),
         ]
-        style = "bold" if row.rank == 1 else "dim" if row.rank is None else "cyan" if row.unimodal else ""
+        style = "bold" if row is board.chosen else "dim" if row.rank is None else "cyan" if row.unimodal else ""
         made.add_row(*cells, style=style)
     if board.floor is not None:
         blanks = [Text("")] * (2 if objectives else 1)

@@ -309,7 +309,7 @@
     const objectives = board.rows.some((row) => row.objective !== "supervised" && row.objective !== "");
     const grouped = board.rows.some((row) => row.group !== null);
     const columns = [
-      { key: "rank", label: "#", sort: (row) => row.rank, up: true, text: (row) => (row.rank === null ? "" : String(row.rank)) },
+      { key: "rank", label: "#", sort: (row) => row.rank, up: true, text: (row) => (row.rank === null ? "" : String(row.rank)) + (row.chosen ? " ►" : "") },
       grouped && { key: "group", label: "group", sort: (row) => row.group, up: true, node: groupCell },
       { key: "encoders", label: "encoders", sort: (row) => row.label, up: true, words: true, node: encodersCell },
       { key: "fusion", label: "fusion", sort: (row) => row.fusion, up: true, words: true, node: (row) => (row.single && row.fusion === "single" ? "" : bdi(row.fusion)) },
@@ -328,7 +328,7 @@
     let rows = board.rows;
 
     function groupCell(row) {
-      return row.group === null ? "" : el("span", { class: "group", title: "rows of one group cannot be told apart from its first" }, String(row.group));
+      return row.group === null ? "" : el("span", { class: "group", title: row.outOfOrder ? "not told apart from the first of its group, although a row above it is" : "rows of one group cannot be told apart from its first" }, String(row.group) + (row.outOfOrder ? " ‡" : ""));
     }
     function encodersCell(row) {
       return row.encoders.flatMap(([modality, encoder], at) => [at ? " + " : "", el("bdi", null, el("span", { class: "modality" }, `${modality}:`), encoder)]);
@@ -400,7 +400,7 @@
       body.replaceChildren(...part.map((row, at) => line(row, grouped && state.sort === "rank" && at > 0 && part[at - 1].group !== row.group)));
     }
     function line(row, split) {
-      const made = el("tr", { class: ["row", row.rank === 1 && "first", row.rank === null && "unranked", row.single && "single", split && "split"].filter(Boolean).join(" "), tabindex: 0, "aria-expanded": "false" });
+      const made = el("tr", { class: ["row", row.chosen && "first", row.rank === null && "unranked", row.single && "single", split && "split"].filter(Boolean).join(" "), tabindex: 0, "aria-expanded": "false" });
       for (const column of columns) {
         const cell = column.node ? column.node(row) : column.text(row);
         const empty = cell === "" || cell === null;
