@@ -47,7 +47,7 @@ from mmbench.profiling.watch import TrainingWatch
 from mmbench.record import PREDICTIONS_FILE, TIMINGS_FILE, Direction, Metric
 from mmbench.tasks import TargetScaler, majority_predictions, predictions
 from mmbench.train import Trainer, evaluation_batch_size, predict
-from mmbench.variant import Variant
+from mmbench.variant import MEASURING_VERSION, Variant
 
 #: Splits that a cell is scored on, by whether it only helps to choose others.
 SCORED: Mapping[bool, tuple[Split, ...]] = {False: ("val", "test"), True: ("val",)}
@@ -283,6 +283,7 @@ def perf_facts(
         "batch_size": batch_size,
         "optimiser": train.optimiser,
         "protocol": payload["protocol"],
+        "measuring_version": MEASURING_VERSION,
         **variant.to_json(),
         **({"cuda_graphs": True} if captured else {}),
         **({"tf32_convolutions": True} if tf32_convolutions else {}),

@@ -260,8 +260,8 @@ def perf_key(identity: Mapping[str, Any], setup: Mapping[str, Any]) -> str:
 
     Args:
         identity: As for `quality_key`.
-        setup: Plain JSON: device, driver, torch, threads, precision, batch size, optimiser, compilation, memory format
-            and protocol, as `mmbench.cell.perf_facts` gathers them.
+        setup: Plain JSON: device, driver, torch, version of the measuring code, threads, precision, batch size,
+            optimiser, compilation, memory format and protocol, as `mmbench.cell.perf_facts` gathers them.
     """
     combo = {role: identity[role] for role in ("dataset", "encoders", "fusion", "objective")}
     text = f"perf/{KEY_VERSION}|{digest(combo)}|{digest(dict(setup))}"

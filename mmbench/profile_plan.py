@@ -10,10 +10,8 @@ from mmbench.combo import Cell
 from mmbench.errors import UsageError
 from mmbench.parts import digest
 from mmbench.plan import Plan
-from mmbench.variant import Variant
+from mmbench.variant import MEASURING_VERSION, Variant
 
-#: Bumped when an unchanged selection would be measured otherwise.
-PROFILE_VERSION = 1
 #: How many processes measure each combo under a protocol, unless told otherwise; one tells nothing of another's luck.
 ROUNDS: Mapping[str, int] = {"quick": 1, "standard": 3, "rigorous": 5}
 #: Options that all figures of a run share.
@@ -53,7 +51,9 @@ class ProfileCell:
     def cell_id(self) -> str:
         """Return 16 hex digits: what is measured and how; not the machine, which a run has one of."""
         combo, train, how = self._measured()
-        return digest([PROFILE_VERSION, combo, train, self.cell.seed, self.variant.to_json(), self._asked(), how])[:16]
+        return digest([MEASURING_VERSION, combo, train, self.cell.seed, self.variant.to_json(), self._asked(), how])[
+            :16
+        ]
 
     @property
     def status(self) -> str:
@@ -67,7 +67,7 @@ class ProfileCell:
 
     def row(self) -> dict[str, Any]:
         """Return a line of plan.json; rows of one setup belong together where ``measured`` is the same as well."""
-        own = {"variant": self.variant.condition, "measured": digest(self._measured())[:16]}
+        own = {"variant": self.variant.condition, "measured": digest([MEASURING_VERSION, *self._measured()])[:16]}
         return {**self.cell.row(), "cell_id": self.cell_id, **own}
 
     def payload(self) -> dict[str, Any]:

@@ -15,6 +15,9 @@ MemoryFormat: TypeAlias = Literal["contiguous", "channels_last"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 COMPILES: tuple[Compile, ...] = get_args(Compile)
 MEMORY_FORMATS: tuple[MemoryFormat, ...] = get_args(MemoryFormat)
+#: Version of the measuring code, in the key of every cost. Increase it with each change to `mmbench.profiling`, or to
+#: how training is timed, that moves figures of an unchanged model: costs of different versions are never compared.
+MEASURING_VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True)

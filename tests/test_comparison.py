@@ -67,7 +67,7 @@ def make_run(folder, fusions=("concat",), seeds=(0,), datasets=DATASETS, **about
 
 def finish(
     store, row, *, wrong=(), scale=1.0, identity=None, ids=None, batch_size=64, cpu="x", note="", timings=True,
-    metric="accuracy", stalls=(0, 0.0),
+    metric="accuracy", stalls=(0, 0.0), measuring=1,
 ):  # fmt: skip
     attempt = store.begin(row["cell_id"], 1)
     prediction = predictions(wrong)
@@ -104,12 +104,26 @@ def finish(
         Metric(phase="profile", name="peak_rss_bytes", value=1e9, unit="bytes", direction="min"),
     )
     data = {"dataset": identity or {"ref": "a/digits", "version": "1"}, "encoders": {}, "train": {"epochs": 3}}
-    info = {"identity": data, "split_hash": "h", "perf_setup": {"torch": "2.11", "batch_size": batch_size}}
+    info = {
+        "identity": data,
+        "split_hash": "h",
+        "perf_setup": {"torch": "2.11", "batch_size": batch_size, "measuring_version": measuring},
+    }
     store.finish(Record(cell_id=row["cell_id"], status="ok", metrics=metrics, info=info), attempt)
 
 
 def row_of(made, metric, fusion="concat"):
     return next(row for row in made.rows if (row.metric, row.fusion) == (metric, fusion))
+
+
+def test_costs_of_different_measuring_code_are_not_compared(tmp_path):
+    first = make_run(tmp_path / "a", measuring=1)
+    second = make_run(tmp_path / "b", measuring=2, scale=2.0, wrong=range(9))
+
+    made = compare_runs(first, second)
+
+    assert {row.phase for row in made.rows} == {"evaluate"}
+    assert "measurement: version of the measuring code was 1 and is 2; costs are not compared" in made.differing
 
 
 # Scores

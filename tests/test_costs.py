@@ -9,7 +9,7 @@ import pytest
 import scipy.stats
 
 from mmbench.record import Metric
-from mmbench.report.costs import _figure
+from mmbench.report.costs import Cost, _figure, remarks
 
 
 def measured(*values, unit="s", **bounds):
@@ -36,6 +36,18 @@ def test_what_is_counted_is_no_mean():
     figure = _figure(measured(64.0, 128.0, 64.0, unit="samples"))
 
     assert (figure.value, figure.low, figure.high) == (64.0, 64.0, 128.0)
+
+
+def test_rounds_of_different_measuring_code_are_a_caution():
+    def cost(*versions):
+        return Cost(
+            dataset="d", encoders="a:mlp", fusion="concat", objective="supervised", variant="clean", num_rounds=1,
+            status="ok", reason="", contended=0, measuring=versions, figures={},
+        )  # fmt: skip
+
+    assert remarks([cost("1"), cost("1")]) == []
+    (caution,) = remarks([cost("1"), cost("1", "2")])
+    assert caution.startswith("careful: figures were measured by versions 1 and 2 of the measuring code")
 
 
 def test_no_round_with_a_value_gives_none():

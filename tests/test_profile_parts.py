@@ -35,7 +35,7 @@ from mmbench.profiling.variants import UnsupportedError, arranged, convolves_in_
 from mmbench.record import Metric
 from mmbench.registry import load_registry
 from mmbench.samples import block_interval, block_statistics
-from mmbench.variant import Variant, variants
+from mmbench.variant import MEASURING_VERSION, Variant, variants
 
 CPU = torch.device("cpu")
 QUICK = PROTOCOLS["quick"]
@@ -248,6 +248,17 @@ def test_a_run_whose_convolutions_torch_does_in_tf32_is_not_taken_for_one_in_fp3
     assert facts(True)["perf_setup"]["tf32_convolutions"] is True
     assert "tf32_convolutions" not in facts(False)["perf_setup"]
     assert facts(True)["perf_key"] != facts(False)["perf_key"]
+
+
+def test_a_cost_says_which_measuring_code_found_it_and_another_gives_another_key(monkeypatch):
+    payload = {"threads": 1, "protocol": "quick", "identity": IDENTITY}
+
+    now = perf_facts(payload, TrainConfig(), Variant(), 32, CPU)
+    monkeypatch.setattr("mmbench.cell.MEASURING_VERSION", MEASURING_VERSION + 1)
+    later = perf_facts(payload, TrainConfig(), Variant(), 32, CPU)
+
+    assert now["perf_setup"]["measuring_version"] == MEASURING_VERSION
+    assert now["perf_key"] != later["perf_key"]
 
 
 def test_bf16_runs_in_autocast_and_can_be_trained_but_fp16_cannot():

@@ -425,6 +425,20 @@ def test_mixed_versions_and_splits_are_said() -> None:
     assert any("over different samples and cannot be compared" in text for text in found)
 
 
+def test_costs_of_different_measuring_code_in_one_table_are_said() -> None:
+    run = Made()
+    run.cell(TRIO, "a", 0.9, info={"perf_setup": {"measuring_version": 1}})
+    run.cell(TRIO, "b", 0.9, info={"perf_setup": {"measuring_version": 2}})
+    run.cell(TRIO, "c", 0.9, info={"perf_setup": {"torch": "2.11"}})  # of a mmbench before it had versions
+
+    found = [text for text in cautions(run.board()) if "measuring version" in text]
+
+    assert found == [
+        "cells differ in measuring version: 1 (1 cell), 2 (1 cell), unknown (1 cell); their times and memory were "
+        "measured in different ways and cannot be compared."
+    ]
+
+
 def test_the_report_as_json_has_the_answer_first_and_is_json(made: Made) -> None:
     data = report_json(made.report())
 

@@ -362,6 +362,7 @@ def _worse_than_val(board: Board) -> list[str]:
 _CONSEQUENCE = {
     "split": "their scores are over different samples and cannot be compared",
     "device": "their times cannot be compared",
+    "measuring version": "their times and memory were measured in different ways and cannot be compared",
 }
 
 

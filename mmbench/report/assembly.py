@@ -146,6 +146,8 @@ def _mixed(cells: Iterable[Outcome]) -> dict[str, dict[str, int]]:
             facts = {"split": info.get("split_hash"), **(versions if isinstance(versions, Mapping) else {})}
             if cell.fusion != MAJORITY:
                 facts |= {"device": info.get("device"), "precision": info.get("precision")}
+                if "perf_setup" in info:
+                    facts["measuring version"] = info["perf_setup"].get("measuring_version", "unknown")
             for name, value in facts.items():
                 if value is not None:
                     found[name][str(value)] += 1

@@ -27,6 +27,7 @@ ALPHA = 0.05
 EXACT = ("num_parameters_registered", "num_parameters_trainable", "num_parameters_with_gradient", "flops_per_sample")
 #: Facts of a measurement that make two of them measurements of different things.
 _SETUP = ("device", "driver", "torch", "threads", "precision", "batch_size", "protocol")
+_VERSION = "measuring_version"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,6 +220,9 @@ def _differing(setup: Sequence[str], first: Record, second: Record) -> Iterator[
     for name in _SETUP:
         if before.get(name) != after.get(name):
             yield f"measurement: {name} was {before.get(name)} and is {after.get(name)}"
+    if before.get(_VERSION) != after.get(_VERSION):
+        versions = [str(side.get(_VERSION, "unknown")) for side in (before, after)]
+        yield f"measurement: version of the measuring code was {' and is '.join(versions)}; costs are not compared"
 
 
 def _brief(identity: Any) -> str:
@@ -299,6 +303,8 @@ def _costs(
     pairs: Sequence[tuple[_Cell, _Cell]],
     stores: tuple[RunStore, RunStore],
 ) -> Iterator[Difference]:
+    if any(len({cell.record.info.get("perf_setup", {}).get(_VERSION) for cell in pair}) > 1 for pair in pairs):
+        return  # `differing` says so
     timings = [
         [load_timings(store.cell_folder(cell.row["cell_id"])) for store, cell in zip(stores, pair)] for pair in pairs
     ]

@@ -77,6 +77,7 @@ class Cost:
         num_rounds: Measured so far.
         status, reason: Of the last round that has no result; "ok" where all have.
         contended: How many rounds others disturbed.
+        measuring: Versions of the measuring code of its rounds, sorted.
         figures: By metric's name; those of the sweep by "name batch:N".
     """
 
@@ -89,6 +90,7 @@ class Cost:
     status: str
     reason: str
     contended: int
+    measuring: tuple[str, ...]
     figures: Mapping[str, Figure] = field(repr=False)
 
     def value(self, name: str) -> float | None:
@@ -146,6 +148,12 @@ def remarks(costs: Sequence[Cost]) -> list[str]:
     rounds = sum(cost.num_rounds for cost in costs)
     if disturbed:
         lines[f"careful: others computed on the device in {disturbed} of {rounds} measurements; see notes"] = None
+    versions = sorted({version for cost in costs for version in cost.measuring})
+    if len(versions) > 1:
+        lines[
+            f"careful: figures were measured by versions {' and '.join(versions)} of the measuring code, "
+            "which cannot be compared; measure all again in a run of another name"
+        ] = None
     return list(lines)
 
 
@@ -167,7 +175,7 @@ def costs_json(store: RunStore, costs: Sequence[Cost]) -> dict[str, Any]:
         "profiles": [
             {
                 **{name: getattr(cost, name) for name in ("dataset", "encoders", "fusion", "objective", "variant")},
-                **{name: getattr(cost, name) for name in ("num_rounds", "status", "reason", "contended")},
+                **{name: getattr(cost, name) for name in ("num_rounds", "status", "reason", "contended", "measuring")},
                 "figures": {name: asdict(figure) for name, figure in cost.figures.items()},
             }
             for cost in costs
@@ -203,8 +211,13 @@ def _cost(setup: tuple[str, ...], rows: Sequence[Mapping[str, Any]], records: Ma
         status=status,
         reason=reason,
         contended=sum(bool(record.info.get("contended")) for record in done),
+        measuring=tuple(sorted({_version(record) for record in done})),
         figures={name: _figure(metrics) for name, metrics in named.items()},
     )
+
+
+def _version(record: Record) -> str:
+    return str(record.info.get("perf_setup", {}).get("measuring_version", "unknown"))
 
 
 def _figure(metrics: Sequence[Metric]) -> Figure:
