@@ -237,10 +237,11 @@ class Registry:
         tuning, about_tuning = _tuning(where, spec, options) if isinstance(spec, EncoderSpec) else ("", {})
         augment = _augment(where, (kind,) if kind else spec.kinds, options) if isinstance(spec, EncoderSpec) else ()
         missing = _missing(where, options) if isinstance(spec, FusionSpec) else "mask"
-        reserved = sorted(options.keys() & set(RESERVED_OPTIONS[role]))
+        open_options = isinstance(spec, DatasetSpec) and spec.open_options
+        # A factory with open options takes the folder by position, so that an option may be called "root".
+        reserved = sorted(options.keys() & (set(RESERVED_OPTIONS[role]) - ({"root"} if open_options else set())))
         if reserved:
             raise UsageError(f"{where} cannot have an option {reserved[0]!r}: mmbench itself gives that")
-        open_options = isinstance(spec, DatasetSpec) and spec.open_options
         try:
             merged = check_options(where, options, spec.defaults, open_options=open_options)
         except SpecError as error:

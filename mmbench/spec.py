@@ -436,7 +436,8 @@ class DatasetSpec(_Spec):
         describe: ``"package.module:function"``, called as ``describe(target, **options) -> DatasetInfo`` where the
             above depends on options or on files; it must import neither torch nor pandas.
         target: Whether a reference carries more after the name, as in ``manifest:PATH.csv``.
-        open_options: Whether options beyond `defaults` are allowed, as for the columns of a manifest.
+        open_options: Whether options beyond `defaults` are allowed, as for the columns of a manifest. The factory then
+            takes its folder by position only, as in ``def factory(root, /, **options)``.
         ceilings: Best reachable test score by subset of modalities ("image", "audio+image"; names sorted), where
             that is known by construction; the primary metric of the first task.
         train: Training settings that suit this dataset, overridden by the user's.

@@ -79,7 +79,7 @@ def test_a_saved_dataset_is_understood_without_options(tmp_path):
     splits = opened(tmp_path, target)
 
     assert [(modality.name, modality.kind) for modality in info.modalities] == [
-        ("img", "image"), ("sound", "audio"), ("caption", "text"),
+        ("caption", "text"), ("img", "image"), ("sound", "audio"), ("steps", "sequence"),
     ]  # fmt: skip
     assert [(task.name, task.kind, task.class_names) for task in info.tasks] == [
         ("label", "multiclass", ("dog", "cat"))
@@ -158,7 +158,7 @@ def test_labels_that_are_words_numbers_or_lists_are_understood(tmp_path):
 def test_a_list_of_classes_is_multilabel(tmp_path):
     tags = datasets.List(datasets.ClassLabel(names=["x", "y", "z"]))
     made = datasets.Dataset.from_dict(
-        {"text": ["some words"] * 8, "tags": [[0], [1, 2], [], [0, 1]] * 2},
+        {"text": [f"some words {row}" for row in range(8)], "tags": [[0], [1, 2], [], [0, 1]] * 2},
         features=datasets.Features({"text": datasets.Value("string"), "tags": tags}),
     )
     target = saved(tmp_path / "set", train=made, validation=made, test=made)
@@ -225,9 +225,15 @@ def test_the_fingerprint_follows_the_content_and_not_the_folder(tmp_path):
     [
         ({"image": "imgs"}, r"no column 'imgs' for the modality 'image'; it has .* Did you mean 'img'"),
         ({"lable": "age"}, r"hf has no option 'lable'. Did you mean 'label'"),
-        ({"label": "lab"}, r"no column 'lab' for labels; name it with \[label=COLUMN\]; it has"),
-        ({"x": "label"}, r"the modality 'x' would read 'label', which holds labels or ids; take it out"),
-        ({"x": "age:picture"}, r"the modality 'x': 'picture' is not one of image, audio, text, tabular, sequence"),
+        (
+            {"label": "lab"},
+            r"no column 'lab' for labels; it has img, sound, caption, age, steps, label. Did you mean 'label'",
+        ),
+        (
+            {"x": "label"},
+            r"the modality 'x' would read the column 'label', which holds the labels of 'label'; take it out",
+        ),
+        ({"x": "age:picture"}, r"the modality 'x' 'age:picture': 'picture' is not one of image, audio, video, text"),
         ({"id": "none"}, r"no column 'none' for ids"),
         ({"seed": "first"}, r"seed must be a whole number, got 'first'"),
         ({"max_seconds": "-1"}, r"max_seconds must be a number above 0, got '-1'"),
@@ -282,8 +288,10 @@ def test_a_picture_that_is_only_a_path_is_never_opened(tmp_path):
         with pyarrow.ipc.new_stream(str(arrow), made.data.table.schema) as writer:
             writer.write_table(made.data.table)
 
-    with pytest.raises(DataError, match=r"row 0 of 'img' is kept outside the dataset \('/etc/hostname'\); save it ag"):
-        opened(tmp_path, target)["train"][0].inputs["img"]
+    with pytest.raises(
+        DataError, match=r"train row 0: 'photo' \(column 'img'\) is kept outside the dataset \('/etc/hostname'\); save"
+    ):
+        describe_hf(target, photo="img")
 
 
 def test_without_pyarrow_what_to_install_is_said(tmp_path, monkeypatch):
@@ -334,7 +342,9 @@ def test_a_broken_picture_is_named_once_and_without_an_address(tmp_path):
         opened(tmp_path, target)["train"][0].inputs["img"]
 
     message = str(caught.value)
-    assert message.startswith("row 0 of 'img' cannot be read as an image (cannot identify image file the content); ")
+    assert message.startswith(
+        "train row 0 of 'img' cannot be read as an image (cannot identify image file the content); "
+    )
     assert "0x" not in message
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
-from mmbench_datasets.manifest import describe, open_manifest
+from mmbench_datasets.manifest import describe, open_manifest, read_manifest
 from PIL import Image
 
 from mmbench.data import SPLITS
@@ -64,3 +65,33 @@ def refuse(target, error=DataError, **options):
         describe(target, **options)
     assert caught.value.exit_code == 2
     return str(caught.value)
+
+
+def understood(target, **options):
+    """Return a manifest with everything that planning knows of it."""
+    return read_manifest(target, options, check_headers=True)
+
+
+def rows_of(folder, header, cells, name="data.csv"):
+    """Write rows as the csv module does, so that cells may hold commas and quotes."""
+    path = folder / name
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream, delimiter="\t" if name.endswith(".tsv") else ",").writerows([header, *cells])
+    return str(path)
+
+
+def labelled(folder, labels, name="data.csv"):
+    """Write texts with these labels, repeated up to 60 rows."""
+    return rows_of(folder, ["text", "label"], [(f"text {row} z", labels[row % len(labels)]) for row in range(60)], name)
+
+
+def numbered(folder, cells, count=60):
+    """Write a column of these cells, and of plain numbers up to `count` rows, with labels that follow the row."""
+    values = [*cells, *(f"{row}" for row in range(len(cells), count))]
+    return rows_of(folder, ["v", "label"], [(value, "ab"[row % 2]) for row, value in enumerate(values)])
+
+
+def values(target, modality, **options):
+    """Return a modality's input of each row, in the order of the rows."""
+    found = column(target, modality, **options)
+    return [found[name] for name in sorted(found)]

@@ -31,13 +31,15 @@ def test_a_column_that_is_not_there(tmp_path):
 def test_no_labels_at_all(tmp_path):
     target = table(tmp_path, "class,text", [f"{'ab'[row % 2]},some text {row}" for row in range(20)])
 
-    assert "no column 'label'; name the labels' column with [label=COLUMN]. It has class, text" in refuse(target)
+    message = refuse(target)
+    assert "no column 'label'; name the labels' column with [label=COLUMN]; it may be 'class' (2 different)" in message
+    assert "It has class, text" in message
 
 
 def test_an_unknown_kind(tmp_path):
     target = texts(tmp_path)
 
-    assert "'txt' is not one of image, audio, video, text, tabular. Did you mean 'text'?" in refuse(
+    assert "'txt' is not one of image, audio, video, text, tabular, sequence, category. Did you mean 'text'?" in refuse(
         target, UsageError, words="text:txt"
     )
     assert "'classes' is not one of multiclass, multilabel, regression" in refuse(

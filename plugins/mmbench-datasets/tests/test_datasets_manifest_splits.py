@@ -153,11 +153,22 @@ def test_one_class_in_train_only(tmp_path):
     assert "train holds one class only of 'label' ('a')" in refuse(table(tmp_path, "split,label,text", rows))
 
 
-def test_an_empty_split(tmp_path):
-    rows = [f"{'train' if row < 10 else 'test'},{'ab'[row % 2]},some text {row}" for row in range(20)]
+def test_val_is_taken_from_train_where_no_row_has_it(tmp_path):
+    rows = [f"{'train' if row < 40 else 'testing'},{'ab'[row % 2]},some text {row},g{row // 2}" for row in range(60)]
+    target = table(tmp_path, "split,label,text,group", rows)
+
+    splits = opened(target)
+    counts = {split: Counter(sample.targets["label"] for sample in splits[split]) for split in SPLITS}
+    assert counts == {"train": {0: 17, 1: 17}, "val": {0: 3, 1: 3}, "test": {0: 10, 1: 10}}
+    groups = {split: {(int(sample.sample_id[4:]) - 1) // 2 for sample in splits[split]} for split in SPLITS}
+    assert not groups["train"] & groups["val"]
+
+
+def test_a_split_without_test_or_train_is_refused(tmp_path):
+    rows = [f"{'val' if row < 10 else 'test'},{'ab'[row % 2]},some text {row}" for row in range(20)]
 
     message = refuse(table(tmp_path, "split,label,text", rows))
-    assert "no row has the split 'val' (column 'split' has train, test)" in message
+    assert "no row has the split 'train' (there is val, test)" in message
     assert "[split=auto]" in message
 
 
@@ -191,7 +202,7 @@ def test_a_column_called_group_is_checked_without_being_named(tmp_path):
     message = refuse(table(tmp_path, "split,label,text,group", rows))
 
     assert "(column 'group') is in train and in" in message
-    assert "rename the column if it does not hold groups" in message
+    assert 'ignore the column by [group=""] if it does not hold groups' in message
 
 
 def _pareto_groups(seed):

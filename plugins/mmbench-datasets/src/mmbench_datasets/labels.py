@@ -1,18 +1,25 @@
-"""The labels of a manifest: what kind of task each column is, its classes, and every row's target."""
+"""The labels of a table: what kind of task each column is, its classes, and every row's target."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mmbench.errors import DataError, did_you_mean
 from mmbench.spec import TaskKind, TaskSpec
-from mmbench_datasets.table import Table, is_nan, number, part_name
+from mmbench_datasets.cells import exact_number, is_unknown, number
+from mmbench_datasets.faults import Faults
+from mmbench_datasets.label_lists import is_list_column, list_target
+from mmbench_datasets.label_names import join_spellings
+from mmbench_datasets.numbers import read_number_column
+from mmbench_datasets.table import Table, part_name
 
 _TASK_KINDS = ("multiclass", "multilabel", "regression")
 _FEW_CLASSES = 20  # integers up to this many are classes …
 _ROWS_PER_CLASS = 10  # … and beyond, if each occurs this often on average
+_MOST_LABELS_OF_CANDIDATE = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,97 +27,201 @@ class Target:
     """Where a task comes from.
 
     Attributes:
-        column: Of the manifest.
+        column: Of the table.
         task: Name, kind, classes.
         values: The target of each row, as `mmbench.data.Sample` wants it.
+        notes: What was guessed.
     """
 
     column: str
     task: TaskSpec
     values: Sequence[Any]
+    notes: tuple[str, ...] = ()
 
 
-def read_targets(table: Table, named: str) -> list[Target]:
+def read_targets(table: Table, named: str, faults: Faults) -> list[Target]:
     """Read the columns that `named` joins by "+", each with ":kind" or without; "" is the column "label".
+
+    Args:
+        table: The rows.
+        named: The option `label`.
+        faults: Takes the rows without a usable label.
 
     Raises:
         UsageError: a column or a kind is not there.
-        DataError: a label is empty, NaN or no number where one is due, or there is one class only.
+        DataError: there is one class only, or a column can be read in several ways.
     """
-    if not named and "label" not in table.columns:
+    usual = table.same_name("label")
+    if not named and not usual:
         raise DataError(
-            f"{table.path.name} has no column 'label'; name the labels' column with [label=COLUMN]. "
-            f"It has {', '.join(table.columns)}.{did_you_mean('label', table.columns)}"
+            f"{table.path.name} has no column 'label'; name the labels' column with [label=COLUMN]"
+            f"{_candidates(table)}. It has {table.listed()}.{did_you_mean('label', table.columns)}"
         )
     targets = []
-    for part in table.names(named or "label"):
+    for part in table.names(named or usual):
         column, kind = table.with_kind(part, _TASK_KINDS, "the label")
-        cells = [cell.strip() for cell in table.column(column, "labels")]
-        targets.append(_read_target(table, column, cells, kind))
+        table.column(column, "labels")
+        targets.append(_read_target(table, column, kind, faults))
     return targets
 
 
-def _read_target(table: Table, column: str, cells: Sequence[str], forced: str) -> Target:
+def _candidates(table: Table) -> str:
+    """Name the columns that may hold labels: a few different cells, each on several rows."""
+    found = []
+    for name, cells in list(table.columns.items())[:200]:
+        distinct = len(set(cells)) if name not in table.values else 0
+        if 2 <= distinct <= _MOST_LABELS_OF_CANDIDATE and distinct * 3 <= len(cells):
+            found.append((distinct, name))
+    if not found:
+        return ""
+    listed = ", ".join(f"{name!r} ({distinct} different)" for distinct, name in sorted(found)[:5])
+    return f"; it may be {listed}"
+
+
+def _read_target(table: Table, column: str, forced: str, faults: Faults) -> Target:
+    if column in table.class_names:
+        return _named_classes(table, column, faults)
+    if is_list_column(table, column):
+        task, values, notes = list_target(table, column, forced, faults)
+        return Target(column=column, task=task, values=values, notes=notes)
+    cells = [cell.strip() for cell in table.columns[column]]
+    cells, notes = join_spellings(cells) if forced != "regression" else (cells, [])
     for row, cell in enumerate(cells):
         if not cell and forced != "multilabel":  # a sample may have none of several labels
-            raise DataError(
-                f"{table.where(row)}: the label (column {column!r}) is empty; give it a label or remove the row"
+            faults.add(
+                row, f"{table.where(row)}: the label (column {column!r}) is empty; give it a label or remove the row"
             )
-    distinct = sorted(set(cells))
-    words = [cell for cell in distinct if not is_nan(cell)]
-    numbers = {cell: number(cell) for cell in words}
-    numeric = bool(words) and all(value is not None for value in numbers.values())
-    kind = forced or _target_kind(cells, distinct, numbers, numeric)
-    if numeric and len(words) < len(distinct):
-        row = next(row for row, cell in enumerate(cells) if is_nan(cell))
-        raise DataError(f"{table.where(row)}: the label (column {column!r}) is NaN; give it a label or remove the row")
+    distinct = sorted(set(cells) - {""})
+    if not distinct:
+        raise DataError(f"{table.path.name}: the label column {column!r} is empty; name another with [label=COLUMN]")
+    kind = forced or _target_kind(table, column, cells, distinct, faults)
+    notes = [f"labels of {column!r}: {note}" for note in notes]
     if kind == "regression":
-        return _regression(table, column, cells)
+        return _regression(table, column, cells, faults, notes)
     if kind == "multilabel":
-        return _multilabel(table, column, cells)
-    names = sorted(distinct, key=(lambda cell: (numbers[cell] or 0.0, cell)) if numeric else None)
+        return _multilabel(table, column, cells, notes)
+    return _multiclass(table, column, cells, distinct, faults, notes)
+
+
+def _multiclass(
+    table: Table, column: str, cells: Sequence[str], distinct: Sequence[str], faults: Faults, notes: Sequence[str]
+) -> Target:
+    numbers = {cell: exact_number(cell) for cell in distinct}
+    numeric = all(value is not None for value in numbers.values())
+    names = sorted(distinct, key=(lambda cell: (numbers[cell] or 0, cell)) if numeric else None)
     if len(names) < 2:
+        if faults:
+            raise faults.error(table.path.name)
         raise DataError(
             f"{table.path.name}: the label column {column!r} holds one class only ({names[0]!r}); "
             "there is nothing to learn. Check the column, or name another with [label=COLUMN]"
         )
-    number_of = {name: number for number, name in enumerate(names)}
+    number_of = {name: position for position, name in enumerate(names)}
     task = TaskSpec(name=part_name(column), kind="multiclass", num_outputs=len(names), class_names=tuple(names))
-    return Target(column=column, task=task, values=[number_of[cell] for cell in cells])
+    # An empty cell is among the faults: its class is never used.
+    values = [number_of.get(cell, 0) for cell in cells]
+    return Target(column=column, task=task, values=values, notes=tuple(notes))
 
 
-def _target_kind(
-    cells: Sequence[str], distinct: Sequence[str], numbers: Mapping[str, float | None], numeric: bool
-) -> TaskKind:
+def _target_kind(table: Table, column: str, cells: Sequence[str], distinct: Sequence[str], faults: Faults) -> TaskKind:
     if any(";" in cell or "|" in cell for cell in distinct):
         return "multilabel"
-    if not numeric:
-        return "multiclass"
-    if any(value is not None and value != int(value) for value in numbers.values()):
-        return "regression"
-    few = len(distinct) <= _FEW_CLASSES or len(cells) >= _ROWS_PER_CLASS * len(distinct)
-    return "multiclass" if few else "regression"
-
-
-def _regression(table: Table, column: str, cells: Sequence[str]) -> Target:
-    values = []
+    numbers: Mapping[str, float | None] = {cell: number(cell) for cell in distinct}
+    values = [value for value in numbers.values() if value is not None]
+    counts = Counter(cells)
+    num_numbers = sum(counts[cell] for cell in distinct if numbers[cell] is not None)
+    others = [cell for cell in distinct if numbers[cell] is None]
+    if num_numbers * 2 <= len(cells) - counts[""] or not values:
+        return "regression" if _writes_numbers_otherwise(cells) else "multiclass"
+    whole = all(value == int(value) for value in values)
+    few = len(values) <= _FEW_CLASSES or num_numbers >= _ROWS_PER_CLASS * len(values)
+    kind: TaskKind = "multiclass" if whole and few else "regression"
+    if kind == "multiclass" or _writes_numbers_otherwise(cells):
+        others = [cell for cell in others if is_unknown(cell)]
     for row, cell in enumerate(cells):
-        value = number(cell)
-        if value is None:
-            raise DataError(
-                f"{table.where(row)}: the label (column {column!r}) must be a finite number, got {cell!r}; "
-                "mend it, remove the row, or force classes with [label=COLUMN:multiclass]"
+        if cell and cell in others:
+            what = "NaN" if "nan" in cell.lower() else repr(cell)
+            faults.add(
+                row,
+                f"{table.where(row)}: the label (column {column!r}) is {what}, and most labels are numbers; give it a "
+                f"label or remove the row, or force classes with [label={column}:multiclass]",
             )
-        values.append(value)
-    if len(set(values)) < 2:
+    return kind
+
+
+def _writes_numbers_otherwise(cells: Sequence[str]) -> bool:
+    found = read_number_column(cells)
+    return bool(found and found.format.describe() and not found.faults)
+
+
+def _regression(table: Table, column: str, cells: Sequence[str], faults: Faults, notes: list[str]) -> Target:
+    found = read_number_column(cells)
+    values: list[float] = []
+    for row, cell in enumerate(cells):
+        value = None if found and row in found.faults else found.format.parse(cell) if found else number(cell)
+        if value is None and cell:
+            why = found.faults.get(row, "") if found else ""
+            faults.add(
+                row,
+                f"{table.where(row)}: the label (column {column!r}) must be a finite number, got {cell!r}"
+                f"{f' ({why})' if 'may be read' in why else ''}; correct it, remove the row, or force classes with "
+                f"[label={column}:multiclass]",
+            )
+        values.append(0.0 if value is None else value)
+    if found and found.format.describe():
+        notes = [*notes, f"labels of {column!r}: numbers with {found.format.describe()}"]
+    if not faults and len(set(values)) < 2:
         raise DataError(f"{table.path.name}: every label in {column!r} is {cells[0]}; there is nothing to learn")
-    return Target(column=column, task=TaskSpec(name=part_name(column), kind="regression", num_outputs=1), values=values)
+    task = TaskSpec(name=part_name(column), kind="regression", num_outputs=1)
+    return Target(column=column, task=task, values=values, notes=tuple(notes))
 
 
-def _multilabel(table: Table, column: str, cells: Sequence[str]) -> Target:
+def _multilabel(table: Table, column: str, cells: Sequence[str], notes: Sequence[str]) -> Target:
     sets = [{part.strip() for part in cell.replace("|", ";").split(";")} - {""} for cell in cells]
     names = sorted(set().union(*sets))
     if not names:
         raise DataError(f"{table.path.name}: the label column {column!r} holds no labels")
     task = TaskSpec(name=part_name(column), kind="multilabel", num_outputs=len(names), class_names=tuple(names))
-    return Target(column=column, task=task, values=[tuple(int(name in labels) for name in names) for labels in sets])
+    values = [tuple(int(name in labels) for name in names) for labels in sets]
+    return Target(column=column, task=task, values=values, notes=tuple(notes))
+
+
+def _named_classes(table: Table, column: str, faults: Faults) -> Target:
+    """Return the task of a column whose classes the file itself names, in its order."""
+    names = table.class_names[column]
+    several = column in table.values
+    values: list[Any] = []
+    rows = table.values[column] if several else table.columns[column]
+    for row, value in enumerate(rows):
+        numbers = [exact_number(str(each)) for each in (value or () if several else [value])]
+        wrong = [each for each in numbers if not (isinstance(each, int) and 0 <= each < len(names))]
+        if wrong:
+            shown = value if several else wrong[0] if wrong[0] is not None else value or None
+            faults.add(
+                row,
+                f"{table.where(row)} has the label {shown!r}, and {column!r} knows 0 to {len(names) - 1}: the labels "
+                "of this split may be hidden. Take another split for it, as in [test=validation], or remove the row",
+            )
+            numbers = [0]
+        values.append(tuple(int(place in numbers) for place in range(len(names))) if several else numbers[0])
+    task = TaskSpec(
+        name=part_name(column),
+        kind="multilabel" if several else "multiclass",
+        num_outputs=len(names),
+        class_names=tuple(names),
+    )
+    return Target(column=column, task=task, values=values)
+
+
+def check_trained(table: Table, targets: Sequence[Target], rows: Mapping[Any, Sequence[int]]) -> None:
+    """Check that train shows at least two values of every regression target.
+
+    Raises:
+        DataError: it shows one.
+    """
+    for item in targets:
+        if item.task.kind == "regression" and len({item.values[row] for row in rows["train"]}) < 2:
+            raise DataError(
+                f"{table.path.name}: every label of {item.task.name!r} in train is "
+                f"{item.values[rows['train'][0]]}; there is nothing to learn. Check the split"
+            )

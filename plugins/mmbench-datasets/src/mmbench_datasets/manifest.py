@@ -1,9 +1,9 @@
-"""Any data of one's own: a manifest whose columns are paths, texts, numbers and labels, checked before anything runs.
+"""Any data of one's own: a table whose columns are paths, texts, numbers and labels, checked before anything runs.
 
-Options name the columns. ``label``, ``split``, ``id``, ``group``, ``seed``, ``max_seconds``, ``max_frames`` and
-``pixel_range`` are reserved; every other option is a modality: ``image=photo`` makes the modality "image" from the
-column "photo". ``meta=age+height`` joins columns into one table. ``text=number:text`` forces a kind where the content
-would be taken for another.
+Options name the columns. ``label``, ``split``, ``id``, ``group``, ``seed``, ``drop``, ``root``, ``encoding``,
+``max_seconds``, ``max_frames`` and ``pixel_range`` are reserved; every other option is a modality: ``image=photo``
+makes the modality "image" from the column "photo". ``meta=age+height`` joins columns into one table, and so does
+``genes=gene_*``. ``text=number:text`` forces a kind where the content would be taken for another.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,25 +19,38 @@ from typing import Any
 
 from mmbench.data import Split
 from mmbench.errors import DataError, SpecError, UsageError
-from mmbench.spec import DatasetInfo, Kind
+from mmbench.spec import DatasetInfo
+from mmbench_datasets.cells import number
+from mmbench_datasets.faults import Faults
+from mmbench_datasets.features import read_features, with_train
 from mmbench_datasets.filehash import file_digests, hash_files
-from mmbench_datasets.files import find_files
-from mmbench_datasets.labels import Target, read_targets
-from mmbench_datasets.media import PixelRange, check_header
-from mmbench_datasets.modalities import (
-    MEDIA_KINDS,
-    Source,
-    declared_source,
-    inferred_sources,
-    modality_of,
-    with_features,
-)
+from mmbench_datasets.files import TableFiles
+from mmbench_datasets.labels import Target, check_trained, read_targets
+from mmbench_datasets.media import PixelRange
+from mmbench_datasets.modalities import Source, declared_source, inferred_sources, modality_of
 from mmbench_datasets.options import check_misspelt, read_max_seconds, read_pixel_range, read_seed
-from mmbench_datasets.splits import check_groups, check_labels_of_splits, generated_split, given_split
-from mmbench_datasets.table import Table, number, read_table
-from mmbench_datasets.video import MAX_FRAMES, check_video
+from mmbench_datasets.presence import check_presence, present_rows
+from mmbench_datasets.read_table import read_table
+from mmbench_datasets.row_splits import SplitColumns, split_columns, split_rows
+from mmbench_datasets.source_checks import check_files, check_items, find_paths
+from mmbench_datasets.splits import check_labels_of_splits
+from mmbench_datasets.table import Table
+from mmbench_datasets.video import MAX_FRAMES
 
-RESERVED = ("label", "split", "id", "group", "seed", "max_seconds", "max_frames", "pixel_range")
+RESERVED = (
+    "label",
+    "split",
+    "id",
+    "group",
+    "seed",
+    "drop",
+    "root",
+    "encoding",
+    "max_seconds",
+    "max_frames",
+    "pixel_range",
+)
+_MOST_ROUNDS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,11 +64,14 @@ class Manifest:
         sources: The modalities, by name.
         targets: The tasks.
         rows: By split, in the file's order.
-        files: What `os.stat` said of every file that a row names, by path as written.
+        files: What `os.stat` said of every file that a row names, by relative path.
+        missing: Modalities that some rows lack.
         max_seconds: Longest audio or video accepted, in seconds.
         max_frames: Most frames of a video that are kept, evenly spaced in time.
         pixel_range: Of 16-bit and float images; None takes that of the column's images in train.
         settings: The options as they were understood, for the fingerprint.
+        inferred: Whether no option named a modality.
+        notes: What was guessed or left out, for people to see.
     """
 
     table: Table
@@ -65,49 +81,37 @@ class Manifest:
     targets: Sequence[Target]
     rows: Mapping[Split, Sequence[int]]
     files: Mapping[str, os.stat_result]
+    missing: tuple[str, ...]
     max_seconds: float
     max_frames: int
     pixel_range: PixelRange | None
     settings: Mapping[str, Any]
-
-    @property
-    def missing(self) -> tuple[str, ...]:
-        """Modalities that some rows lack: all their cells are blank."""
-        return tuple(
-            source.name
-            for source in self.sources
-            if any(not any(map(str.strip, cells)) for cells in self._cells(source))
-        )
+    inferred: bool = False
+    notes: tuple[str, ...] = ()
 
     @cached_property
     def digests(self) -> Mapping[str, str]:
-        """SHA-256 of every file, by path as written."""
-        return file_digests(self.root, self.files, self.check_file)
+        """SHA-256 of every file, by relative path."""
+        return file_digests(self.root, self.files)
 
-    def check_file(self, name: str) -> None:
-        """Check that a file is of the kind that its column says.
+    def fingerprint(self) -> str:
+        """Return a hash over what was read, the options and the content of every file: hex."""
+        content = hashlib.sha256(self.table.digest.encode())
+        content.update(json.dumps(self.settings, sort_keys=True).encode())
+        content.update(hash_files(self.root, self.files).encode())
+        return content.hexdigest()
 
-        Raises:
-            DataError: its header cannot be read.
-        """
-        kind, row = self._named[name]
-        if kind == "video":
-            check_video(self.root / name, self.table.where(row), max_seconds=self.max_seconds)
-        else:
-            check_header(self.root / name, kind, self.table.where(row), max_seconds=self.max_seconds)
-
-    @cached_property
-    def _named(self) -> Mapping[str, tuple[Kind, int]]:
-        """Kind and first row of every file."""
-        named: dict[str, tuple[Kind, int]] = {}
-        for source in self.sources:
-            if source.kind in MEDIA_KINDS:
-                for row, cell in enumerate(self.table.columns[source.columns[0]]):
-                    named.setdefault(cell, (source.kind, row))
-        return named
-
-    def _cells(self, source: Source) -> Iterable[tuple[str, ...]]:
-        return zip(*(self.table.columns[column] for column in source.columns))
+    def info(self) -> DatasetInfo:
+        """Return what planning must know."""
+        try:
+            return DatasetInfo(
+                modalities=tuple(modality_of(source) for source in self.sources),
+                tasks=tuple(item.task for item in self.targets),
+                missing=self.missing,
+                fingerprint=self.fingerprint(),
+            )
+        except SpecError as error:
+            raise UsageError(f"{self.table.path.name}: {error}; name modalities as in [image=COLUMN]") from None
 
 
 def describe(target: str, **options: Any) -> DatasetInfo:
@@ -121,23 +125,10 @@ def describe(target: str, **options: Any) -> DatasetInfo:
         DataError: the manifest cannot be used: see `read_manifest`.
         Unavailable: it is Parquet and pyarrow is not installed.
     """
-    manifest = read_manifest(target, options)
-    content = hashlib.sha256(manifest.table.content)
-    content.update(json.dumps(manifest.settings, sort_keys=True).encode())
-    content.update(hash_files(manifest.root, manifest.files, manifest.check_file).encode())
-    _check_train(manifest)
-    try:
-        return DatasetInfo(
-            modalities=tuple(modality_of(source) for source in manifest.sources),
-            tasks=tuple(item.task for item in manifest.targets),
-            missing=manifest.missing,
-            fingerprint=content.hexdigest(),
-        )
-    except SpecError as error:
-        raise UsageError(f"{manifest.table.path.name}: {error}; name modalities as in [image=COLUMN]") from None
+    return read_manifest(target, options, check_headers=True).info()
 
 
-def open_manifest(root: Path, *, target: str, **options: Any) -> dict[Split, Any]:
+def open_manifest(root: Path, /, *, target: str, **options: Any) -> dict[Split, Any]:
     """Return the splits; a sample's inputs are decoded when they are asked for, one modality at a time.
 
     Args:
@@ -155,77 +146,150 @@ def open_manifest(root: Path, *, target: str, **options: Any) -> dict[Split, Any
     return open_records(read_manifest(target, options))
 
 
-def read_manifest(target: str, options: Mapping[str, Any]) -> Manifest:
-    """Read a manifest and decide what each column is for.
+def read_manifest(target: str, options: Mapping[str, Any], *, check_headers: bool = False) -> Manifest:
+    """Read a manifest and decide what each column is for; see `understand`."""
+    known = {name: str(value) for name, value in options.items()}
+    table = read_table(target, encoding=known.get("encoding", ""))
+    return understand(table, known, check_headers=check_headers)
+
+
+def understand(
+    table: Table, known: Mapping[str, str], *, dataset: str = "manifest", reserved: Sequence[str] = RESERVED,
+    check_headers: bool = False,
+) -> Manifest:  # fmt: skip
+    """Decide what each column of a table is for, and check every row.
+
+    With ``drop=bad`` rows that cannot be used are left out; else all of them are named at once.
+
+    Args:
+        table: The rows.
+        known: The options.
+        dataset: Its name, for messages.
+        reserved: The options that are no modalities.
+        check_headers: Whether files that were not seen before are looked into.
 
     Raises:
         UsageError: an option names a column or a kind that is not there.
-        DataError: the file is not a table; an id is empty or stands twice; a label is empty or NaN; there is one class
-            only; a split is empty; a class is never in train; a file is absent or lies outside the manifest's folder.
+        DataError: rows cannot be used; there is one class only; a split is empty; a class or a modality is never in
+            train.
     """
-    table = read_table(target)
-    known = {name: str(value) for name, value in options.items()}
-    declared = {name: value for name, value in known.items() if name not in RESERVED}
-    check_misspelt("manifest", declared, RESERVED, table.columns)
-    ids = _read_ids(table, known.get("id", ""))
-    targets = read_targets(table, known.get("label", ""))
+    drop = known.get("drop", "")
+    if drop not in ("", "bad"):
+        raise UsageError(f"drop must be bad, which leaves out rows that cannot be used, got {drop!r}")
+    check_misspelt(dataset, (name for name in known if name not in reserved), reserved)
+    num_rows, dropped = len(table), list(table.row_faults.values())
+    whole = table.without(table.row_faults) if dropped else table
+    for _ in range(_MOST_ROUNDS):
+        if not len(whole):
+            raise DataError(f"{table.path.name}: no row is left, as all have faults, such as: {dropped[0]}")
+        faults = Faults()
+        manifest = _understood(whole, known, reserved, faults, check_headers=check_headers or bool(drop))
+        if not drop and (dropped or faults):
+            raise faults.error(table.path.name, dropped)
+        if manifest is not None:
+            break
+        dropped += faults.messages
+        whole = whole.without(faults.rows)
+    else:
+        raise faults.error(table.path.name, can_drop=False)
+    if not dropped:
+        return manifest
+    left_out = num_rows - len(whole)
+    note = f"warning: {left_out} of {num_rows} rows are left out by drop=bad, such as: {dropped[0]}"
+    return replace(manifest, notes=(note, *manifest.notes), settings={**manifest.settings, "dropped_rows": left_out})
+
+
+def _understood(
+    table: Table, known: Mapping[str, str], reserved: Sequence[str], faults: Faults, *, check_headers: bool
+) -> Manifest | None:
+    """Return the manifest, or None where `faults` holds rows that cannot be used."""
+    declared = {name: value for name, value in known.items() if name not in reserved}
+    id_column, ids = _read_ids(table, known, faults)
+    targets = read_targets(table, known.get("label", ""), faults)
     seed, max_seconds, max_frames = read_seed(known), read_max_seconds(known), _read_max_frames(known)
-    split_column, group_column = _split_columns(table, known)
-    if split_column:
-        rows = given_split(table, split_column)
-        if group_column:
-            check_groups(table, group_column, rows)
-    else:
-        rows = generated_split(table, ids, targets, group_column, seed)
-    check_labels_of_splits(table, targets, rows)
+    splits = split_columns(table, known, faults)
+    used = {item.column for item in targets} | {splits.split, splits.group, id_column} - {""}
+    files = TableFiles(_root(table, known), "the table's folder" if "root" not in known else "root")
+    notes = [*table.notes, *(note for item in targets for note in item.notes)]
     if declared:
-        sources = [declared_source(table, name, value) for name, value in declared.items()]
-        _check_leaks(sources, targets, split_column)
+        sources = [declared_source(table, files, name, value, used) for name, value in declared.items()]
+        _check_leaks(sources, targets, splits)
     else:
-        used = {item.column for item in targets} | {split_column, group_column, known.get("id", "id")}
-        sources = inferred_sources(table, ids, used)
-    table = _with_stripped_paths(table, sources)
-    sources = [with_features(table, source, rows["train"]) for source in sources]
-    root = table.path.resolve().parent
+        sources, remarks = inferred_sources(table, files, ids, used)
+        notes += remarks
+    sources, remarks = _checked_sources(table, files, sources, faults)
+    notes += remarks
+    if check_headers and not faults:
+        check_files(table, files, sources, faults, max_seconds=max_seconds)
+    if faults:
+        return None
+    rows, remarks = split_rows(table, splits, ids, targets, seed, faults)
+    notes += remarks
+    check_labels_of_splits(table, targets, rows, drawn=not splits.cells)
+    check_trained(table, targets, rows)
+    sources = [
+        replace(source, features=tuple(with_train(table, source.name, source.features, rows["train"])))
+        for source in sources
+    ]
+    sources = sorted(sources, key=lambda source: source.name)
+    present = {source.name: present_rows(table, source) for source in sources}
+    notes += check_presence(table, present, rows)
     frames = {"max_frames": max_frames} if any(source.kind == "video" for source in sources) else {}
     return Manifest(
         table=table,
-        root=root,
+        root=files.root,
         ids=ids,
-        sources=sorted(sources, key=lambda source: source.name),
+        sources=sources,
         targets=targets,
         rows=rows,
-        files=find_files(table, root, sources),
+        files=files.named_by(sources),
+        missing=tuple(name for name, has in present.items() if not all(has)),
         max_seconds=max_seconds,
         max_frames=max_frames,
         pixel_range=read_pixel_range(known),
         settings={**known, "seed": seed, "max_seconds": max_seconds, **frames},
+        inferred=not declared,
+        notes=tuple(dict.fromkeys(notes)),
     )
 
 
-def _with_stripped_paths(table: Table, sources: Sequence[Source]) -> Table:
-    """Return the table with the blanks around paths of media gone."""
-    media = {source.columns[0] for source in sources if source.kind in MEDIA_KINDS}
-    columns = {
-        name: [cell.strip() for cell in cells] if name in media else cells for name, cells in table.columns.items()
-    }
-    return replace(table, columns=columns)
+def _checked_sources(
+    table: Table, files: TableFiles, sources: Sequence[Source], faults: Faults
+) -> tuple[list[Source], list[str]]:
+    """Return the sources with how their rows are read, and notes."""
+    checked: list[Source] = []
+    notes: list[str] = []
+    for source in sources:
+        if source.form in ("files", "arrays"):
+            source = find_paths(table, files, source, faults)
+        elif source.form in ("vectors", "embedded"):
+            source = check_items(table, source, faults)
+        elif source.kind == "tabular":
+            features, remarks = read_features(table, source.name, source.columns, source.categories, faults)
+            source = replace(source, features=tuple(features))
+            notes += remarks
+        checked.append(source)
+    if files.respelt:
+        cell, path = next(iter(files.respelt.items()))
+        notes.append(f"{len(files.respelt)} paths are written otherwise than on disk, such as {cell!r} for {path!r}")
+    return checked, notes
 
 
-def _check_train(manifest: Manifest) -> None:
-    """Raise where no row of train has a modality: nothing could be learned of it."""
-    train = manifest.rows["train"]
-    for source in manifest.sources:
-        columns = [manifest.table.columns[column] for column in source.columns]
-        if not any(cells[row].strip() for row in train for cells in columns):
-            raise DataError(
-                f"{manifest.table.path.name}: no row of train has {source.name!r} ({len(train)} rows; column "
-                f"{'+'.join(source.columns)}), so nothing can be learned of it; move rows that have it to train, or "
-                "leave the modality out"
-            )
+def _root(table: Table, known: Mapping[str, str]) -> Path:
+    """Return the folder that paths start from.
+
+    Raises:
+        UsageError: the option `root` names no folder.
+    """
+    if "root" not in known:
+        return table.root
+    root = table.root / Path(known["root"]).expanduser()
+    if not root.is_dir():
+        raise UsageError(f"root={known['root']}: there is no folder {root}; it starts from the table's folder")
+    return root
 
 
-def _check_leaks(sources: Sequence[Source], targets: Sequence[Target], split_column: str) -> None:
+def _check_leaks(sources: Sequence[Source], targets: Sequence[Target], splits: SplitColumns) -> None:
     for source in sources:
         for item in targets:
             if item.column in source.columns:
@@ -233,28 +297,33 @@ def _check_leaks(sources: Sequence[Source], targets: Sequence[Target], split_col
                     f"the modality {source.name!r} would read the column {item.column!r}, which holds the labels of "
                     f"{item.task.name!r}; take it out"
                 )
-        if split_column in source.columns:
+        if splits.split in source.columns:
             raise UsageError(
-                f"the modality {source.name!r} would read the column {split_column!r}, which holds the splits"
+                f"the modality {source.name!r} would read the column {splits.split!r}, which holds the splits"
             )
 
 
-def _read_ids(table: Table, named: str) -> list[str]:
-    name = named or "id"
-    if not named and name not in table.columns:
-        return [f"row-{count:06}" for count in range(1, len(table) + 1)]
+def _read_ids(table: Table, known: Mapping[str, str], faults: Faults) -> tuple[str, Sequence[str]]:
+    """Return the column of ids, "" for none, and the id of each row."""
+    asked = known.get("id")
+    name = (table.same_name("id") if not table.ids else "") if asked is None else asked
+    if not name:
+        return "", table.ids or [f"row-{count:06}" for count in range(1, len(table) + 1)]
     ids = table.column(name, "ids")
+    hint = "" if asked else '; [id=""] numbers the rows instead'
     first_row: dict[str, int] = {}
     for row, sample_id in enumerate(ids):
         if not sample_id.strip():
-            raise DataError(f"{table.where(row)}: the id (column {name!r}) is empty; every sample needs one")
-        if sample_id in first_row:
-            raise DataError(
+            faults.add(row, f"{table.where(row)}: the id (column {name!r}) is empty; every sample needs one{hint}")
+        elif sample_id in first_row:
+            faults.add(
+                row,
                 f"{table.where(row)}: the id {sample_id!r} is that of {table.where(first_row[sample_id])} too; "
-                "ids are unique"
+                f"ids are unique{hint}",
             )
-        first_row[sample_id] = row
-    return ids
+        else:
+            first_row[sample_id] = row
+    return name, list(ids)
 
 
 def _read_max_frames(known: Mapping[str, str]) -> int:
@@ -263,16 +332,3 @@ def _read_max_frames(known: Mapping[str, str]) -> int:
     if max_frames is None or max_frames < 1 or max_frames % 1:
         raise UsageError(f"max_frames must be a whole number above 0, got {known['max_frames']!r}")
     return int(max_frames)
-
-
-def _split_columns(table: Table, known: Mapping[str, str]) -> tuple[str, str]:
-    """Return the columns that hold splits and groups, each "" when there is none."""
-    split = known.get("split", "split" if "split" in table.columns else "")
-    if split == "auto" and "auto" not in table.columns:
-        split = ""
-    elif split:
-        table.column(split, "splits")
-    group = known.get("group", "group" if "group" in table.columns else "")
-    if group:
-        table.column(group, "groups")
-    return split, group

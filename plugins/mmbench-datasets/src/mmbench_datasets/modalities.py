@@ -1,72 +1,45 @@
-"""The modalities of a manifest: which columns they come from, and of what kind their content is."""
+"""The modalities of a table: which columns they come from, and of what kind their content is."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
 
 from mmbench.errors import DataError, UsageError
 from mmbench.spec import Kind, Modality
-from mmbench_datasets.media import format_of
-from mmbench_datasets.moments import WIDTHS, Moment, moment_of
-from mmbench_datasets.table import Table, is_nan, number, part_name
+from mmbench_datasets.arrays import array_shape
+from mmbench_datasets.cells import is_unknown
+from mmbench_datasets.features import Feature, read_moment_column
+from mmbench_datasets.files import TableFiles
+from mmbench_datasets.numbers import read_number_column
+from mmbench_datasets.sniff import HEAD_BYTES, sniff
+from mmbench_datasets.table import Table, part_name
+from mmbench_datasets.vectors import vector_column
 
 MEDIA_ENDINGS: Mapping[str, Kind] = {
     **dict.fromkeys((".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff"), "image"),
     **dict.fromkeys((".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff"), "audio"),
     **dict.fromkeys((".mp4", ".m4v", ".mkv", ".webm", ".mov", ".avi", ".mpg", ".mpeg", ".ogv"), "video"),
 }  # type: ignore[dict-item]
-#: Endings of files that are no media that mmbench reads: a column of them is no text.
-_OTHER_ENDINGS = (
-    *(
-        ".heic",
-        ".heif",
-        ".avif",
-        ".jp2",
-        ".j2k",
-        ".jxl",
-        ".svg",
-        ".psd",
-        ".raw",
-        ".cr2",
-        ".nef",
-        ".dng",
-        ".exr",
-        ".dcm",
-    ),
-    *(".nii", ".m4a", ".aac", ".wma", ".amr", ".ac3", ".mid", ".midi", ".wmv", ".3gp", ".ts", ".npy", ".npz", ".pt"),
-    *(".pkl", ".h5", ".hdf5", ".mat", ".bin", ".pdf", ".zip"),
-)
-#: So many cells of a column are looked at to tell whether they name files, and so many of these files are opened.
-_PROBED_CELLS, _OPENED_FILES = 64, 8
-_LONGEST_PATH = 1024
+ARRAY_ENDINGS = (".npy", ".npz")
 MEDIA_KINDS = ("image", "audio", "video")
 
-_FORCED_KINDS = (*MEDIA_KINDS, "text", "tabular")
+#: Where a row's input is: in cells, in a file that a cell names, in the table itself as a medium or as a list.
+Form: TypeAlias = Literal["cells", "files", "arrays", "embedded", "vectors"]
+
+_FORCED_KINDS = (*MEDIA_KINDS, "text", "tabular", "sequence")
+_CATEGORY = "category"
 _TEXT_NAMES = ("text", "caption", "sentence", "transcript", "description", "title", "question", "utterance")
-_MOST_CATEGORIES = 64
-
-
-@dataclass(frozen=True, kw_only=True)
-class Feature:
-    """One column of a table modality.
-
-    Attributes:
-        column: Its name.
-        categories: The words that training knows, one output each; empty for numbers, which give one output.
-        moment: What dates and times are, or None.
-    """
-
-    column: str
-    categories: tuple[str, ...] = ()
-    moment: Moment | None = None
-
-    @property
-    def width(self) -> int:
-        """How many numbers it gives."""
-        return WIDTHS[self.moment] if self.moment else len(self.categories) or 1
+#: Endings of files that are no text, and none of the media that are read by their ending.
+_FILE_ENDING = re.compile(
+    r"\.(heic|heif|avif|jp2|j2k|jxl|svg|psd|raw|dng|cr2|nef|exr|dcm|nii|m4a|aac|wma|amr|ac3|midi?|wmv|flv|3gp|ts|pdf|"
+    r"bin|pt|pth|h5|hdf5|mat|pkl|pickle|parquet|zip|gz|tar)(\?.*)?['\"]?$",
+    re.IGNORECASE,
+)
+_LOOKED_AT = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,214 +49,284 @@ class Source:
     Attributes:
         name: The modality.
         kind: Its kind.
-        columns: The manifest's columns: one, or several for a table.
+        columns: The table's columns: one, or several for a table.
+        form: Where a row's input is.
         features: For a table, how its columns become numbers.
+        categories: Columns of a table that are to be read as categories.
+        paths: For files, the relative path of each row; "" where a row lacks it.
+        forced: Whether an option forces the kind of files, whatever their endings say.
+        width: Of vectors and arrays: how many numbers a row, or a step of a sequence, has.
     """
 
     name: str
     kind: Kind
     columns: tuple[str, ...]
+    form: Form = "cells"
     features: tuple[Feature, ...] = ()
+    categories: tuple[str, ...] = ()
+    paths: Sequence[str] = ()
+    forced: bool = False
+    width: int = 0
 
 
-def declared_source(table: Table, name: str, value: str) -> Source:
-    """Return where a modality comes from, as an option declares it: "COLUMN", "COLUMN:KIND" or "A+B".
+def declared_source(table: Table, files: TableFiles, name: str, value: str, leave_out: Collection[str] = ()) -> Source:
+    """Return where a modality comes from, as an option declares it: "COLUMN", "COLUMN:KIND", "A+B" or "gene_*".
+
+    Args:
+        table: The rows.
+        files: Finds the files that cells name.
+        name: The modality.
+        value: As declared.
+        leave_out: Columns that a glob does not match: labels, splits, ids and groups.
 
     Raises:
         UsageError: a column or a kind is not there, or several columns are to be no table.
-        DataError: the column is empty, or holds media of several kinds.
+        DataError: the column is empty, holds media of several kinds, or files that cannot be read.
     """
-    value, forced = table.with_kind(value, _FORCED_KINDS, f"the modality {name!r}")
-    columns = table.names(value)
-    for column in columns:
-        table.column(column, f"the modality {name!r}")
+    columns, kinds = _columns_of(table, name, value, leave_out)
+    categories = tuple(column for column in columns if kinds[column] == _CATEGORY)
+    forced = {kind for kind in kinds.values() if kind and kind != _CATEGORY}
     if len(columns) > 1:
-        if forced not in ("", "tabular"):
-            raise UsageError(f"the modality {name!r} joins {len(columns)} columns, which makes a table, not {forced}")
-        return Source(name=name, kind="tabular", columns=tuple(columns))
-    cells = _filled(table.columns[columns[0]])
-    if not cells:
-        raise DataError(
-            f"{table.path.name}: the column {columns[0]!r} is empty, so no sample has {name!r}; leave it out"
-        )
-    kind = forced or _kind_of(table, columns[0])
-    return Source(name=name, kind=kind, columns=(columns[0],))  # type: ignore[arg-type]
-
-
-def _filled(cells: Sequence[str]) -> list[str]:
-    return [cell for cell in cells if cell.strip()]
-
-
-def _ending(cell: str) -> str:
-    """The ending of a path in lower case, fast: manifests have many cells."""
-    return cell[cell.rfind(".") :].rstrip().lower() if "." in cell else ""
-
-
-def _kind_of(table: Table, column: str) -> Kind:
-    """Tell a column's kind by its content: files by theirs, numbers, dates and times are tabular, else text.
-
-    Raises:
-        DataError: the column names files of several kinds, or files that mmbench does not read.
-    """
-    cells = _filled(table.columns[column])
-    kinds = Counter(MEDIA_ENDINGS.get(_ending(cell)) for cell in cells)
-    media = [kind for kind in kinds if kind]
-    if media and (None not in kinds or kinds[None] < len(cells) / 2):
-        common = max(media, key=lambda kind: kinds[kind])
-        if len(kinds) > 1:
-            row, cell = next(
-                (row, cell)
-                for row, cell in enumerate(table.columns[column])
-                if cell.strip() and MEDIA_ENDINGS.get(_ending(cell)) != common
+        if forced - {"tabular"}:
+            raise UsageError(
+                f"the modality {name!r} joins {len(columns)} columns, which makes a table, not {', '.join(forced)}"
             )
+        return Source(name=name, kind="tabular", columns=tuple(columns), categories=categories)
+    column = columns[0]
+    if not any(cell.strip() for cell in table.columns[column]):
+        raise DataError(f"{table.path.name}: the column {column!r} is empty, so no sample has {name!r}; leave it out")
+    if categories:
+        return Source(name=name, kind="tabular", columns=(column,), categories=categories)
+    return replace(_source_of(table, files, column, next(iter(forced), "")), name=name)
+
+
+def _columns_of(table: Table, name: str, value: str, leave_out: Collection[str]) -> tuple[list[str], dict[str, str]]:
+    """Return the columns that a modality is declared to come from, and the kind that each is forced to, or ""."""
+    kinds: dict[str, str] = {}
+    for part in [value] if value in table.columns else value.split("+"):
+        bare, kind = table.with_kind(part, (*_FORCED_KINDS, _CATEGORY), f"the modality {name!r}")
+        for column in table.names(bare, leave_out):
+            table.column(column, f"the modality {name!r}")
+            kinds[column] = kind
+    return list(kinds), kinds
+
+
+def _source_of(table: Table, files: TableFiles, column: str, forced: str) -> Source:
+    """Return the source of one column by its content, or as forced."""
+    source = Source(name=part_name(column), kind="text", columns=(column,))
+    if column in table.values:
+        return _nested_source(table, source, forced)
+    cells = [cell.strip() for cell in table.columns[column] if cell.strip()]
+    if forced == "text":
+        return source
+    if forced in MEDIA_KINDS:
+        return replace(source, kind=forced, form="files", forced=True)  # type: ignore[arg-type]
+    endings = Counter(ending_of(cell) for cell in cells)
+    if sum(count for ending, count in endings.items() if ending in ARRAY_ENDINGS) * 2 > len(cells):
+        return _array_source(table, files, source, forced)
+    if not forced:
+        kind = _media_kind(cells) or _kind_of_files(table, files, column, cells)
+        if kind == "array":
+            return _array_source(table, files, source, forced)
+        if kind:
+            return replace(source, kind=kind, form="files")  # type: ignore[arg-type]
+    vectors = vector_column(table, column)
+    if vectors and (forced or not read_number_column(cells)):
+        kind = forced or ("tabular" if vectors.depth == 1 else "sequence")
+        return replace(source, kind=kind, form="vectors")  # type: ignore[arg-type]
+    if forced == "sequence":
+        raise UsageError(
+            f"the column {column!r} holds no lists of numbers, as a sequence needs: write [1, 2, 3] in each cell, or "
+            "paths of .npy files"
+        )
+    booleans = {cell.casefold() for cell in cells} <= {"true", "false"}
+    if forced == "tabular" or booleans or read_number_column(cells) or read_moment_column(cells):
+        return replace(source, kind="tabular")
+    return source
+
+
+def _nested_source(table: Table, source: Source, forced: str) -> Source:
+    """Return the source of a column that holds lists or media."""
+    (column,) = source.columns
+    first = next((item for item in table.values[column] if item not in (None, [], {}, b"")), None)
+    declared = table.kinds.get(column, "")
+    is_medium = isinstance(first, bytes) or (isinstance(first, dict) and {"bytes", "path"} & first.keys())
+    if is_medium:
+        content = first if isinstance(first, bytes) else first.get("bytes")
+        kind = forced or declared or (sniff(content[:HEAD_BYTES]).kind if isinstance(content, bytes) else "")
+        if kind not in MEDIA_KINDS:
             raise DataError(
-                f"{table.where(row)}: {cell!r} in column {column!r} is not {common}, as most of the column is; "
-                f"mend it, leave the cell empty, or force a kind with {column}:KIND"
+                f"{table.path.name}: the column {column!r} holds bytes that are no image, sound or video that mmbench "
+                f"knows; force a kind with {column}:KIND, or leave the column out"
             )
-        return _kind_of_content(table, column) or common
-    found = _kind_of_content(table, column)
-    if found:
-        return found
-    numeric = all(number(cell) is not None or is_nan(cell) for cell in cells)
-    return "tabular" if cells and (numeric or _moment_of(cells)) else _text_if_no_paths(table, column)
-
-
-def _kind_of_content(table: Table, column: str) -> Kind | None:
-    """Return the kind of the files that a column names, None where most of its cells name no files that are there.
-
-    Raises:
-        DataError: the files are of no kind, or of several.
-    """
-    probed = _probed(table.columns[column])
-    root = table.path.resolve().parent
-    files = [(row, root / cell.strip()) for row, cell in probed if _may_be_path(cell) and _is_file(root, cell.strip())]
-    if not files or len(files) * 2 < len(probed):
-        return None
-    step = max(1, len(files) // _OPENED_FILES)
-    opened = [(row, file, format_of(file)) for row, file in files[::step]]
-    kinds = Counter(known.kind for _, _, known in opened)
-    if len(kinds) == 1 and "" not in kinds:
-        return next(iter(kinds))  # type: ignore[return-value]
-    if MEDIA_ENDINGS.get(_ending(files[0][1].name)):
-        return None  # the check of each file says what is wrong with it
-    common = kinds.most_common(1)[0][0]
-    row, file, known = next(item for item in opened if not common or item[2].kind != common)
-    if known.kind and common:
-        raise DataError(
-            f"{table.where(row)}: {file.name!r} in column {column!r} is {known.kind} ({known.name}), not {common}, as "
-            f"most of the column is; mend it, leave the cell empty, or force a kind with {column}:KIND"
-        )
-    raise _no_media(table, column, row, f"{file.name!r} is {known.name or 'a file of an unknown format'}")
-
-
-def _text_if_no_paths(table: Table, column: str) -> Kind:
-    """Return "text", unless most cells look like the names of files: labels hide in such names.
-
-    Raises:
-        DataError: they do.
-    """
-    probed = _probed(table.columns[column])
-    named = [(row, cell) for row, cell in probed if _ending(_bare(cell)) in (*MEDIA_ENDINGS, *_OTHER_ENDINGS)]
-    if not named or len(named) * 2 < len(probed):
-        return "text"
-    row, cell = named[0]
-    bare = _bare(cell)
-    if bare != cell.strip() and _ending(bare) in MEDIA_ENDINGS:
-        raise DataError(
-            f"{table.where(row)}: {cell!r} in column {column!r} names no file; write {bare!r}, or read the words "
-            f"themselves with {column}:text"
-        )
-    raise _no_media(table, column, row, f"{cell!r} is a file of a kind")
-
-
-def _no_media(table: Table, column: str, row: int, what: str) -> DataError:
-    return DataError(
-        f"{table.where(row)}: {what}, which is none of the media that mmbench reads (column {column!r}); convert it to "
-        f"PNG, JPEG, WAV, FLAC or MP4, or read the words themselves with {column}:text"
+        return replace(source, kind=kind, form="embedded")  # type: ignore[arg-type]
+    if forced == "text":
+        return source
+    vectors = vector_column(table, column)
+    if vectors and forced in ("", "tabular", "sequence"):
+        kind = forced or ("tabular" if vectors.depth == 1 else "sequence")
+        return replace(source, kind=kind, form="vectors")  # type: ignore[arg-type]
+    raise UsageError(
+        f"the column {column!r} holds {table.columns[column][_first_row(table, column)][:60]}, which is no list of "
+        f"numbers; take it as text by {column}:text, or leave it out"
     )
 
 
-def _probed(cells: Sequence[str]) -> list[tuple[int, str]]:
-    """Return some filled cells, evenly spaced, and their rows."""
-    filled = [(row, cell) for row, cell in enumerate(cells) if cell.strip()]
-    return filled[:: max(1, len(filled) // _PROBED_CELLS)]
+def _first_row(table: Table, column: str) -> int:
+    return next((row for row, cell in enumerate(table.columns[column]) if cell.strip()), 0)
 
 
-def _bare(cell: str) -> str:
-    """Return a path without blanks, quotes, and what follows a "?" or "#"."""
-    return cell.strip().strip("'\"`").split("?")[0].split("#")[0].strip()
-
-
-def _may_be_path(cell: str) -> bool:
-    return len(cell) <= _LONGEST_PATH and "\0" not in cell and ".." not in cell and not cell.startswith(("/", "~"))
-
-
-def _is_file(root: Path, name: str) -> bool:
-    try:
-        return (root / name).is_file()
-    except (OSError, ValueError):
-        return False
-
-
-def _moment_of(cells: Sequence[str]) -> Moment | None:
-    return moment_of(cell for cell in cells if cell.strip() and not is_nan(cell))
-
-
-def inferred_sources(table: Table, ids: Sequence[str], used: set[str]) -> list[Source]:
-    """Take every column of media paths and every column of text; numbers and categories must be asked for."""
-    sources = []
-    for column, cells in table.columns.items():
-        filled = _filled(cells)
-        if column in used or len(set(filled)) < 2 or cells == ids:
+def _array_source(table: Table, files: TableFiles, source: Source, forced: str) -> Source:
+    """Return a source of arrays: a table where the first that can be read has one axis, a sequence where it has two."""
+    (column,) = source.columns
+    first = _first_row(table, column)
+    problem = (
+        f"{table.where(first)}: none of the files that the column {column!r} names is there, such as "
+        f"{table.columns[column][first]!r}; paths start from {files.root}"
+    )
+    for row, cell in enumerate(table.columns[column]):
+        try:
+            path = files.find(cell, table.where(row)) if cell.strip() else None
+            shape = array_shape(files.root / path, table.where(row)) if path else ()
+        except DataError as error:
+            problem = str(error)
             continue
-        kind = _kind_of(table, column)
-        if kind in MEDIA_KINDS or (kind == "text" and _reads_as_text(column, filled)):
-            sources.append(Source(name=part_name(column), kind=kind, columns=(column,)))
+        if shape:
+            kind = forced or ("tabular" if len(shape) == 1 else "sequence")
+            return replace(source, kind=kind, form="arrays")  # type: ignore[arg-type]
+    raise DataError(f"{problem}. Take the cells as text by {column}:text, or leave the column out")
+
+
+def ending_of(cell: str) -> str:
+    """Return the ending of a path in lower case, without quotes or a query after it."""
+    cell = cell.rstrip(" '\"`")
+    dot = cell.rfind(".")
+    return cell[dot:].split("?", 1)[0].lower() if dot >= 0 else ""
+
+
+def _media_kind(cells: Sequence[str]) -> str:
+    """Return the kind of media that most cells of a column name by their endings, or ""."""
+    kinds = Counter(MEDIA_ENDINGS.get(ending_of(cell), "") for cell in cells)
+    media = [kind for kind in kinds if kind]
+    if not media or kinds[""] * 2 >= len(cells):
+        return ""
+    return max(media, key=lambda kind: kinds[kind])
+
+
+def _kind_of_files(table: Table, files: TableFiles, column: str, cells: Sequence[str]) -> str:
+    """Return the kind of the files that cells name under endings that say nothing, by content; "" for no files.
+
+    Raises:
+        DataError: the cells name files, or look as if they did, and mmbench can read none of them.
+    """
+    step = max(1, len(cells) // _LOOKED_AT)
+    some = list(dict.fromkeys(cells))[::step][:_LOOKED_AT]
+    paths = [path for cell in some if len(cell) < 1024 and (path := _find_quietly(files, cell))]
+    advice = f"convert the files (to PNG, WAV or MP4, say), or take the cells as text by {column}:text"
+    if len(paths) * 2 >= len(some):
+        kinds = Counter(files.kind(path) for path in paths)
+        kind = kinds.most_common(1)[0][0]
+        if not kind:
+            row = next(row for row, cell in enumerate(table.columns[column]) if cell.strip())
+            name = files.format_name(_find_quietly(files, table.columns[column][row]) or paths[0])
+            raise DataError(
+                f"{table.where(row)}: the column {column!r} names files that are none of the media that mmbench reads: "
+                f"{table.columns[column][row]!r} is {name or 'of an unknown format'}; {advice}"
+            )
+        return kind
+    looks = sum(1 for cell in some if _FILE_ENDING.search(cell))
+    if looks * 2 > len(some):
+        where = table.where(_first_row(table, column))
+        raise DataError(
+            f"{where}: the column {column!r} looks like names of files, such as {some[0]!r}, but no such file is below "
+            f"{files.root}; put the files there, name their folder by [root=FOLDER], or take the cells as text by "
+            f"{column}:text"
+        )
+    return ""
+
+
+def _find_quietly(files: TableFiles, cell: str) -> str | None:
+    try:
+        return files.find(cell, "")
+    except DataError:
+        return None
+
+
+def inferred_sources(
+    table: Table, files: TableFiles, ids: Sequence[str], used: Collection[str]
+) -> tuple[list[Source], list[str]]:
+    """Return a source for every column of media, of arrays and of text, and notes on columns left out.
+
+    Numbers and categories must be asked for.
+
+    Raises:
+        DataError: no column is such.
+    """
+    sources: list[Source] = []
+    notes: list[str] = []
+    left: list[str] = []
+    for column, cells in table.columns.items():
+        if column in used or _is_constant(table, column) or cells == ids:
+            continue
+        try:
+            source = _source_of(table, files, column, "")
+        except (DataError, UsageError) as error:
+            notes.append(f"column {column!r} is left out: {error}")
+            continue
+        if source.form in ("files", "embedded", "arrays", "vectors") or (
+            source.kind == "text" and _reads_as_text(column, cells)
+        ):
+            sources.append(replace(source, name=_free_name(source.name, {other.name for other in sources})))
+        else:
+            left.append(column)
     if not sources:
+        reasons = "".join(f"\n  {note}" for note in notes[:5])
         raise DataError(
             f"{table.path.name}: no column holds paths of media or texts; name the modalities, as in "
-            f"[meta={'+'.join(list(table.columns)[:2])}]. The columns are {', '.join(table.columns)}"
+            f"[meta={'+'.join(left[:2] or list(table.columns)[:2])}]. The columns are {table.listed()}{reasons}"
         )
-    return sources
+    if left:
+        listed = ", ".join(left[:10]) + (f", … ({len(left)} in all)" if len(left) > 10 else "")
+        notes.append(f"not used: {listed}; join numbers, dates and categories as in [meta={'+'.join(left[:2])}]")
+    return sources, notes
+
+
+def _is_constant(table: Table, column: str) -> bool:
+    if column in table.values:
+        return False
+    seen = ""
+    for cell in table.columns[column]:
+        if cell.strip():
+            if seen and cell != seen:
+                return False
+            seen = cell
+    return True
+
+
+def _free_name(name: str, taken: Collection[str]) -> str:
+    number, free = 2, name
+    while free in taken:
+        free = f"{name[:58]}_{number}"
+        number += 1
+    return free
 
 
 def _reads_as_text(column: str, cells: Sequence[str]) -> bool:
     """Whether a column is text by its name, or because at least half of its cells hold several words."""
-    if any(column.lower() == name or column.lower().startswith(f"{name}_") for name in _TEXT_NAMES):
-        return not column.lower().endswith(("_id", "_lang", "_language"))
-    return sum(len(cell.split()) > 1 for cell in cells) * 2 >= len(cells)
-
-
-def with_features(table: Table, source: Source, train: Sequence[int]) -> Source:
-    """Return the source with how its columns become numbers, where it is a table; categories are those of `train`.
-
-    Raises:
-        DataError: a column of words has no category, or too many.
-    """
-    if source.kind != "tabular":
-        return source
-    features = []
-    for column in source.columns:
-        cells = table.columns[column]
-        if all(not cell.strip() or number(cell) is not None or is_nan(cell) for cell in cells):
-            features.append(Feature(column=column))
-            continue
-        moment = _moment_of(cells)
-        if moment:
-            features.append(Feature(column=column, moment=moment))
-            continue
-        categories = sorted({cells[row].strip() for row in train} - {""})
-        if not 0 < len(categories) <= _MOST_CATEGORIES:
-            raise DataError(
-                f"{table.path.name}: the column {column!r} of {source.name!r} has {len(categories)} different words in "
-                f"train; a table takes numbers, dates and times (2024-05-01, 13:45), or 1 to {_MOST_CATEGORIES} "
-                f"categories. For text use {column}:text"
-            )
-        features.append(Feature(column=column, categories=tuple(categories)))
-    return Source(name=source.name, kind="tabular", columns=source.columns, features=tuple(features))
+    lowered = column.strip().lower()
+    if any(lowered == name or lowered.startswith(f"{name}_") for name in _TEXT_NAMES):
+        return not lowered.endswith(("_id", "_lang", "_language"))
+    filled = [cell for cell in cells if cell.strip() and not is_unknown(cell)]
+    return sum(len(cell.split()) > 1 for cell in filled) * 2 >= len(filled)
 
 
 def modality_of(source: Source) -> Modality:
     """Return what the core calls a modality."""
-    facts = {"num_features": sum(feature.width for feature in source.features)} if source.kind == "tabular" else {}
+    facts: dict[str, int] = {}
+    if source.form == "embedded" and source.kind == "image":
+        facts["channels"] = 3  # whether all of them are grey is not known without opening each
+    elif source.features:
+        facts["num_features"] = sum(feature.width for feature in source.features)
+    elif source.width:
+        facts["num_features"] = source.width
     return Modality(name=source.name, kind=source.kind, facts=facts)

@@ -14,7 +14,9 @@ Moment: TypeAlias = Literal["date", "time", "datetime"]
 WIDTHS: Mapping[Moment, int] = {"date": 5, "time": 2, "datetime": 7}
 
 _DATE = r"\d{4}-\d\d-\d\d"
-_TIME = r"\d\d:\d\d(:\d\d([.,]\d{1,6})?)?"
+# `datetime` keeps microseconds: the digits beyond, which pandas writes, are cut.
+_TIME = r"\d\d:\d\d(:\d\d([.,]\d{1,9})?)?"
+_BEYOND_MICROSECONDS = re.compile(r"([.,]\d{6})\d+", re.ASCII)
 _ZONE = r"(Z|[+-]\d\d:?\d\d)?"
 _FORMS: Mapping[Moment, tuple[re.Pattern[str], Callable[[str], date | time]]] = {
     "date": (re.compile(_DATE, re.ASCII), date.fromisoformat),
@@ -73,6 +75,6 @@ def _read(moment: Moment, cell: str) -> date | time | None:
     if not form.fullmatch(cell):
         return None
     try:
-        return parse(cell.replace(",", "."))
+        return parse(_BEYOND_MICROSECONDS.sub(r"\1", cell).replace(",", "."))
     except ValueError:
         return None

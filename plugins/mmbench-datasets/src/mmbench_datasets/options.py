@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
-import difflib
+import re
 from collections.abc import Collection, Iterable, Mapping
 
 from mmbench.errors import UsageError
+from mmbench_datasets.cells import number
 from mmbench_datasets.media import FULL_RANGE, PixelRange
-from mmbench_datasets.table import number
 
 DEFAULT_MAX_SECONDS = 600.0
 
 
-def check_misspelt(dataset: str, declared: Iterable[str], reserved: Iterable[str], columns: Collection[str]) -> None:
-    """Check that no option that would be a modality looks like a reserved one: "lable" would leak the label.
+def check_misspelt(dataset: str, declared: Iterable[str], reserved: Collection[str]) -> None:
+    """Check that no option that would be a modality is a reserved one misspelled: "lable" would leak the label.
+
+    Names that are words of their own, such as "text" and "speed", are modalities, however close they are to an option.
 
     Args:
         dataset: Its name, for the message.
         declared: The options that would be modalities.
         reserved: The other options.
-        columns: Of the data: a modality may be called as its column is.
 
     Raises:
-        UsageError: one does.
+        UsageError: one has the letters of a reserved name in another order, doubled, or with an "s" at the end.
     """
+    by_letters = {"".join(sorted(name)): name for name in reserved}
     for name in declared:
-        close = difflib.get_close_matches(name, reserved, n=1, cutoff=0.75)
-        if close and name not in columns:
-            raise UsageError(f"{dataset} has no option {name!r}. Did you mean {close[0]!r}?")
+        single = re.sub(r"(.)\1+", r"\1", name)
+        meant = by_letters.get("".join(sorted(name))) or (single if single in reserved else "")
+        if not meant and name.removesuffix("s") in ("label", "split", "group", "id"):
+            meant = name.removesuffix("s")
+        if meant:
+            raise UsageError(f"{dataset} has no option {name!r}. Did you mean {meant!r}?")
 
 
 def read_seed(known: Mapping[str, str]) -> int:

@@ -12,14 +12,17 @@ import numpy as np
 
 from mmbench.data import SPLITS, Split
 from mmbench.errors import DataError
+from mmbench_datasets.faults import Faults
 from mmbench_datasets.labels import Target
 from mmbench_datasets.table import Table
 
-_SPLIT_WORDS: Mapping[str, Split] = {
-    "train": "train", "training": "train",
-    "val": "val", "valid": "val", "validation": "val", "dev": "val",
-    "test": "test",
+SPLIT_WORDS: Mapping[str, Split] = {
+    "train": "train", "training": "train", "trn": "train",
+    "val": "val", "valid": "val", "validation": "val", "dev": "val", "development": "val",
+    "test": "test", "testing": "test", "tst": "test",
 }  # fmt: skip
+_GIVEN_ADVICE = "move rows to train, remove them, or split anew by [split=auto]"
+_DRAWN_ADVICE = "draw another split by [seed=1], or mark the rows in a column 'split'"
 _VAL_SHARE, _TEST_SHARE = 0.15, 0.15
 #: Groups are placed in another random order until every split is within this share of all rows of its size.
 MAX_MISS = 0.02
@@ -28,29 +31,72 @@ NUM_DRAWS = 20
 MAX_QUANTILES, MIN_PER_QUANTILE = 10, 20
 
 
-def given_split(table: Table, column: str) -> dict[Split, list[int]]:
-    """Split as a column says.
+def given_split(table: Table, column: str, cells: Sequence[str], faults: Faults) -> dict[Split, list[int]]:
+    """Return the rows of each split as a column says; a split that no row has is empty.
 
-    Raises:
-        DataError: a cell names no split, or a split has no row.
+    Args:
+        table: The rows.
+        column: For messages.
+        cells: The split of each row.
+        faults: Takes the rows whose cell names no split.
     """
     rows: dict[Split, list[int]] = {split: [] for split in SPLITS}
-    for row, cell in enumerate(table.columns[column]):
-        split = _SPLIT_WORDS.get(cell.strip().lower())
+    for row, cell in enumerate(cells):
+        split = SPLIT_WORDS.get(cell.strip().lower())
         if split is None:
-            raise DataError(
+            faults.add(
+                row,
                 f"{table.where(row)}: the split (column {column!r}) is {cell!r}; write train, val or test, "
-                "or let mmbench split by [split=auto]"
+                "or let mmbench split by [split=auto]",
             )
-        rows[split].append(row)
-    for split in SPLITS:
-        if not rows[split]:
-            found = ", ".join(name for name in SPLITS if rows[name])
-            raise DataError(
-                f"{table.path.name}: no row has the split {split!r} (column {column!r} has {found}); mmbench trains on "
-                "train, chooses on val and reports test. Mark some rows so, or let mmbench split by [split=auto]"
-            )
+        else:
+            rows[split].append(row)
     return rows
+
+
+def fill_splits(
+    table: Table, rows: Mapping[Split, Sequence[int]], targets: Sequence[Target], groups: Sequence[str]
+) -> tuple[dict[Split, list[int]], str]:
+    """Return splits of which none is empty, and what was done for that.
+
+    A part of train becomes val where there is none, by class and whole groups; where there is val and no test, val
+    becomes test first. Rows of test are never moved.
+
+    Raises:
+        DataError: train is empty, or it is all that there is.
+    """
+    found = [split for split in SPLITS if rows[split]]
+    if len(found) == len(SPLITS):
+        return {split: list(rows[split]) for split in SPLITS}, ""
+    if "train" not in found or found == ["train"]:
+        lacking = next(split for split in ("train", "test") if split not in found)
+        raise DataError(
+            f"{table.path.name}: no row has the split {lacking!r} (there is {', '.join(found)}); mmbench trains on "
+            "train, chooses on val and reports test. Mark some rows so, or let mmbench split by [split=auto]"
+        )
+    note = "val is 15 % of train, as no row has it"
+    test = list(rows["test"])
+    if not test:
+        test, note = list(rows["val"]), "the rows of val are test, as no row has test; val is 15 % of train"
+    train = rows["train"]
+    strata = strata_of(targets)
+    divided = split_groups(
+        [groups[row] for row in train], [strata[row] for row in train], 0, val_share=_VAL_SHARE, test_share=0.0
+    )
+    filled: dict[Split, list[int]] = {
+        "train": [train[position] for position in divided["train"]],
+        "val": [train[position] for position in divided["val"]],
+        "test": test,
+    }
+    if not all(filled.values()):
+        raise DataError(f"{table.path.name}: train has too few rows or groups to take val from; mark rows as val")
+    return filled, note
+
+
+def group_names(table: Table, ids: Sequence[str], group_column: str) -> list[str]:
+    """Return the group of each row; a row without one is a group of its own, by its id."""
+    cells = [cell.strip() for cell in table.columns[group_column]] if group_column else [""] * len(table)
+    return [f"group {cell}" if cell else f"id {sample_id}" for cell, sample_id in zip(cells, ids)]
 
 
 def check_groups(table: Table, column: str, rows: Mapping[Split, Sequence[int]]) -> None:
@@ -66,22 +112,34 @@ def check_groups(table: Table, column: str, rows: Mapping[Split, Sequence[int]])
             if group.strip() and split_of.setdefault(group, split) != split:
                 raise DataError(
                     f"{table.where(row)}: the group {group!r} (column {column!r}) is in {split_of[group]} and in "
-                    f"{split}; keep a group in one split, or let mmbench split by [split=auto]; "
-                    f"rename the column if it does not hold groups"
+                    f"{split}; keep a group in one split, or let mmbench split by [split=auto], "
+                    f'or ignore the column by [group=""] if it does not hold groups'
                 )
 
 
 def generated_split(
-    table: Table, ids: Sequence[str], targets: Sequence[Target], group_column: str, seed: int
+    table: Table, ids: Sequence[str], targets: Sequence[Target], group_column: str, seed: int, *, asked: bool = True
 ) -> dict[Split, list[int]]:
-    """Split 70/15/15 by target and whole groups; a row's place depends on its id and the seed, not on its position."""
-    cells = [cell.strip() for cell in table.columns[group_column]] if group_column else [""] * len(table)
-    groups = [f"group {cell}" if cell else f"id {sample_id}" for cell, sample_id in zip(cells, ids)]
+    """Split 70/15/15 by target and whole groups; a row's place depends on its id and the seed, not on its position.
+
+    Args:
+        table, ids: The rows.
+        targets: The tasks whose classes, labels and quantiles are divided evenly.
+        group_column: "" for none.
+        seed: Draws another split.
+        asked: Whether an option names the column of groups.
+    """
+    groups = group_names(table, ids, group_column)
     rows = split_groups(groups, strata_of(targets), seed)
     if not all(rows.values()):
+        taken = (
+            f' (the column {group_column!r} was taken for groups; [group=""] ignores it)'
+            if group_column and not asked
+            else ""
+        )
         raise DataError(
-            f"{table.path.name}: {len(table)} rows in {len(set(groups))} groups do not fill train, val and test; "
-            "add rows or a column 'split'"
+            f"{table.path.name}: {len(table)} rows in {len(set(groups))} groups do not fill train, val and test"
+            f"{taken}; add rows or a column 'split'"
         )
     return rows
 
@@ -108,7 +166,7 @@ def _strata(target: Target, *, first: bool) -> list[Any] | None:
         return list(target.values)
     if target.task.kind == "multilabel":
         return [frozenset(np.flatnonzero(labels).tolist()) for labels in target.values]
-    if not first:
+    if not first or target.task.num_outputs > 1:
         return None
     values = np.asarray(target.values, dtype=np.float64)
     num_bins = max(1, min(MAX_QUANTILES, len(values) // MIN_PER_QUANTILE))
@@ -255,8 +313,17 @@ def _shared(count: int, val_share: float, test_share: float) -> dict[Split, int]
     return {"train": count - val - test, "val": val, "test": test}
 
 
-def check_labels_of_splits(table: Table, targets: Sequence[Target], rows: Mapping[Split, Sequence[int]]) -> None:
-    """Raise where a class occurs in val or test and never in train: no model could learn it."""
+def check_labels_of_splits(
+    table: Table, targets: Sequence[Target], rows: Mapping[Split, Sequence[int]], *, drawn: bool = False
+) -> None:
+    """Raise where a class occurs in val or test and never in train: no model could learn it.
+
+    Args:
+        table: The rows.
+        targets: The tasks.
+        rows: By split.
+        drawn: Whether mmbench made the split.
+    """
     for item in targets:
         if item.task.kind == "multiclass":
             trained = {item.values[row] for row in rows["train"]}
@@ -288,5 +355,5 @@ def check_labels_of_splits(table: Table, targets: Sequence[Target], rows: Mappin
             raise DataError(
                 f"{table.where(row)}: the class {item.task.class_names[label]!r} of {item.task.name!r} occurs in "
                 f"{split} and never in train ({len(unseen)} such), so it cannot be learned; "
-                "move rows to train, remove them, or split anew by [split=auto]"
+                f"{_DRAWN_ADVICE if drawn else _GIVEN_ADVICE}"
             )

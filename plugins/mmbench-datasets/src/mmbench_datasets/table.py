@@ -1,49 +1,85 @@
-"""A CSV, TSV or Parquet file as columns of text, exactly as written: nothing is guessed, "null" is a word."""
+"""A table of samples: cells as text, exactly as written, beside lists and media that a file holds as such."""
 
 from __future__ import annotations
 
-import csv
-import io
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import fnmatch
+import json
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
-from mmbench.errors import DataError, Unavailable, UsageError, did_you_mean
-
-_DELIMITERS = {".csv": ",", ".tsv": "\t"}
-_LARGEST_CELL = 64 * 1024 * 1024
-_MOST_CELLS = 50_000_000
-_MOST_UNPACKED_BYTES = 4 << 30
-_BATCH_ROWS = 1024
+from mmbench.errors import UsageError, did_you_mean
 
 
-@dataclass(frozen=True)
-class Table:
-    """A manifest's cells.
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Consecutive rows that come from one file.
 
     Attributes:
-        path: The file.
-        content: Its bytes.
+        name: Of the file.
+        word: What a row is called there: "line" or "row".
+        numbers: The number of each row in the file.
+    """
+
+    name: str
+    word: str
+    numbers: Sequence[int]
+
+    def where(self, position: int) -> str:
+        """Return the place of a row, for messages: "train.csv line 12"."""
+        return f"{self.name} {self.word} {self.numbers[position]}" if self.word else self.name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Rows of samples.
+
+    Attributes:
+        path: The file or folder.
+        root: The folder that paths in cells start from.
+        digest: SHA-256 of everything that was read: hex.
         columns: Cells by column name, in the file's order; all of one length, at least 1.
-        lines: For each row, its line in a text file, or its number from 1 in Parquet.
+        values: By column, the lists and media of the columns that hold such; their `columns` show them as text.
+        parts: The files that the rows come from.
+        class_names: By column of class numbers, the names that the file gives the classes.
+        kinds: By column, the kind of modality that the file declares.
+        ids: Of each row, where no column is to be asked for.
+        splits: The split of each row, where the names of files say it.
+        row_faults: What is wrong with whole rows.
+        notes: What was guessed in reading.
     """
 
     path: Path
-    content: bytes
-    columns: Mapping[str, list[str]]
-    lines: list[int]
+    root: Path
+    digest: str
+    columns: Mapping[str, Sequence[str]]
+    parts: Sequence[Part]
+    values: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    class_names: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    ids: Sequence[str] = ()
+    splits: Sequence[str] = ()
+    row_faults: Mapping[int, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
-        return len(self.lines)
+        return sum(len(part.numbers) for part in self.parts)
 
     def where(self, row: int) -> str:
-        """Say where a row stands, for messages: "train.csv line 12"."""
-        word = "row" if self.path.suffix.lower() == ".parquet" else "line"
-        return f"{self.path.name} {word} {self.lines[row]}"
+        """Return the place of a row, for messages: "train.csv line 12"."""
+        part, position = self._place(row)
+        return part.where(position)
 
-    def column(self, name: str, purpose: str) -> list[str]:
+    def _place(self, row: int) -> tuple[Part, int]:
+        begins = [0]
+        for part in self.parts:
+            begins.append(begins[-1] + len(part.numbers))
+        index = bisect_right(begins, row) - 1
+        return self.parts[index], row - begins[index]
+
+    def column(self, name: str, purpose: str) -> Sequence[str]:
         """Return the cells of a column.
 
         Raises:
@@ -51,14 +87,46 @@ class Table:
         """
         if name not in self.columns:
             raise UsageError(
-                f"{self.path.name} has no column {name!r} for {purpose}; it has {', '.join(self.columns)}."
+                f"{self.path.name} has no column {name!r} for {purpose}; it has {self.listed()}."
                 f"{did_you_mean(name, self.columns)}"
             )
         return self.columns[name]
 
-    def names(self, value: str) -> list[str]:
-        """Read "a+b" as two columns, unless a column is called just that."""
-        return [value] if value in self.columns else value.split("+")
+    def listed(self, most: int = 40) -> str:
+        """Return the names of the columns, for messages."""
+        names = list(self.columns)
+        return ", ".join(names[:most]) + (f", … ({len(names)} in all)" if len(names) > most else "")
+
+    def same_name(self, name: str) -> str:
+        """Return the column that is called so; else one that differs in case and blanks only; else "".
+
+        >>> from pathlib import Path
+        >>> parts = [Part(name="a.csv", word="line", numbers=[2])]
+        >>> table = Table(path=Path("a.csv"), root=Path(), digest="", parts=parts, columns={"Split ": ["x"]})
+        >>> table.same_name("split")
+        'Split '
+        """
+        if name in self.columns:
+            return name
+        return next((column for column in self.columns if column.strip().casefold() == name), "")
+
+    def names(self, value: str, leave_out: Collection[str] = ()) -> list[str]:
+        """Return the columns that "a+b" and globs such as "gene_*" name.
+
+        Args:
+            value: One name or several; a column that is called just that goes before all else.
+            leave_out: Columns that a glob does not match.
+        """
+        if value in self.columns:
+            return [value]
+        found: list[str] = []
+        for part in value.split("+"):
+            if part not in self.columns and any(letter in part for letter in "*?["):
+                matching = [name for name in self.columns if fnmatch.fnmatchcase(name, part) and name not in leave_out]
+                found += matching or [part]
+            else:
+                found.append(part)
+        return list(dict.fromkeys(found))
 
     def with_kind(self, value: str, kinds: Sequence[str], purpose: str) -> tuple[str, str]:
         """Read "column:kind" as a column and a kind, unless a column is called just that; "" is no kind.
@@ -75,147 +143,75 @@ class Table:
             )
         return column, kind
 
-
-def read_table(target: str) -> Table:
-    """Read a manifest.
-
-    Raises:
-        UsageError: the file's ending is not .csv, .tsv or .parquet.
-        DataError: there is no such file, or it is no well-formed table of that kind.
-        Unavailable: it is Parquet and pyarrow is not installed.
-    """
-    path = Path(target).expanduser()
-    ending = path.suffix.lower()
-    if ending not in (*_DELIMITERS, ".parquet"):
-        raise UsageError(f"the manifest {target!r} must end in .csv, .tsv or .parquet")
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise DataError(
-            f"there is no manifest {target!r} (looked in {path.resolve().parent}); check the path"
-        ) from None
-    except OSError as error:
-        raise DataError(f"the manifest {target!r} cannot be read: {error.strerror or error}") from None
-    if ending == ".parquet":
-        header, rows, lines = _read_parquet(path, content)
-    else:
-        header, rows, lines = _read_text(path, content, _DELIMITERS[ending])
-    _check_header(path, header)
-    if not rows:
-        raise DataError(f"{path.name} has a header and no rows; add one row per sample")
-    return Table(path=path, content=content, columns=dict(zip(header, map(list, zip(*rows)))), lines=lines)
+    def without(self, rows: Collection[int]) -> Table:
+        """Return the table without some rows."""
+        kept = [row for row in range(len(self)) if row not in rows]
+        number_of = {row: number for number, row in enumerate(kept)}
+        parts, begin = [], 0
+        for part in self.parts:
+            numbers = [number for row, number in enumerate(part.numbers, start=begin) if row not in rows]
+            parts.append(replace(part, numbers=numbers))
+            begin += len(part.numbers)
+        return replace(
+            self,
+            columns={name: Selected(cells, kept) for name, cells in self.columns.items()},
+            values={name: Selected(cells, kept) for name, cells in self.values.items()},
+            parts=parts,
+            ids=[self.ids[row] for row in kept] if self.ids else (),
+            splits=[self.splits[row] for row in kept] if self.splits else (),
+            row_faults={number_of[row]: reason for row, reason in self.row_faults.items() if row in number_of},
+        )
 
 
-def number(cell: str) -> float | None:
-    """Return a cell as a finite number, or None; Python's own extras such as "1_000" are not numbers here."""
-    if "_" in cell:
-        return None
-    try:
-        value = float(cell)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
+class Selected(Sequence[Any]):
+    """Some items of a sequence, in the order given."""
+
+    def __init__(self, items: Sequence[Any], positions: Sequence[int]) -> None:
+        self._items = items
+        self._positions = positions
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    @overload
+    def __getitem__(self, position: int) -> Any: ...
+    @overload
+    def __getitem__(self, position: slice) -> list[Any]: ...
+    def __getitem__(self, position: int | slice) -> Any:
+        if isinstance(position, slice):
+            return [self._items[each] for each in self._positions[position]]
+        return self._items[self._positions[position]]
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self._items[position] for position in self._positions)
 
 
-def is_nan(cell: str) -> bool:
-    """Whether a cell says that a number is not known."""
-    return cell.strip().lower() in ("nan", "+nan", "-nan")
+class Shown(Sequence[str]):
+    """Lists or media as text: what a cell of such a column is in messages."""
+
+    def __init__(self, items: Sequence[Any], text: Callable[[Any], str] | None = None) -> None:
+        self._items = items
+        self._text = text or list_text
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @overload
+    def __getitem__(self, position: int) -> str: ...
+    @overload
+    def __getitem__(self, position: slice) -> list[str]: ...
+    def __getitem__(self, position: int | slice) -> str | list[str]:
+        if isinstance(position, slice):
+            return [self._text(item) for item in self._items[position]]
+        return self._text(self._items[position])
+
+
+def list_text(value: Any) -> str:
+    """Return a list as JSON; "" for none and for an empty one."""
+    return "" if value is None or value == [] else json.dumps(value, default=str)
 
 
 def part_name(column: str) -> str:
     """Return a column's name in the letters that a task's or a modality's name may have."""
-    cleaned = "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in column)[:64]
+    cleaned = "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in column.strip())[:64]
     return cleaned if cleaned[:1].isalnum() or cleaned[:1] == "_" else f"_{cleaned}"[:64]
-
-
-def _read_text(path: Path, content: bytes, delimiter: str) -> tuple[list[str], list[list[str]], list[int]]:
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"{path.name} is not UTF-8: byte 0x{content[error.start]:02x} at offset {error.start}, line {line}; "
-            "save it again as UTF-8 (in a spreadsheet: 'CSV UTF-8')"
-        ) from None
-    header: list[str] = []
-    rows: list[list[str]] = []
-    lines: list[int] = []
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    limit = csv.field_size_limit(_LARGEST_CELL)
-    try:
-        for row in reader:
-            if not header:
-                header = row
-                continue
-            if not row:
-                continue
-            if len(row) != len(header):
-                raise DataError(
-                    f"{path.name} line {reader.line_num} has {len(row)} cells, but the header has {len(header)}; "
-                    f"put quotes around cells that hold {delimiter!r} or a line break, and add what is missing"
-                )
-            rows.append(row)
-            lines.append(reader.line_num)
-    except csv.Error as error:
-        raise DataError(f"{path.name} line {reader.line_num} is not well-formed CSV: {error}") from None
-    finally:
-        csv.field_size_limit(limit)
-    if len(header) == 1:
-        for other in ";", "\t", ",":
-            if other in header[0]:
-                raise DataError(
-                    f"{path.name} seems to separate cells by {other!r}; "
-                    "a .csv file uses commas, a .tsv file tabs: save it again"
-                )
-    return header, rows, lines
-
-
-def _read_parquet(path: Path, content: bytes) -> tuple[list[str], list[list[str]], list[int]]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise Unavailable(
-            f"{path.name} is Parquet, which needs pyarrow: pip install 'mmbench-datasets[parquet]'"
-        ) from None
-    try:
-        opened = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(content))
-        # A hundred million equal rows pack into some kilobytes.
-        num_rows, num_columns = opened.metadata.num_rows, opened.metadata.num_columns
-        if num_rows * num_columns > _MOST_CELLS:
-            raise DataError(
-                f"{path.name} holds {num_rows:,} rows of {num_columns} columns, more than {_MOST_CELLS:,} cells; "
-                "divide it, or leave columns out"
-            )
-        names = opened.schema_arrow.names
-        columns: list[list[str]] = [[] for _ in names]
-        unpacked = 0
-        for batch in opened.iter_batches(batch_size=_BATCH_ROWS):
-            unpacked += batch.nbytes
-            if unpacked > _MOST_UNPACKED_BYTES:
-                raise DataError(f"{path.name} unpacks to more than 4 GiB; keep paths, texts and numbers in a manifest")
-            for cells, column in zip(columns, batch.columns):
-                cells.extend(_cell(value) for value in column.to_pylist())
-    except (pyarrow.ArrowException, OSError, ValueError, TypeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"{path.name} cannot be read as Parquet: {reason}") from None
-    rows = [list(row) for row in zip(*columns)]
-    return list(names), rows, list(range(1, len(rows) + 1))
-
-
-def _cell(value: Any) -> str:
-    if value is None or (isinstance(value, float) and value != value):
-        return ""
-    if isinstance(value, list):
-        return ";".join(map(_cell, value))
-    if isinstance(value, bytes | dict):
-        raise TypeError(f"a cell holds {type(value).__name__}; keep paths, texts and numbers in a manifest")
-    return str(value)
-
-
-def _check_header(path: Path, header: list[str]) -> None:
-    if not header:
-        raise DataError(f"{path.name} is empty; its first line must name the columns")
-    twice = sorted({name for name in header if header.count(name) > 1})
-    if twice:
-        raise DataError(f"{path.name} names the column {twice[0]!r} more than once; names are unique")

@@ -1,0 +1,98 @@
+"""A file of samples read as a table: CSV, TSV, Parquet, JSON Lines or JSON, by its ending."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmbench.errors import DataError, UsageError
+from mmbench_datasets.arrow_table import read_parquet
+from mmbench_datasets.json_table import object_columns, read_objects
+from mmbench_datasets.table import Part, Table
+from mmbench_datasets.text_table import read_cells
+
+SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
+ENDINGS = (*SEPARATORS, ".parquet", ".jsonl", ".ndjson", ".json")
+
+
+def read_table(target: str, *, encoding: str = "") -> Table:
+    """Read a file of samples.
+
+    Raises:
+        UsageError: the file's ending is none of `ENDINGS`.
+        DataError: there is no such file, or it is no well-formed table of that kind.
+        Unavailable: it is Parquet and pyarrow is not installed.
+    """
+    path = Path(target).expanduser()
+    ending = path.suffix.lower()
+    if ending not in ENDINGS:
+        raise UsageError(f"the table {target!r} must end in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}")
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"there is no table {target!r} (looked in {path.resolve().parent}); check the path") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"the table {target!r} cannot be read: {getattr(error, 'strerror', '') or error}") from None
+    table = _read_parquet(path, content) if ending == ".parquet" else _read_text(path, content, ending, encoding)
+    if not len(table):
+        raise DataError(f"{path.name} has a header and no rows; add one row per sample")
+    return table
+
+
+def _read_parquet(path: Path, content: bytes) -> Table:
+    header, found, num_rows = read_parquet(path.name, content)
+    check_header(path.name, header)
+    return Table(
+        path=path,
+        root=path.resolve().parent,
+        digest=hashlib.sha256(content).hexdigest(),
+        columns=found.columns,
+        values=found.values,
+        class_names=found.class_names,
+        kinds=found.kinds,
+        parts=(Part(name=path.name, word="row", numbers=range(1, num_rows + 1)),),
+    )
+
+
+def _read_text(path: Path, content: bytes, ending: str, encoding: str) -> Table:
+    values: dict[str, Sequence[object]] = {}
+    notes: tuple[str, ...] = ()
+    word = "row" if ending == ".json" else "line"
+    if ending in SEPARATORS:
+        cells = read_cells(path.name, content, SEPARATORS[ending], encoding)
+        check_header(path.name, cells.header)
+        columns = dict(zip(cells.header, map(list, zip(*cells.rows)))) if cells.rows else {}
+        numbers, faults, notes = cells.numbers, cells.faults, cells.notes
+    else:
+        objects, numbers, faults = read_objects(path.name, content, lines=ending != ".json")
+        columns, values = object_columns(path.name, objects)
+        if objects and not columns:
+            raise DataError(next(iter(faults.values()), f"{path.name} holds objects without keys; add columns"))
+    return Table(
+        path=path,
+        root=path.resolve().parent,
+        digest=hashlib.sha256(content).hexdigest(),
+        columns=columns,
+        values=values,
+        parts=(Part(name=path.name, word=word, numbers=numbers),),
+        row_faults=faults,
+        notes=notes,
+    )
+
+
+def check_header(name: str, header: Sequence[str]) -> None:
+    """Check that a header names each column once.
+
+    Raises:
+        DataError: it is empty, or names a column twice.
+    """
+    if not any(column.strip() for column in header):
+        raise DataError(f"{name} is empty; its first line must name the columns")
+    twice = (
+        sorted({column for column in header if list(header).count(column) > 1})
+        if len(set(header)) < len(header)
+        else []
+    )
+    if twice:
+        raise DataError(f"{name} names the column {twice[0]!r} more than once; names are unique")

@@ -1,0 +1,121 @@
+"""Which split each row belongs to: as a column or the files say, or drawn by the seed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from mmbench.data import SPLITS, Split
+from mmbench.errors import UsageError
+from mmbench_datasets.faults import Faults
+from mmbench_datasets.labels import Target
+from mmbench_datasets.splits import (
+    SPLIT_WORDS,
+    check_groups,
+    fill_splits,
+    generated_split,
+    given_split,
+    group_names,
+)
+from mmbench_datasets.table import Table
+
+_LIKE_SPLIT = ("fold", "subset", "partition", "set", "phase", "usage")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitColumns:
+    """Where splits and groups come from.
+
+    Attributes:
+        split: The column of splits, "" for none.
+        group: The column of groups, "" for none.
+        cells: The split of each row, empty where it is to be drawn.
+        group_asked: Whether an option names the column of groups.
+        notes: What was guessed.
+    """
+
+    split: str
+    group: str
+    cells: Sequence[str]
+    group_asked: bool
+    notes: tuple[str, ...]
+
+
+def split_columns(table: Table, known: Mapping[str, str], faults: Faults) -> SplitColumns:
+    """Return where splits and groups come from, and check that every row names a split.
+
+    A column is taken for splits without being asked for if it is called "split", in any case and with blanks around,
+    or if it is the only one whose cells all say train, val or test.
+
+    Raises:
+        UsageError: an option names a column that is not there, or several columns look like splits.
+    """
+    notes: list[str] = []
+    asked = known.get("split", "")
+    split, cells = "", table.splits
+    if asked == "auto" and "auto" not in table.columns:
+        cells = ()
+    elif asked:
+        split, cells = asked, table.column(asked, "splits")
+    elif not cells:
+        split = table.same_name("split") or _column_of_splits(table)
+        cells = table.columns[split] if split else ()
+        if split and split != "split":
+            notes.append(f"column {split!r} is taken for the split; [split=auto] draws one instead")
+    if not cells and asked != "auto":
+        like = [column for column in table.columns if column.strip().casefold() in _LIKE_SPLIT]
+        notes += [f"column {column!r} is not used for the split: it does not say train, val or test" for column in like]
+    group = known.get("group")
+    if group is None:
+        group = table.same_name("group")
+        if group and not cells:
+            notes.append(f'column {group!r} is taken for groups that the split keeps whole; [group=""] ignores it')
+    elif group:
+        table.column(group, "groups")
+    if cells:
+        given_split(table, split or "of the files", cells, faults)
+    return SplitColumns(split=split, group=group, cells=cells, group_asked="group" in known, notes=tuple(notes))
+
+
+def _column_of_splits(table: Table) -> str:
+    """Return the only column whose cells all name a split, train among them; "" where there is none."""
+    found = []
+    for column, cells in table.columns.items():
+        words = set()
+        for cell in cells:
+            words.add(SPLIT_WORDS.get(cell.strip().lower(), ""))
+            if "" in words:
+                break
+        if "" not in words and "train" in words and len(words) > 1:
+            found.append(column)
+    if len(found) > 1:
+        raise UsageError(
+            f"{table.path.name}: the columns {', '.join(found)} all say train and test; choose one by "
+            f"[split={found[0]}], or let mmbench draw a split by [split=auto]"
+        )
+    return found[0] if found else ""
+
+
+def split_rows(
+    table: Table, columns: SplitColumns, ids: Sequence[str], targets: Sequence[Target], seed: int, faults: Faults
+) -> tuple[dict[Split, list[int]], list[str]]:
+    """Return the rows of each split, none empty, and notes on where they come from.
+
+    Raises:
+        DataError: rows do not fill three splits, or a group is in two of them.
+    """
+    notes = list(columns.notes)
+    if not columns.cells:
+        rows = generated_split(table, ids, targets, columns.group, seed, asked=columns.group_asked)
+        by = f" and whole groups of {columns.group!r}" if columns.group else ""
+        return rows, [*notes, f"split: drawn by seed {seed}, 70/15/15 by target{by}: {_sizes(rows)}"]
+    given = given_split(table, columns.split, columns.cells, faults)
+    rows, note = fill_splits(table, given, targets, group_names(table, ids, columns.group))
+    if columns.group:
+        check_groups(table, columns.group, rows)
+    source = f"column {columns.split!r}" if columns.split else "the names of files"
+    return rows, [*notes, f"split: by {source}: {_sizes(rows)}", *([note] if note else [])]
+
+
+def _sizes(rows: Mapping[Split, Sequence[int]]) -> str:
+    return ", ".join(f"{len(rows[split])} {split}" for split in SPLITS)
