@@ -40,7 +40,7 @@ from mmbench.parts import perf_key
 from mmbench.profiling import PROTOCOLS, profile
 from mmbench.profiling.apart import add_encoders
 from mmbench.profiling.device import Neighbours, driver_version, hardware_name
-from mmbench.profiling.findings import mark_contended
+from mmbench.profiling.findings import SHARED_DEVICE, mark_contended
 from mmbench.profiling.memory import cell_memory, peak_reserved_bytes
 from mmbench.profiling.variants import convolves_in_tf32
 from mmbench.profiling.watch import TrainingWatch
@@ -72,11 +72,13 @@ def run_cell(payload: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         made = make_subject(source, payload, folder, turn=turn)
         ready = time.perf_counter()
         made.trainer.watch = _watch(made)
+        neighbours = Neighbours(made.trainer.device)
         with guarded_globals(made.warnings):
             trained = made.trainer.run()
+        disturbed = SHARED_DEVICE if payload["contended"] else neighbours.reason()
         if "not_together" in payload:
             made.warnings.append(f"its seeds could not be trained together: {payload['not_together']}")
-        about_training = training_metrics(trained)
+        about_training = mark_contended(training_metrics(trained), disturbed)
         train_s = time.perf_counter() - ready
         return judge(made, trained, about_training, folder, prepare_s=ready - began, train_s=train_s)
 

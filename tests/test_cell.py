@@ -270,6 +270,22 @@ def test_a_seed_depends_on_its_parts_only():
     assert 0 <= derive_seed("x") < 2**63
 
 
+@pytest.mark.parametrize(("contended", "busy"), [(True, False), (False, True), (False, False)])
+def test_training_times_are_marked_where_others_computed(cells, tmp_path, monkeypatch, contended, busy):
+    import mmbench.cell as cell_module
+
+    note = "contended: others kept 1.0 of 2 CPUs busy"
+    monkeypatch.setattr(cell_module.Neighbours, "reason", lambda self: note if busy else "")
+    payload = {**cells(fusion=["concat"])["concat"].payload(), "contended": contended}
+
+    result = run_cell(payload, tmp_path)
+
+    notes = {item["name"]: item.get("note", "") for item in result["metrics"] if item["phase"] == "train"}
+    expected = "contended: others computed on the device" if contended else note if busy else ""
+    assert notes["train_time_s"] == notes["throughput_samples_per_s"] == expected
+    assert notes["num_epochs"] == ""
+
+
 def test_a_cell_that_takes_turns_on_its_device_measures_alone_and_lets_others_in_between_epochs(
     cells, run, monkeypatch, tmp_path
 ):

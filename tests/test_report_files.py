@@ -131,7 +131,10 @@ def test_markdown_holds_answer_every_row_failures_and_provenance(tmp_path: Path)
     assert "1/2 incomplete" in table[3]
     assert "| 1 | failed | gated | gated | image:gated+text:lstm, gated, gated, seed 1 |" in table
     assert "- Command: mmbench run -d gated" in text
-    assert "- Ceiling of image: 0.500 (best possible, by construction)" in text
+    assert (
+        "- Ceiling of image: 0.500 (best possible on average, by construction; luck may pass it on one test set)"
+        in text
+    )
 
 
 @pytest.mark.parametrize("name", HOSTILE)

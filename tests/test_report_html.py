@@ -57,7 +57,9 @@ class Parsed(HTMLParser):
             self.texts[name] = self.texts.get(name, "") + data
 
 
-def write_run(folder: Path, *, num_encoders: int = 4, names: tuple[str, ...] = (), num_seeds: int = 2) -> Path:
+def write_run(
+    folder: Path, *, num_encoders: int = 4, names: tuple[str, ...] = (), num_seeds: int = 2, note: str = ""
+) -> Path:
     """A run of two datasets with curves, stages, a condition, a failure and whatever names one likes."""
     rows: list[dict[str, Any]] = []
     records: list[Record] = []
@@ -93,7 +95,7 @@ def write_run(folder: Path, *, num_encoders: int = 4, names: tuple[str, ...] = (
         if fusion != "majority":
             metrics += [
                 Metric(split="test", value=score / 2, **{**common, "condition": "drop:image"}),
-                Metric(phase="profile", name="latency_p50_s", value=speed, unit="s", direction="min"),
+                Metric(phase="profile", name="latency_p50_s", value=speed, unit="s", direction="min", note=note),
                 Metric(phase="profile", name="throughput_samples_per_s", value=1 / speed, direction="max"),
                 Metric(phase="profile", name="num_parameters_trainable", value=1e6 * speed, direction="min"),
                 Metric(phase="profile", name="stage_time_s:fusion", value=speed / 3, unit="s", direction="min"),
@@ -327,6 +329,21 @@ def test_the_front_is_what_nothing_beats_in_both(quiet: Browser, page: Path) -> 
     points = [(row[-3], row[5]) for row in board["rows"] if row[0] is not None]
     front = [p for p in points if not any(o[0] <= p[0] and o[1] >= p[1] and o != p for o in points)]
     assert len(labels) == len(set(front))
+
+
+def test_disturbed_times_are_marked_and_have_no_part_in_the_front(quiet: Browser, tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    path.write_text(rendered(write_run(tmp_path / "r1", note="contended: others kept 1.0 of 2 CPUs busy")))
+    quiet.open(path)
+
+    assert quiet.run("document.querySelectorAll('.pareto .dot').length") > 4
+    assert quiet.run("document.querySelectorAll('.pareto .dot[tabindex]').length") == 0
+    (summary,) = texts(quiet, ".pareto p.note")
+    assert "drawn hollow, have no part in the front" in summary
+    assert "there is no front" in summary
+    row = texts(quiet, "article:not([hidden]) tr.row td")
+    assert any(cell.endswith("ms*") for cell in row)
+    assert not any(cell.endswith("M*") for cell in row)  # parameters are counted
 
 
 def test_other_datasets_are_a_click_away(quiet: Browser, page: Path) -> None:

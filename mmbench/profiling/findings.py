@@ -9,6 +9,8 @@ from mmbench.record import Direction, Metric
 
 #: Units of figures that others on the device change; names of those whose unit says nothing.
 _TIMED_UNITS, _TIMED_NAMES = ("s", "samples/s", "flop/s"), ("share_of_measured_peak",)
+#: What the note of a time says that was taken while other cells of the run computed.
+SHARED_DEVICE = "contended: others computed on the device"
 #: Why there is no energy where others were on the device.
 SHARED_ENERGY = "others computed on the device, and the counter cannot tell them apart"
 
@@ -33,7 +35,7 @@ class Findings:
         interval: tuple[float, float] | None = None,
     ) -> None:
         if timed and self.contended and value is not None:
-            note = "; ".join(filter(None, ["contended: others computed on the device", note]))
+            note = "; ".join(filter(None, [SHARED_DEVICE, note]))
         low, high = interval or (None, None)
         self.metrics.append(
             Metric(

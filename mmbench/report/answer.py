@@ -12,6 +12,7 @@ from mmbench.report.methods import across_datasets
 from mmbench.report.outcomes import PENDING, STOPPED, split_encoders
 from mmbench.report.tables import Board, Report, Row, Score
 from mmbench.report.text import clean, counted, named, number, seconds, signed
+from mmbench.report.timing_claims import LATENCY, faster_than, timing_cautions
 
 #: What metrics are called in a sentence, where the name alone is not it.
 _METRIC_WORDS = {
@@ -222,11 +223,7 @@ def cautions(board: Board) -> list[str]:
         found.append(
             "some gains are against an incomplete set of single-modality rows (marked †) and may be too large."
         )
-    if any(row.contended for row in board.rows):
-        found.append(
-            "times were measured while other cells ran on the same machine: compare them with care, or run with -j 1."
-        )
-    return found
+    return [*found, *timing_cautions(board.rows)]
 
 
 def _single_modality(board: Board) -> list[str]:
@@ -251,28 +248,14 @@ def _single_modality(board: Board) -> list[str]:
 
 
 def _cheapest(board: Board) -> list[str]:
-    """Whether a row within 1 % of the best answers faster."""
+    """Whether a row within 1 % of the best answers faster, beyond doubt."""
     best = board.chosen
-    if best is None or best.score is None:
+    row = None if best is None else faster_than(board, best)
+    if best is None or row is None or row.score is None:
         return []
-    latency = "latency_p50_s"
-    own = best.numbers.get(latency)
-    near = [
-        (taken, row)
-        for row in board.rows
-        if row.rank is not None and row.score is not None and (taken := row.numbers.get(latency)) is not None
-        if board.better(best.score.mean, row.score.mean) <= 0.01 * abs(best.score.mean)
-    ]
-    if own is None or not near:
-        return []
-    taken, row = min(near, key=lambda pair: pair[0])
-    # Timings of single samples scatter; a tenth is nothing to choose by.
-    if row is best or taken > 0.9 * own:
-        return []
-    assert row.score is not None
     return [
-        f"The fastest within 1 % of it is {combo(row)}: {number(row.score.mean)} at {seconds(taken)} a sample instead "
-        f"of {seconds(own)}"
+        f"The fastest within 1 % of it is {combo(row)}: {number(row.score.mean)} at {seconds(row.numbers[LATENCY])} a "
+        f"sample instead of {seconds(best.numbers[LATENCY])}"
     ]
 
 
@@ -363,6 +346,7 @@ _CONSEQUENCE = {
     "split": "their scores are over different samples and cannot be compared",
     "device": "their times cannot be compared",
     "measuring version": "their times and memory were measured in different ways and cannot be compared",
+    "threads": "their times cannot be compared, and sums in another order give scores other last digits",
 }
 
 

@@ -13,6 +13,7 @@ from mmbench.combo import MAJORITY
 from mmbench.record import DONE, FAILURES, Direction, Metric, Record
 from mmbench.report.outcomes import PENDING, STOPPED, Outcome, outcomes, split_encoders
 from mmbench.report.tables import Board, Gain, Problem, Report, Row, Score, num_to_run, val_order
+from mmbench.report.timing_claims import Timing, timing_of
 from mmbench.store import RunStore
 
 #: The usual primary metric and its direction, by kind of task; `mmbench.tasks.METRICS` says the same (a test).
@@ -20,7 +21,7 @@ USUAL_METRIC: Mapping[str, str] = {
     "multiclass": "accuracy", "multilabel": "map", "regression": "mae", "retrieval": "recall_at_1",
 }  # fmt: skip
 _NO_FAILURES = (*DONE, "incompatible", PENDING, STOPPED)
-_KEPT_INFO = ("split_hash", "device", "versions", "precision", "warnings")
+_KEPT_INFO = ("split_hash", "device", "versions", "precision", "threads", "warnings")
 _LESS_IS_BETTER = frozenset({"log_loss", "calibration_error", "mae", "rmse", "median_rank"})
 
 
@@ -145,7 +146,7 @@ def _mixed(cells: Iterable[Outcome]) -> dict[str, dict[str, int]]:
             versions = info.get("versions")
             facts = {"split": info.get("split_hash"), **(versions if isinstance(versions, Mapping) else {})}
             if cell.fusion != MAJORITY:
-                facts |= {"device": info.get("device"), "precision": info.get("precision")}
+                facts |= {name: info.get(name) for name in ("device", "precision", "threads")}
                 if "perf_setup" in info:
                     facts["measuring version"] = info["perf_setup"].get("measuring_version", "unknown")
             for name, value in facts.items():
@@ -159,7 +160,7 @@ def _row(
 ) -> Row:
     done = [cell for cell in cells if cell.done]
     failed = next((cell for cell in cells if not cell.done), None)
-    numbers, contended = _numbers(done, task, metric)
+    numbers, timings = _numbers(done, task, metric)
     val_by_seed = {
         cell.seed: item.value
         for cell in sorted(done, key=lambda cell: cell.seed)
@@ -182,7 +183,7 @@ def _row(
         numbers=numbers,
         conditions=_conditions(done, task, metric),
         diagnostics=_diagnostics(done, task),
-        contended=contended,
+        timings=timings,
         tuned=next((cell.tuned for cell in cells if cell.tuned), {}),
     )
 
@@ -246,19 +247,21 @@ def mean_std_half(values: Sequence[float]) -> tuple[float, float | None, float |
     return mean, std, float(stdtrit(len(values) - 1, 0.975)) * std / math.sqrt(len(values))
 
 
-def _numbers(done: Sequence[Outcome], task: str, primary: str) -> tuple[dict[str, float | None], bool]:
-    """Means over seeds of what a row costs and of its other metrics on test; whether a time was contended."""
-    values: dict[str, list[float | None]] = defaultdict(list)
-    contended = False
+def _numbers(done: Sequence[Outcome], task: str, primary: str) -> tuple[dict[str, float | None], dict[str, Timing]]:
+    """Means over seeds of what a row costs and of its other metrics on test; how its times were measured."""
+    found: dict[str, list[Metric]] = defaultdict(list)
     for cell in done:
         for item in cell.metrics:
             on_test = _is_score(item, "test", task, "") and item.name != primary
             if on_test or item.phase == "profile":
-                values[item.name].append(item.value)
+                found[item.name].append(item)
             elif item.phase == "train":
-                values["train_" + item.name.removeprefix("train_")].append(item.value)
-            contended = contended or (item.phase == "profile" and "contended" in item.note)
-    return {name: _mean(given) for name, given in values.items()}, contended
+                found["train_" + item.name.removeprefix("train_")].append(item)
+    timings = {name: timing_of(items) for name, items in found.items()}
+    return (
+        {name: _mean(item.value for item in items) for name, items in found.items()},
+        {name: timing for name, timing in timings.items() if timing is not None},
+    )
 
 
 def _conditions(done: Sequence[Outcome], task: str, metric: str) -> dict[str, float | None]:

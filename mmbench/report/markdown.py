@@ -13,6 +13,7 @@ from mmbench.report.methods import Across, across_datasets
 from mmbench.report.provenance import provenance
 from mmbench.report.tables import Board, Gain, Problem, Report, Row, Score
 from mmbench.report.text import amount, counted, markdown, named, number, seconds, signed, table_lines
+from mmbench.report.timing_claims import footnotes, mark
 
 
 def render_markdown(report: Report) -> str:
@@ -70,10 +71,15 @@ def _board(board: Board, *, answered_here: bool) -> Iterator[str]:
         ],
     )
     yield ""
+    for line in footnotes(board):
+        yield f"- {markdown(line, 1000)}"
     if board.floor is not None:
         yield f"- Majority floor: {number(board.floor.mean)} (what one would say without looking at the sample)"
     for modalities, value in board.ceilings.items():
-        yield f"- Ceiling of {markdown(named(modalities))}: {number(float(value))} (best possible, by construction)"
+        yield (
+            f"- Ceiling of {markdown(named(modalities))}: {number(float(value))} (best possible on average, by "
+            "construction; luck may pass it on one test set)"
+        )
     if board.modalities is not None:
         yield from modality_lines(board, board.modalities)
 
@@ -168,7 +174,7 @@ def group_cell(row: Row) -> str:
 
 def _cells(row: Row, *, chosen: bool) -> list[str]:
     numbers = row.numbers
-    mark = "\\*" if row.contended else ""
+    star = {name: mark(row, name).replace("*", "\\*") for name in numbers}
     return [
         ("" if row.rank is None else str(row.rank)) + (" ►" if chosen else ""),
         group_cell(row),
@@ -180,10 +186,10 @@ def _cells(row: Row, *, chosen: bool) -> list[str]:
         number(row.val),
         gain_cell(row.gain),
         seeds_cell(row),
-        amount(numbers.get("throughput_samples_per_s")) + mark,
-        seconds(numbers.get("latency_p50_s")) + mark,
+        amount(numbers.get("throughput_samples_per_s")) + star.get("throughput_samples_per_s", ""),
+        seconds(numbers.get("latency_p50_s")) + star.get("latency_p50_s", ""),
         amount(numbers.get("num_parameters_trainable")),
-        seconds(numbers.get("train_time_s")),
+        seconds(numbers.get("train_time_s")) + star.get("train_time_s", ""),
     ]
 
 

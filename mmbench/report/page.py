@@ -21,6 +21,7 @@ from mmbench.report.provenance import provenance
 from mmbench.report.reproduce import reproduce, row_command
 from mmbench.report.tables import Board, Problem, Report, Row
 from mmbench.report.text import MAX_NAME, clean, named, number, signed
+from mmbench.report.timing_claims import footnotes, mark
 
 #: Rows whose learning curves and stage times are drawn, besides the best of each single modality.
 NUM_CURVES = 8
@@ -30,7 +31,7 @@ MAX_LABEL = 500
 ROW_FIELDS = (
     "rank", "group", "encoders", "fusion", "objective", "mean", "std", "low", "high", "val", "gain", "gainLow",
     "gainHigh", "over", "scores", "cells", "complete", "status", "reason", "command",
-    "tuned", "outOfOrder", "chosen",
+    "tuned", "outOfOrder", "chosen", "disturbed", "doubtful",
 )  # fmt: skip
 
 #: What a row may cost, in the order of the axes: name, words, kind of number, direction.
@@ -88,6 +89,7 @@ def _board(board: Board, report: Report, folder: Path | None) -> dict[str, Any]:
         "summary": clean(board.summary),
         "answer": board_answer(board),
         "cautions": cautions(board),
+        "footnotes": footnotes(board),
         "metric": metric_words(board.metric),
         "direction": board.direction or "max",
         "numTest": board.num_test,
@@ -182,6 +184,8 @@ def _row(
         tuned_words(row.tuned) or None,
         row.out_of_order,
         row is board.chosen,
+        [key for key, *_ in columns if mark(row, key)],
+        [key for key, *_ in columns if (timing := row.timings.get(key)) is not None and timing.doubtful],
     ]
     assert len(fields) == len(ROW_FIELDS)
     return [*fields, *(_rounded(row.numbers.get(key)) for key, *_ in columns)]

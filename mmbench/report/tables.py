@@ -11,6 +11,7 @@ from typing import Any
 from mmbench.record import DONE, Direction
 from mmbench.report.outcomes import STOPPED
 from mmbench.report.portrait import Modalities
+from mmbench.report.timing_claims import Timing
 
 
 def num_to_run(statuses: Mapping[str, int]) -> int:
@@ -86,7 +87,7 @@ class Row:
             not be measured.
         conditions: Mean of the board's metric on test by condition other than "clean" ("drop:audio").
         diagnostics: Mean over seeds of what is derived from them ("shapley:audio", "emap_gap"); not of `numbers`.
-        contended: Whether a time was taken while others computed on the device.
+        timings: How those of `numbers` that are times or rates were measured, by name.
         tuned: What a sweep chose for it on val: "values" by name, "num_trials", "val_score", "method".
         rank: By the mean on test: 1 is best; equal means share a rank; None for rows that lack seeds.
         group: 1 for the rows that cannot be told apart from the best, 2 for the next, …; None where nobody tested.
@@ -111,7 +112,7 @@ class Row:
     numbers: Mapping[str, float | None] = field(default_factory=dict)
     conditions: Mapping[str, float | None] = field(default_factory=dict)
     diagnostics: Mapping[str, float | None] = field(default_factory=dict)
-    contended: bool = False
+    timings: Mapping[str, Timing] = field(default_factory=dict)
     tuned: Mapping[str, Any] = field(default_factory=dict)
     rank: int | None = None
     group: int | None = None
@@ -122,6 +123,11 @@ class Row:
     def complete(self) -> bool:
         """Whether every seed that the board compares has a score."""
         return self.score is not None and set(self.seeds) <= set(self.score.by_seed)
+
+    @property
+    def contended(self) -> bool:
+        """Whether a time was taken while others computed on the device."""
+        return any(timing.disturbed_by for timing in self.timings.values())
 
     @property
     def stopped(self) -> bool:
@@ -161,7 +167,7 @@ class Board:
         seeds: All seeds that some row was planned with.
         rows: Ranked rows first, then those that lack seeds, then those without a result.
         floor: The majority baseline's score, or None.
-        ceilings: Best possible score by modalities ("audio+image"), where it is known.
+        ceilings: Best possible expected score by modalities ("audio+image"), where it is known.
         num_done, num_planned: Cells with a result, of those that could run.
         statuses: All cells of the dataset by status.
         other_metrics: Names of the task's further metrics on test.

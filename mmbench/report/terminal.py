@@ -15,6 +15,7 @@ from mmbench.report.markdown import gain_cell, group_cell, interval, seeds_cell,
 from mmbench.report.markdown_modalities import modality_line
 from mmbench.report.tables import Board, Report, Row
 from mmbench.report.text import amount, clean, counted, named, number, seconds
+from mmbench.report.timing_claims import mark
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -115,10 +116,10 @@ def _table(board: Board, rows: list[Row]) -> Table:
             Text(interval(row.score)),
             Text(gain_cell(row.gain)),
             Text(seeds_cell(row)),
-            Text(amount(row.numbers.get("throughput_samples_per_s"))),
-            Text(seconds(row.numbers.get("latency_p50_s"))),
+            Text(amount(row.numbers.get("throughput_samples_per_s")) + mark(row, "throughput_samples_per_s")),
+            Text(seconds(row.numbers.get("latency_p50_s")) + mark(row, "latency_p50_s")),
             Text(amount(row.numbers.get("num_parameters_trainable"))),
-            Text(seconds(row.numbers.get("train_time_s"))),
+            Text(seconds(row.numbers.get("train_time_s")) + mark(row, "train_time_s")),
             *([Text(tuned_words(row.tuned))] if swept else []),
         ]
         style = "bold" if row is board.chosen else "dim" if row.rank is None else "cyan" if row.unimodal else ""

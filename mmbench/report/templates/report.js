@@ -212,21 +212,26 @@
         dots = [];
         return;
       }
-      const front = paretoFront(points, xColumn.direction, yColumn.direction);
+      // A disturbed time, or one of a few calls, is drawn and has no part in the front.
+      const doubtful = (row) => [xColumn, yColumn].some((column) => row.doubtful.includes(column.key));
+      const front = paretoFront(points.filter((point) => !doubtful(point.row)), xColumn.direction, yColumn.direction);
       const onFront = new Set(front.map((point) => point.row));
-      const total = points.length;
-      if (onlyFront.checked) points = front;
+      const total = points.length, unsure = points.filter((point) => doubtful(point.row)).length;
+      if (onlyFront.checked && front.length) points = front;
       if (points.length > MAX_DOTS) points = [...points.slice(0, MAX_DOTS), ...front.filter((point) => point.row.place >= MAX_DOTS)];
       summary.textContent =
-        `${front.length} of ${total} rows are on the front: nothing else is better in both. ` +
-        (points.length < total && !onlyFront.checked ? `Drawn are the first ${MAX_DOTS} rows and the front. ` : "") +
-        `Cheapest on it: ${front[0].row.name}. Best on it: ${front[front.length - 1].row.name}.`;
+        (unsure ? `${unsure} of ${total} rows, drawn hollow, have no part in the front: measured while others computed on the machine, or on too few calls. ` : "") +
+        (front.length
+          ? `${front.length} of ${total - unsure} rows are on the front: no other row's value is better in both. ` +
+            (points.length < total && !onlyFront.checked ? `Drawn are the first ${MAX_DOTS} rows and the front. ` : "") +
+            `Cheapest on it: ${front[0].row.name}. Best on it: ${front[front.length - 1].row.name}.`
+          : "So there is no front; `mmbench profile` measures rows one at a time.");
       const frame = frameOf(holder, 0.52);
       const xs = points.map((point) => point.x), ys = points.map((point) => point.y);
       const log = Math.min(...xs) > 0 && Math.max(...xs) / Math.min(...xs) > 8;
       const showFloor = yColumn.key === "" && board.floor !== null;
       // Rows that lie closer together than one of them is known to are not drawn apart over the whole height.
-      const best = front[front.length - 1].row;
+      const best = front.length ? front[front.length - 1].row : board.rows[0];
       const known = yColumn.key === "" && best.low !== null ? [best.low, best.high] : [];
       const x = scale(xs, frame.left, frame.right, log), y = scale([...ys, ...known], frame.bottom, frame.top, false);
       const drawn = svg("svg", { viewBox: `0 0 ${frame.width} ${frame.height}`, role: "img", "aria-label": `${yColumn.words} against ${xColumn.words}` });
@@ -242,8 +247,8 @@
         const shape = point.row.single
           ? svg("rect", { x: px - radius, y: py - radius, width: 2 * radius, height: 2 * radius, transform: `rotate(45 ${px} ${py})` })
           : svg("circle", { cx: px, cy: py, r: radius });
-        fill(shape, { class: "dot", fill: board.colour(point.row), "fill-opacity": first ? 1 : 0.55, tabindex: first ? 0 : null, "aria-label": first ? point.row.name : null }, []);
-        const lines = [...describe(board, point.row), `${xColumn.words}: ${shown(point.x, xColumn.kind)}`];
+        fill(shape, { class: "dot", fill: board.colour(point.row), "fill-opacity": first ? 1 : doubtful(point.row) ? 0.1 : 0.55, style: doubtful(point.row) ? `stroke:${board.colour(point.row)}` : null, tabindex: first ? 0 : null, "aria-label": first ? point.row.name : null }, []);
+        const lines = [...describe(board, point.row), `${xColumn.words}: ${shown(point.x, xColumn.kind)}${point.row.disturbed.includes(xColumn.key) ? "*" : ""}`];
         if (yColumn.key) lines.push(`${yColumn.words}: ${number(point.y)}`);
         if (first) {
           shape.addEventListener("focus", () => mark({ shape, lines, px, py }, drawn));
@@ -304,7 +309,7 @@
   function leaderboard(board) {
     const cost = (key, label) => {
       const column = board.columns.find((candidate) => candidate.key === key);
-      return column && { key, label, sort: (row) => row.numbers[key], up: column.direction === "min", text: (row) => shown(row.numbers[key], column.kind) };
+      return column && { key, label, sort: (row) => row.numbers[key], up: column.direction === "min", text: (row) => shown(row.numbers[key], column.kind) + (row.disturbed.includes(key) ? "*" : "") };
     };
     const objectives = board.rows.some((row) => row.objective !== "supervised" && row.objective !== "");
     const grouped = board.rows.some((row) => row.group !== null);
@@ -427,7 +432,7 @@
       if (row.low !== null) facts.push(["95 % interval", `${number(row.low)} to ${number(row.high)}`]);
       if (row.gain !== null) facts.push([`gain over ${board.names[row.over[0]]}`, signed(row.gain) + (row.gainLow === null ? "" : ` (${signed(row.gainLow)} to ${signed(row.gainHigh)})`)]);
       for (const [seed, value] of row.scores) facts.push([`seed ${seed}`, number(value)]);
-      for (const column of board.columns) if (row.numbers[column.key] !== null) facts.push([column.words, shown(row.numbers[column.key], column.kind)]);
+      for (const column of board.columns) if (row.numbers[column.key] !== null) facts.push([column.words, shown(row.numbers[column.key], column.kind) + (row.disturbed.includes(column.key) ? "*" : "")]);
       return [
         row.tuned && el("p", null, "Tuned on val: ", bdi(row.tuned)),
         row.status && el("p", null, row.status.map(([status, count]) => el("span", { class: `chip ${status}` }, `${count} ${status}`)), " ", bdi(row.reason || "")),
@@ -875,7 +880,8 @@
     const title = board.first ? board.dataset : `${board.dataset}: ${board.task}`;
     const facts = [`${board.numDone} of ${board.numPlanned} cells have a result.`];
     if (board.floor !== null) facts.push(`Predicting without looking at the sample gives ${number(board.floor)}.`);
-    for (const [name, value] of board.ceilings) facts.push(`Best possible with ${name}: ${number(value)}.`);
+    for (const [name, value] of board.ceilings) facts.push(`Best possible on average with ${name}: ${number(value)}.`);
+    facts.push(...board.footnotes);
     const section = el("article", { id: board.id, "aria-label": title },
       el("h2", null, bdi(title)),
       board.summary && el("p", { class: "note" }, bdi(board.summary)),

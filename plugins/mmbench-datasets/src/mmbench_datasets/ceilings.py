@@ -3,8 +3,10 @@
 Every modality shows one symbol without ambiguity (see `rendering`), so what can be known of the label from a subset of
 modalities is what can be known from their symbols. Symbols and label follow a finite table of equally likely rows,
 and the best accuracy from a subset S of modalities is the sum, over the values x of S, of the most frequent label's
-share: sum_x max_y P(S = x, y). Each split holds every row equally often, so this is the best score on the test split
-itself too, not only on average. The tables, and why each ceiling is what it is:
+share: sum_x max_y P(S = x, y). Each split holds every row equally often, so no function of the symbols passes it on the
+test split itself. A model sees noise beside the symbols and may, by luck, guess more than half of the undecided samples
+right: the ceiling is that of the expected score, and one test set can lie above it. The tables, and why each ceiling is
+what it is:
 
 - `xor`: label = a xor b. Given one bit the other is a fair coin, and so is the label: 1/2. Both: 1.
 - `quarters`: ten classes; the image tells y // 2, the audio y % 5. Either leaves two classes (y and its neighbour; y
