@@ -414,6 +414,59 @@ def test_contended_times_are_a_caution() -> None:
     assert any("other cells ran on the same machine" in text for text in cautions(run.board()))
 
 
+def epochs(num: int, best: int) -> tuple[Metric, ...]:
+    return tuple(
+        Metric(phase="train", name=name, value=float(value))
+        for name, value in (("num_epochs", num), ("best_epoch", best))
+    )
+
+
+def test_a_chosen_row_that_was_best_in_its_last_epoch_is_a_caution() -> None:
+    run = Made()
+    run.cell(TRIO, "a", 0.9, more=epochs(8, 8))
+    for fusion in "bcdefg":
+        run.cell(TRIO, fusion, 0.8, more=epochs(8, 5))
+
+    found = [text for text in cautions(run.board()) if "undertrained" in text]
+
+    assert len(found) == 1
+    assert found[0].startswith("1 of 7 rows, among them the one that val chooses, was best on val in the last epoch")
+
+
+def test_early_stopping_and_few_late_rows_are_no_caution() -> None:
+    run = Made()
+    run.cell(TRIO, "a", 0.9, seed=0, more=epochs(8, 8))
+    run.cell(TRIO, "a", 0.9, seed=1, more=epochs(8, 5))
+    for fusion in "bcdefg":
+        for seed in (0, 1):
+            run.cell(TRIO, fusion, 0.8, seed=seed, more=epochs(8, 8 if fusion == "g" else 5))
+
+    assert not any("undertrained" in text for text in cautions(run.board()))
+
+
+@pytest.mark.parametrize(("metric", "better", "worse"), [("accuracy", 0.9, 0.2), ("mae", 0.2, 0.9)])
+def test_rows_below_the_majority_baseline_are_a_caution(metric: str, better: float, worse: float) -> None:
+    task = {"kind": "regression", "primary": metric} if metric == "mae" else {}
+    run = Made(**task)
+    run.metric, run.direction = metric, "min" if metric == "mae" else "max"
+    run.cell("", "majority", 0.5)
+    run.cell(TRIO, "good", better)
+    run.cell(TRIO, "bad", worse)
+
+    found = [text for text in cautions(run.board()) if "majority baseline" in text]
+
+    assert len(found) == 1
+    assert found[0].startswith("1 row stays below the majority baseline (0.500), such as bad fusion of audio")
+
+
+def test_cells_with_other_numbers_of_threads_are_said() -> None:
+    run = Made()
+    run.cell(TRIO, "a", 0.9, info={"threads": 1})
+    run.cell(TRIO, "b", 0.9, info={"threads": 2})
+
+    assert any(text.startswith("cells differ in threads: 1 (1 cell), 2 (1 cell)") for text in cautions(run.board()))
+
+
 def test_mixed_versions_and_splits_are_said() -> None:
     run = Made()
     run.cell(TRIO, "a", 0.9, info={"split_hash": "s1", "versions": {"torch": "2.10"}, "device": "A"})

@@ -25,6 +25,8 @@ _METRIC_WORDS = {
     "f1_micro": "micro F1",
 }
 MIN_SEEDS = 3
+#: Where so many rows were best in their last epoch, the whole table may be undertrained.
+MIN_SHARE_UNDERTRAINED = 0.25
 #: Datasets whose whole answer stands at the top.
 MAX_IN_FULL = 2
 
@@ -216,6 +218,8 @@ def cautions(board: Board) -> list[str]:
         *_no_gain(board),
         *_no_val(board),
         *_worse_than_val(board),
+        *_undertrained(board),
+        *_below_floor(board),
     ]
     found += _mixture(board)
     found += [f"{counted(count, 'cell')} warned: {clean(text, 200)}" for text, count in board.warnings.items()][:5]
@@ -338,6 +342,40 @@ def _worse_than_val(board: Board) -> list[str]:
         f"the row that val chooses has {number(chosen.val)} on val and {number(chosen.score.mean)} on test, a larger "
         "gap than chance explains: test differs from val, or the choice of epoch fits val too well; do not expect "
         "val's number of new data."
+    ]
+
+
+def _undertrained(board: Board) -> list[str]:
+    """Whether the row that val chooses, or many rows, were best on val in the last epoch they had, under every seed."""
+    trained = [row for row in board.rows if row.score is not None and row.numbers.get("train_num_epochs") is not None]
+    last = [row for row in trained if row.numbers.get("train_best_epoch") == row.numbers["train_num_epochs"]]
+    is_chosen = any(row is board.chosen for row in last)
+    if not is_chosen and len(last) < MIN_SHARE_UNDERTRAINED * len(trained):
+        return []
+    if not last:
+        return []
+    which = f"{len(last)} of {counted(len(trained), 'row')}" if len(trained) > 1 else "the only row"
+    which += ", among them the one that val chooses," if is_chosen and len(trained) > 1 else ""
+    return [
+        f"{which} {'was' if len(last) == 1 else 'were'} best on val in the last epoch and may be undertrained: more "
+        "epochs may raise the scores and change the order."
+    ]
+
+
+def _below_floor(board: Board) -> list[str]:
+    """How many rows are worse than predicting without looking at the sample."""
+    floor = board.floor
+    if floor is None:
+        return []
+    below = [row for row in board.rows if row.score is not None and board.better(row.score.mean, floor.mean) < 0]
+    if not below:
+        return []
+    worst = below[-1]
+    assert worst.score is not None
+    return [
+        f"{counted(len(below), 'row')} {'stays' if len(below) == 1 else 'stay'} below the majority baseline "
+        f"({number(floor.mean)}), such as {combo(worst)} ({number(worst.score.mean)}): nothing was learned there that "
+        "helps on test."
     ]
 
 
