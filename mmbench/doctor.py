@@ -19,7 +19,7 @@ from mmbench.part_code import install_command, missing_packages
 from mmbench.preflight import check_components, import_packages
 from mmbench.registry import Entry, Registry
 from mmbench.report.text import counted
-from mmbench.spec import SPEC_OF_ROLE, role_of
+from mmbench.spec import SPEC_OF_ROLE, DatasetSpec, Kind, Role, role_of
 from mmbench.views import console
 
 _MISSING_MODULE = re.compile(r"No module named '([\w.]+)'")
@@ -54,6 +54,7 @@ def examine(registry: Registry, executor: Executor | None = None) -> list[Findin
     return [
         *_failed(registry),
         *_unmet_requirements(registry),
+        *_empty_roles(registry),
         *_clashes(registry),
         *_lacking(registry),
         *_broken(registry, executor),
@@ -132,6 +133,24 @@ def _unmet_requirements(registry: Registry) -> Iterable[Finding]:
                     continue
                 problem = f"needs {said}, but {requirement.name} {version} is installed"
             yield Finding(severity="error", subject=dist, problem=problem, mend=f"pip install '{said}'")
+
+
+def _empty_roles(registry: Registry) -> Iterable[Finding]:
+    """Roles without a component: no cell can run without a dataset, an encoder of its kinds, a fusion, an objective."""
+    kinds = {
+        modality.kind
+        for entry in registry.entries("dataset")
+        if isinstance(entry.spec, DatasetSpec)
+        for modality in entry.spec.modalities
+    }
+    needs: list[tuple[Role, Kind | None]] = [("dataset", None), ("fusion", None), ("objective", None)]
+    encoders: list[tuple[Role, Kind | None]] = [("encoder", kind) for kind in sorted(kinds)]
+    if not registry.entries("encoder"):
+        encoders = [("encoder", None)]
+    for role, kind in [*needs, *encoders]:
+        problem, _, mend = registry.lacks(role, kind).partition(": ")
+        if problem:
+            yield Finding(severity="warning", subject=f"{role}s", problem=problem, mend=mend)
 
 
 def _clashes(registry: Registry) -> Iterable[Finding]:

@@ -84,7 +84,7 @@ class DatasetGrid:
         reason = (
             f"no selected encoder accepts {name!r} ({modality.kind}); installed for this kind: {', '.join(accepting)}"
             if accepting
-            else f"no installed encoder accepts {name!r} ({modality.kind}); install a plugin that offers one"
+            else f"{self.registry.lacks('encoder', modality.kind)} (for {name!r})"
         )
         cell_id = digest(["no encoder", self.dataset.digest, name, seed])[:ID_DIGITS]
         return self._make(cell_id, {}, f"{name}:-", {}, None, None, seed, "cell", "incompatible", [reason])

@@ -16,7 +16,7 @@ from mmbench.grid import DEVICE, DatasetGrid, in_turn
 from mmbench.parts import DatasetPart, Part, digest, make_dataset_part, make_part
 from mmbench.record import CellRole
 from mmbench.registry import Entry, Registry
-from mmbench.selection import dataset_references, is_excluded, is_named, split_selector
+from mmbench.selection import dataset_references, is_excluded, is_named, nothing_selected, split_selector
 from mmbench.spec import Role
 from mmbench.spec_values import to_json
 
@@ -301,7 +301,7 @@ def make_plan(config: RunConfig, registry: Registry, *, runtime: Mapping[str, An
     notes: list[str] = []
     datasets = _datasets(config, registry, notes)
     if not datasets:
-        raise EmptySelection("the selection matches no dataset; see `mmbench list datasets`")
+        raise EmptySelection(nothing_selected(registry, "dataset"))
     full = {
         "jobs": 1,
         "master_seed": config.master_seed,
@@ -310,9 +310,9 @@ def make_plan(config: RunConfig, registry: Registry, *, runtime: Mapping[str, An
     }
     plan = Plan(config=config, registry=registry, datasets=tuple(datasets), notes=tuple(notes), runtime=full)
     _check_selectors(plan)
-    if not plan._fusions and not config.baselines:
-        raise EmptySelection("the selection leaves no fusion; see `mmbench list fusions`")
-    return plan
+    if not plan._fusions and (not config.baselines or registry.lacks("fusion")):
+        raise EmptySelection(nothing_selected(registry, "fusion"))
+    return replace(plan, notes=(*notes, *_gaps(plan)))
 
 
 def _datasets(config: RunConfig, registry: Registry, notes: list[str]) -> list[DatasetPart]:
@@ -329,6 +329,17 @@ def _datasets(config: RunConfig, registry: Registry, notes: list[str]) -> list[D
         if not is_excluded(part.label, config.exclude):
             parts[part.digest] = part
     return list(parts.values())
+
+
+def _gaps(plan: Plan) -> Iterator[str]:
+    """Yield what is not planned because no package that is installed offers it."""
+    kinds = {modality.kind for grid in plan._grids for modality in grid.modalities}
+    yield from filter(None, (plan.registry.lacks("encoder", kind) for kind in sorted(kinds)))
+    if plan.config.baselines and plan._baseline_parts is None:
+        yield (
+            "no unimodal baselines are planned: they need the fusion 'single' of mmbench-fusion and the objective "
+            "'supervised' of mmbench-objectives: pip install 'mmbench[base]'"
+        )
 
 
 def _check_selectors(plan: Plan) -> None:

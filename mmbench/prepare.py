@@ -25,7 +25,7 @@ from mmbench.part_code import check_packages
 from mmbench.parts import call_plugin, label_of, make_dataset_part
 from mmbench.registry import Reference, Registry
 from mmbench.report.text import counted
-from mmbench.selection import dataset_references, encoder_references, is_excluded, split_selector
+from mmbench.selection import dataset_references, encoder_references, is_excluded, nothing_selected, split_selector
 from mmbench.spec import KINDS, AssetSpec, DatasetSpec, EncoderSpec, Modality
 from mmbench.unpack import unpack, unpacked
 from mmbench.views import console, size_text, table
@@ -178,7 +178,7 @@ def selected(config: RunConfig, registry: Registry) -> list[Reference]:
     named = dataset_references(config, registry)
     datasets = [reference for _, reference in named if not _left_out(config, registry, reference)]
     if not datasets:
-        raise EmptySelection("the selection matches no dataset; see `mmbench list datasets`")
+        raise EmptySelection(nothing_selected(registry, "dataset"))
     for selector in config.encoder:
         registry.match("encoder", split_selector(selector)[1])
     encoders = [

@@ -20,6 +20,7 @@ from mmbench.discovery import import_point, installed_points, normalised
 from mmbench.errors import PluginError, SpecError, UsageError, did_you_mean
 from mmbench.loading import LoadedPlugin, PluginInfo, Skip, in_words, load_plugin, load_plugin_file, read_plugin_file
 from mmbench.reference import has_options, parse_reference
+from mmbench.roles import PACKAGE_OF_DEFAULT, lacking
 from mmbench.spec import (
     AUGMENTATIONS,
     MISSING_POLICIES,
@@ -140,6 +141,12 @@ class Registry:
     def entries(self, role: Role) -> tuple[Entry, ...]:
         """Return all entries of a role, sorted by name, then by distribution."""
         return self._entries[role]
+
+    def lacks(self, role: Role, kind: Kind | None = None) -> str:
+        """Return that nothing of a role is installed, or no encoder of a kind, and which package brings it; or ""."""
+        if any(entry.accepts(kind) for entry in self._entries[role]):
+            return ""
+        return lacking(role, kind)
 
     def is_unique(self, entry: Entry) -> bool:
         """Whether the short name alone means this entry, given the kind of modality where it is an encoder."""
@@ -264,7 +271,7 @@ class Registry:
         entry = found[0]
         takes = ", ".join(sorted({kind for entry in found for kind in getattr(entry.spec, "kinds", ())}))
         others = sorted({other.spec.name for other in self._entries["encoder"] if other.accepts(kind)})
-        there = f"Encoders of {kind}: {', '.join(others)}." if others else f"No encoder of {kind} is installed."
+        there = f"Encoders of {kind}: {', '.join(others)}." if others else _sentence(self.lacks("encoder", kind))
         return UsageError(f"encoder {entry.spec.name!r} takes {takes}, not {kind}. {there}")
 
     def _unknown(self, role: Role, head: str, kind: Kind | None) -> UsageError:
@@ -273,7 +280,12 @@ class Registry:
         if elsewhere and not hint:
             hint = f" It is {_a(elsewhere[0])}."
         what = "matches" if _is_glob(head) else "is named"
-        return UsageError(f"no {role} {what} {head!r}.{hint} See `mmbench list {role}s`.{self._what_failed(head)}")
+        lacks = self.lacks(role, kind)
+        default = PACKAGE_OF_DEFAULT.get((role, head))
+        if default and not lacks:
+            lacks = f"it comes with {default}: pip install {default}, or 'mmbench[base]'"
+        see = _sentence(lacks) if lacks else f"See `mmbench list {role}s`."
+        return UsageError(f"no {role} {what} {head!r}.{hint} {see}{self._what_failed(head)}")
 
     def _near(self, head: str, known: Sequence[Entry]) -> str:
         first, separator, _ = head.partition("/")
@@ -416,6 +428,10 @@ def _clash(a: Spec, b: Spec) -> bool:
 
 def _is_glob(text: str) -> bool:
     return "*" in text or "?" in text or ("[" in text and "=" not in text)
+
+
+def _sentence(words: str) -> str:
+    return f"{words[0].upper()}{words[1:]}."
 
 
 def _a(role: Role) -> str:

@@ -69,6 +69,11 @@ def split_selector(selector: str) -> tuple[str, str]:
     return name.strip(), pattern.strip()
 
 
+def nothing_selected(registry: Registry, role: Role) -> str:
+    """Say that a selection leaves nothing of a role: nothing of it is installed, or nothing was meant."""
+    return registry.lacks(role) or f"the selection matches no {role}; see `mmbench list {role}s`"
+
+
 def is_named(config: RunConfig, role: Role, reference: Reference) -> bool:
     """Whether a selection asks for a part by its name, and not by a pattern such as "timm*" or by asking for all."""
     selectors = {

@@ -9,7 +9,7 @@ import pytest
 from mmbench.doctor import Finding, examine, findings_json, print_findings
 from mmbench.loading import PluginInfo
 from mmbench.registry import Entry, Registry
-from mmbench.spec import EncoderSpec, FusionSpec, Kind
+from mmbench.spec import DatasetSpec, EncoderSpec, FusionSpec, Kind, Modality, TaskSpec
 
 
 @pytest.fixture(autouse=True)
@@ -44,9 +44,44 @@ def encoder(dist: str, name: str, kind: Kind) -> Entry:
     return Entry(spec=spec, dist=dist, dist_version="1.0", plugin=dist)
 
 
+def findings(registry: Registry) -> list[Finding]:
+    """Return what is wrong beside roles that a registry of a test leaves empty."""
+    return [finding for finding in examine(registry) if "plugin is installed" not in finding.problem]
+
+
 def only(registry: Registry) -> Finding:
-    (finding,) = examine(registry)
+    (finding,) = findings(registry)
     return finding
+
+
+def test_a_role_without_components_is_a_warning_with_the_package_that_brings_it() -> None:
+    task = TaskSpec(name="y", kind="multiclass", num_outputs=2)
+    modalities = (Modality(name="front", kind="image"), Modality(name="age", kind="tabular"))
+    pairs = DatasetSpec(name="pairs", factory="json:loads", version="1", modalities=modalities, tasks=(task,))
+    dataset = Entry(spec=pairs, dist="one", dist_version="1", plugin="one")
+
+    alone = examine(Registry(entries=[fusion("one", "mine")]))
+    with_data = examine(Registry(entries=[fusion("one", "mine"), dataset, encoder("one", "cnn", "image")]))
+
+    assert [(item.severity, item.subject, item.problem, item.mend) for item in alone] == [
+        ("warning", "datasets", "no dataset plugin is installed", "pip install mmbench-datasets, or 'mmbench[base]'"),
+        (
+            "warning",
+            "objectives",
+            "no objective plugin is installed",
+            "pip install mmbench-objectives, or 'mmbench[base]'",
+        ),
+        (
+            "warning",
+            "encoders",
+            "no encoder plugin is installed",
+            "pip install mmbench-tabular, mmbench-vision, … or 'mmbench[all]'",
+        ),
+    ]
+    assert [(item.problem, item.mend) for item in with_data] == [
+        ("no objective plugin is installed", "pip install mmbench-objectives, or 'mmbench[base]'"),
+        ("no encoder of tabular is installed", "pip install mmbench-tabular"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -85,7 +120,7 @@ def test_two_distributions_with_one_name_are_told_apart_by_their_full_names() ->
 
 
 def test_encoders_of_different_kinds_may_share_a_name() -> None:
-    assert examine(Registry(entries=[encoder("one", "mlp", "image"), encoder("two", "mlp", "tabular")])) == []
+    assert findings(Registry(entries=[encoder("one", "mlp", "image"), encoder("two", "mlp", "tabular")])) == []
 
 
 def test_a_requirement_that_is_not_met_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +129,7 @@ def test_a_requirement_that_is_not_met_is_an_error(monkeypatch: pytest.MonkeyPat
     }
     installed(monkeypatch, {"numpy": "1.26.4", "six": "1.16"}, needs)
 
-    first, second = examine(Registry(plugins=[plugin("mmbench-a")]))
+    first, second = findings(Registry(plugins=[plugin("mmbench-a")]))
 
     assert (first.problem, first.mend) == ("needs numpy>=2, but numpy 1.26.4 is installed", "pip install 'numpy>=2'")
     assert (second.problem, second.mend) == ("needs absent>1, which is not installed", "pip install 'absent>1'")
@@ -114,9 +149,9 @@ def test_a_part_whose_code_is_not_there_is_an_error() -> None:
 
 
 def test_what_a_plugin_did_at_import_is_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
-    findings = examine(Registry(plugins=[plugin("noisy", warnings=("printed at import: hello",))]))
+    found = findings(Registry(plugins=[plugin("noisy", warnings=("printed at import: hello",))]))
 
-    print_findings(findings)
+    print_findings(found)
 
-    assert findings_json(findings)[0]["severity"] == "warning"
+    assert findings_json(found)[0]["severity"] == "warning"
     assert capsys.readouterr().out.endswith("0 errors, 1 warning\n")

@@ -16,7 +16,7 @@ from mmbench.errors import EmptySelection, UsageError
 from mmbench.parts import quality_key
 from mmbench.planners import planner_of
 from mmbench.selection import split_selector
-from mmbench.spec import DatasetInfo, EncoderSpec, Modality, ObjectiveSpec, TaskSpec
+from mmbench.spec import DatasetInfo, DatasetSpec, EncoderSpec, FusionSpec, Modality, ObjectiveSpec, TaskSpec
 from mmbench.staged import write_plan
 from mmbench.store import RunStore
 
@@ -148,7 +148,45 @@ def test_a_modality_that_no_encoder_accepts_is_a_line_with_the_reason():
 
     [row] = [row for row in rows if row["encoders"] == "audio:-"]
     assert row["status"] == "incompatible"
-    assert row["reason"] == ("no installed encoder accepts 'audio' (audio); install a plugin that offers one")
+    assert row["reason"] == "no encoder of audio is installed: pip install mmbench-audio (for 'audio')"
+
+
+def test_a_role_without_components_names_the_package_that_brings_it():
+    no_dataset = [spec for spec in PARTS if not isinstance(spec, DatasetSpec)]
+    no_objective = [spec for spec in PARTS if not isinstance(spec, ObjectiveSpec)]
+    other_objective = [*no_objective, ObjectiveSpec(name="nce", factory="a:b", version="1")]
+    no_fusion = [spec for spec in PARTS if not isinstance(spec, FusionSpec)]
+
+    for parts, flags, error, message in [
+        (no_dataset, {"grid": "all"}, EmptySelection, "no dataset plugin is installed: pip install mmbench-datasets"),
+        (
+            no_dataset,
+            {"dataset": ["pairs"]},
+            UsageError,
+            "No dataset plugin is installed: pip install mmbench-datasets",
+        ),
+        (no_objective, {"grid": "all"}, UsageError, "No objective plugin is installed: pip install mmbench-objectives"),
+        (
+            other_objective,
+            {"grid": "all"},
+            UsageError,
+            "It comes with mmbench-objectives: pip install mmbench-objectives",
+        ),
+        (no_fusion, {"grid": "all"}, EmptySelection, "no fusion plugin is installed: pip install mmbench-fusion"),
+    ]:
+        with pytest.raises(error, match=message) as caught:
+            list(plan(parts, **flags).cells())
+        assert "'mmbench[base]'" in str(caught.value)
+
+
+def test_what_cannot_be_planned_for_lack_of_a_package_is_a_note():
+    parts = [spec for spec in PARTS if spec.name not in ("single", "logmel")]
+
+    notes = plan(parts, dataset=["pairs"]).notes
+
+    assert plan(dataset=["pairs"]).notes == ()
+    assert notes[0] == "no encoder of audio is installed: pip install mmbench-audio"
+    assert notes[1].startswith("no unimodal baselines are planned")
 
 
 def test_a_missing_package_makes_cells_unavailable_with_what_to_do():
