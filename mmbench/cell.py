@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.numpy import save_file
 from torch import nn
 
 from mmbench.batches import SplitData
@@ -34,7 +33,7 @@ from mmbench.diagnostics.attribution import attribute
 from mmbench.epochs import Trained
 from mmbench.evaluate import metrics
 from mmbench.frozen import FrozenEncoder
-from mmbench.kept_predictions import kept_arrays
+from mmbench.kept_predictions import kept_arrays, save_predictions
 from mmbench.model import MultimodalModel
 from mmbench.parts import perf_key
 from mmbench.profiling import PROTOCOLS, profile
@@ -44,7 +43,7 @@ from mmbench.profiling.findings import SHARED_DEVICE, mark_contended
 from mmbench.profiling.memory import cell_memory, peak_reserved_bytes
 from mmbench.profiling.variants import convolves_in_tf32
 from mmbench.profiling.watch import TrainingWatch
-from mmbench.record import PREDICTIONS_FILE, TIMINGS_FILE, Direction, Metric
+from mmbench.record import TIMINGS_FILE, Direction, Metric
 from mmbench.tasks import TargetScaler, majority_predictions, predictions
 from mmbench.train import Trainer, evaluation_batch_size, predict
 from mmbench.variant import MEASURING_VERSION, Variant
@@ -122,7 +121,7 @@ def judge(
         profiled = _without_shared_memory(profiled, num_beside)
         profiled_at = time.perf_counter()
         diagnosed = _diagnose(model, data, kept, scalers, train, payload, (source, made.encoders, frozen), warnings)
-    save_file({name: np.ascontiguousarray(value) for name, value in kept.items()}, folder / PREDICTIONS_FILE)
+    save_predictions(kept, folder, tasks)
     if raw:
         (folder / TIMINGS_FILE).write_text(json.dumps(raw))
     if diagnosed.attribution is not None:
@@ -206,7 +205,7 @@ def _run_majority(
         return {task.name: majority_predictions(task, known[task.name], len(data[split])) for task in source.info.tasks}
 
     found, kept = _evaluate(source, data, predict_split)
-    save_file({name: np.ascontiguousarray(value) for name, value in kept.items()}, folder / PREDICTIONS_FILE)
+    save_predictions(kept, folder, source.info.tasks)
     facts = _facts(source, data, payload, train, device)
     times = {"prepare": round(time.perf_counter() - began, 4)}
     return {"metrics": [metric.to_json() for metric in found], "info": {**facts, "times_s": times}}

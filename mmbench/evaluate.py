@@ -16,7 +16,18 @@ from mmbench.errors import Diverged
 from mmbench.record import Metric
 from mmbench.resampling import intervals_of
 from mmbench.spec import TaskSpec
-from mmbench.tallies import COUNTED, EPSILON, Floats, class_losses, decisions, label_losses, losses, one_hot, varies
+from mmbench.tallies import (
+    COUNTED,
+    EPSILON,
+    Floats,
+    class_counts,
+    class_losses,
+    decisions,
+    label_losses,
+    losses,
+    one_against_rest,
+    varies,
+)
 from mmbench.tasks import RECALL_AT, metric_specs, primary_metric
 
 CALIBRATION_BINS = 15
@@ -98,7 +109,10 @@ def primary_value(task: TaskSpec, predictions: NDArray[Any] | Tensor, target: ND
     if name == "rmse":
         return float(np.sqrt(np.square(values - truth).mean(axis=0)).mean())
     if name in COUNTED:
-        tp, support, predicted = (column.sum(axis=0)[None] for column in decisions(task, values, truth))
+        if task.kind == "multiclass":
+            tp, support, predicted = class_counts(values.argmax(axis=1), truth, task.num_outputs)
+        else:
+            tp, support, predicted = (column.sum(axis=0)[None] for column in decisions(task, values, truth))
         return float(COUNTED[name](tp, support, predicted)[0])
     score = _scores(task, values, truth)[name]
     return math.nan if score.value is None else score.value
@@ -116,22 +130,22 @@ def _checked(task: TaskSpec, predictions: NDArray[Any], target: NDArray[Any]) ->
             f"{'(N,)' if task.kind == 'multiclass' else f'(N, {task.num_outputs})'} with N > 0; "
             f"got {values.shape} and {truth.shape}"
         )
-    num_bad = int((~np.isfinite(values)).any(axis=1).sum())
-    if num_bad:
+    low, high = float(values.min()), float(values.max())
+    if not (math.isfinite(low) and math.isfinite(high)):  # which says the same of all values
+        num_bad = int((~np.isfinite(values)).any(axis=1).sum())
         raise Diverged(f"{num_bad} of {len(values)} predictions of task {task.name!r} are not finite")
     if task.kind == "regression":
         if not np.isfinite(truth).all():
             raise ValueError(f"the target of task {task.name!r} must be finite")
         return values, truth.astype(np.float64)
-    if values.min() < -1e-6 or values.max() > 1 + 1e-6:
+    if low < -1e-6 or high > 1 + 1e-6:
         raise ValueError(
-            f"predictions of task {task.name!r} must be probabilities; "
-            f"they reach from {values.min():g} to {values.max():g}"
+            f"predictions of task {task.name!r} must be probabilities; they reach from {low:g} to {high:g}"
         )
     top = task.num_outputs - 1 if task.kind == "multiclass" else 1
     if not np.isin(truth, np.arange(top + 1)).all():
         raise ValueError(f"the target of task {task.name!r} must hold whole numbers from 0 to {top}")
-    return values.clip(0.0, 1.0), truth.astype(np.int64)
+    return values if low >= 0 and high <= 1 else values.clip(0.0, 1.0), truth.astype(np.int64)
 
 
 def _checked_vectors(task: TaskSpec, values: Floats, truth: NDArray[Any]) -> tuple[Floats, NDArray[Any]]:
@@ -156,18 +170,17 @@ def _numpy(array: NDArray[Any] | Tensor) -> NDArray[Any]:
 
 
 def _multiclass(values: Floats, truth: NDArray[Any]) -> dict[str, Score]:
-    from torchmetrics.functional import classification as tm
-
-    preds, target, num_classes = torch.from_numpy(values), torch.from_numpy(truth), values.shape[1]
-    counts = tm.multiclass_stat_scores(preds, target, num_classes, average="none", validate_args=False)
-    by_class = _by_class(counts, "class")
+    # torchmetrics would hold K x K counts and N x K labels, and go through all N samples for each class.
+    chosen = values.argmax(axis=1)
+    tp, support, predicted = class_counts(chosen, truth, values.shape[1])
+    by_class = _by_class(tp, support, predicted, "class")
     return {
-        "accuracy": Score(int(counts[:, 0].sum()) / len(truth)),
+        "accuracy": Score(int(tp.sum()) / len(truth)),
         "balanced_accuracy": by_class["recall_macro"],
         **by_class,
-        **_ranking(preds, torch.from_numpy(one_hot(truth, num_classes).astype(np.int64)), "class"),
+        **_ranking_of_classes(values, truth),
         "log_loss": Score(float(class_losses(values, truth).mean())),
-        "calibration_error": _calibration_error(values.max(axis=1), values.argmax(axis=1) == truth),
+        "calibration_error": _calibration_error(values[np.arange(len(truth)), chosen], chosen == truth),
     }
 
 
@@ -177,9 +190,10 @@ def _multilabel(values: Floats, truth: NDArray[Any]) -> dict[str, Score]:
     preds, target, num_labels = torch.from_numpy(values), torch.from_numpy(truth), values.shape[1]
     # torchmetrics drops the axis of labels when there is one.
     counts = tm.multilabel_stat_scores(preds, target, num_labels, average="none", validate_args=False).reshape(-1, 5)
+    tp, fp, _, fn, _ = counts.numpy().T.astype(np.float64)[:, None]
     return {
         "exact_match": Score(float(((values > 0.5) == truth).all(axis=1).mean())),
-        **_by_class(counts, "label"),
+        **_by_class(tp, tp + fn, tp + fp, "label"),
         **_ranking(preds, target, "label"),
         "log_loss": Score(float(label_losses(values, truth).mean())),
         "calibration_error": _calibration_error(values.ravel(), truth.ravel()),
@@ -222,10 +236,8 @@ def _calibration_error(confidence: Floats, right: NDArray[Any]) -> Score:
     return Score(float(error))
 
 
-def _by_class(counts: Tensor, what: str) -> dict[str, Score]:
-    """Precision, recall and F1 from torchmetrics' (K, 5) counts: tp, fp, tn, fn, support."""
-    tp, fp, _, _, support = counts.numpy().T.astype(np.float64)[:, None]
-    predicted = tp + fp
+def _by_class(tp: Floats, support: Floats, predicted: Floats, what: str) -> dict[str, Score]:
+    """Precision, recall and F1 from counts (1, K): right positives, positives in the target, positives predicted."""
     note = _coverage(support[0] > 0, what, "are not in the target")
     silent = int(((predicted == 0) & (support > 0)).sum())
     never = f"{silent} {_plural(what, silent)} never predicted, counted as 0" if silent else ""
@@ -238,6 +250,17 @@ def _by_class(counts: Tensor, what: str) -> dict[str, Score]:
         notes = [note] if name != "f1_micro" else []
         notes += [never] if name == "precision_macro" else []
         found[name] = Score(value, "; ".join(filter(None, notes)))
+    return found
+
+
+def _ranking_of_classes(values: Floats, truth: NDArray[Any]) -> dict[str, Score]:
+    """As `_ranking`, of the classes of a multiclass task: each against the others."""
+    areas, precisions = one_against_rest(values, truth)
+    there, both = ~np.isnan(precisions), ~np.isnan(areas)
+    found = {"auroc": Score(None, "no class has both positive and negative samples")}
+    if both.any():
+        found["auroc"] = Score(float(areas[both].mean()), _coverage(both, "class", "are all positive or all negative"))
+    found["map"] = Score(float(precisions[there].mean()), _coverage(there, "class", "are not in the target"))
     return found
 
 

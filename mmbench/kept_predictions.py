@@ -12,8 +12,94 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmbench.record import PREDICTIONS_FILE
+from mmbench.spec import TaskSpec
 
 Floats: TypeAlias = NDArray[np.float64]
+
+#: Probabilities of multiclass tasks beyond this many numbers are kept of the most probable classes only.
+MOST_NUMBERS = 4_000_000
+#: So many of the most probable classes are kept then.
+TOP_CLASSES = 64
+
+
+@dataclass(frozen=True)
+class TopProbabilities:
+    """Probabilities (N, K) of which the largest of each sample, and that of its target, are known exactly.
+
+    It can be asked what metrics over samples ask of an array: the most probable class, and single probabilities. As an
+    array, classes that are not among those kept share equally what these leave of 1.
+
+    Attributes:
+        top: The largest probabilities, falling: (N, T).
+        classes: Of `top`: (N, T).
+        target: The true class: (N,).
+        of_target: Its probability: (N,).
+        num_classes: K.
+    """
+
+    top: Floats
+    classes: NDArray[np.int64]
+    target: NDArray[np.int64]
+    of_target: Floats
+    num_classes: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N, K)."""
+        return len(self.top), self.num_classes
+
+    @property
+    def ndim(self) -> int:
+        """2."""
+        return 2
+
+    def __len__(self) -> int:
+        return len(self.top)
+
+    def argmax(self, axis: int) -> NDArray[np.int64]:
+        """Return the most probable class of each sample, the first of equal ones: (N,)."""
+        if axis != 1:
+            raise ValueError(f"the most probable class is found along axis 1, not {axis}")
+        found: NDArray[np.int64] = np.where(self.top == self.top[:, :1], self.classes, self.num_classes).min(axis=1)
+        return found
+
+    def __getitem__(self, place: Any) -> Floats:
+        """Return rows, or single probabilities where `place` is (rows, classes), as of an array."""
+        of_target = (np.arange(len(self)), self.target)
+        if isinstance(place, tuple) and len(place) == 2 and all(map(np.array_equal, place, of_target)):
+            return self.of_target
+        found: Floats = np.asarray(self)[place]
+        return found
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        rows = np.arange(len(self))
+        known = np.zeros(self.shape, dtype=bool)
+        known[rows[:, None], self.classes] = True
+        known[rows, self.target] = True
+        dense = np.zeros(self.shape, dtype=np.float64)
+        dense[rows[:, None], self.classes] = self.top
+        dense[rows, self.target] = self.of_target
+        num_others = self.num_classes - known.sum(axis=1)
+        rest = np.clip(1 - dense.sum(axis=1), 0, None) / np.maximum(num_others, 1)
+        dense = np.where(known, dense, np.minimum(rest, self.top[:, -1])[:, None])
+        return dense.astype(dtype or np.float64)
+
+
+def top_probabilities(values: NDArray[Any], target: NDArray[Any]) -> TopProbabilities:
+    """Return what is kept of probabilities (N, K) where there are many classes."""
+    num_samples, num_classes = values.shape
+    count = min(TOP_CLASSES, num_classes)
+    rows = np.arange(num_samples)
+    # The most probable class, the first of equal ones, is always among those kept: it decides the accuracy.
+    best = values.argmax(axis=1)
+    chosen = np.argpartition(values, -count, axis=1)[:, -count:]
+    lacking = ~(chosen == best[:, None]).any(axis=1)
+    chosen[lacking, 0] = best[lacking]
+    order = np.argsort(-values[rows[:, None], chosen], axis=1, kind="stable")
+    classes = chosen[rows[:, None], order]
+    return TopProbabilities(
+        values[rows[:, None], classes], classes, target.astype(np.int64), values[rows, target], num_classes
+    )
 
 
 @dataclass(frozen=True)
@@ -21,13 +107,13 @@ class Predictions:
     """What one cell kept of one task on one split, as its file has it.
 
     Attributes:
-        prediction: (N, K), or (N, M * num_outputs) for retrieval.
+        prediction: (N, K), or (N, M * num_outputs) for retrieval; `TopProbabilities` where classes are many.
         target: (N,) or (N, K).
         ids: Of the samples, N.
         groups: Names of the samples' groups, N; None where the dataset gives none.
     """
 
-    prediction: Floats
+    prediction: Floats | TopProbabilities
     target: Floats
     ids: tuple[str, ...]
     groups: tuple[str, ...] | None = None
@@ -45,8 +131,19 @@ def load_predictions(cell_folder: Path, task: str, split: str = "test") -> Predi
 
     try:
         with safe_open(cell_folder / PREDICTIONS_FILE, framework="numpy") as file:
-            prediction = np.asarray(file.get_tensor(f"{split}.{task}.prediction"), dtype=np.float64)
             target = np.asarray(file.get_tensor(f"{split}.{task}.target"), dtype=np.float64)
+            name = f"{split}.{task}.prediction"
+            prediction: Floats | TopProbabilities
+            if f"{name}.top" in file.keys():  # noqa: SIM118  (it is no mapping)
+                prediction = TopProbabilities(
+                    np.asarray(file.get_tensor(f"{name}.top"), dtype=np.float64),
+                    file.get_tensor(f"{name}.classes").astype(np.int64),
+                    target.astype(np.int64),
+                    np.asarray(file.get_tensor(f"{name}.of_target"), dtype=np.float64),
+                    int(file.get_tensor(f"{name}.num_classes")[0]),
+                )
+            else:
+                prediction = np.asarray(file.get_tensor(name), dtype=np.float64)
             ids = json.loads(file.get_tensor(f"{split}.sample_ids").tobytes())
             named = f"{split}.groups" in file.keys()  # noqa: SIM118 (no mapping)
             groups = json.loads(file.get_tensor(f"{split}.groups").tobytes()) if named else None
@@ -55,6 +152,27 @@ def load_predictions(cell_folder: Path, task: str, split: str = "test") -> Predi
     if not isinstance(ids, list) or not (groups is None or (isinstance(groups, list) and len(groups) == len(ids))):
         return None
     return Predictions(prediction, target, tuple(map(str, ids)), None if groups is None else tuple(map(str, groups)))
+
+
+def save_predictions(kept: Mapping[str, NDArray[Any]], cell_folder: Path, tasks: Sequence[TaskSpec]) -> None:
+    """Write what a cell keeps, of multiclass tasks of many classes the most probable ones.
+
+    The probabilities of train are kept whole: another cell may be distilled from them.
+    """
+    from safetensors.numpy import save_file
+
+    written = {name: np.ascontiguousarray(value) for name, value in kept.items()}
+    for task in tasks:
+        for split in ("val", "test"):
+            name = f"{split}.{task.name}.prediction"
+            if task.kind != "multiclass" or name not in kept or kept[name].size <= MOST_NUMBERS:
+                continue
+            found = top_probabilities(written.pop(name), kept[f"{split}.{task.name}.target"])
+            written[f"{name}.top"] = np.ascontiguousarray(found.top)
+            written[f"{name}.classes"] = np.ascontiguousarray(found.classes.astype(np.uint32))
+            written[f"{name}.of_target"] = np.ascontiguousarray(found.of_target)
+            written[f"{name}.num_classes"] = np.array([found.num_classes], dtype=np.int64)
+    save_file(written, cell_folder / PREDICTIONS_FILE)
 
 
 def kept_arrays(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mmbench import retrieval
 from mmbench.spec import TaskSpec
-from mmbench.tallies import COUNTED, Floats, decisions, losses, varies
+from mmbench.tallies import COUNTED, Floats, class_counts, decisions, losses, varies
 from mmbench.tasks import RECALL_AT, primary_metric
 
 Interval: TypeAlias = tuple[float, float]
@@ -20,6 +20,8 @@ NUM_RESAMPLES = 1000
 #: Average precision sorts and sums every class in every resample: this many numbers at most, and no fewer resamples.
 MAX_RANKED = 2_000_000
 MIN_RESAMPLES = 200
+#: Counts of classes in resamples held at once.
+_MOST_COUNTS = 4_000_000
 _Z95 = 1.959963984540054
 
 
@@ -34,21 +36,42 @@ def intervals_of(task: TaskSpec, values: Floats, truth: NDArray[Any]) -> Mapping
     if task.kind == "retrieval":
         each = [retrieval.recall(values, truth, task.num_outputs, k)[:, None] for k in RECALL_AT]
         return {f"recall_at_{k}": _percentiles(mean[:, 0]) for k, mean in zip(RECALL_AT, _resampled_means(*each))}
+    intervals = (
+        _class_intervals(task, values, truth) if task.kind == "multiclass" else _label_intervals(task, values, truth)
+    )
+    if primary_metric(task) == "map":
+        resamples = min(NUM_RESAMPLES, MAX_RANKED // values.size)
+        if resamples >= MIN_RESAMPLES:
+            actual = decisions(task, values, truth)[1]
+            intervals["map"] = _percentiles(_resampled_average_precision(values, actual, resamples))
+    return intervals
+
+
+def _class_intervals(task: TaskSpec, values: Floats, truth: NDArray[Any]) -> dict[str, Interval]:
+    """Intervals of a multiclass task: classes are counted anew in every resample, so that no (N, K) array is needed."""
+    each, chosen = losses(task, values, truth), values.argmax(axis=1)
+    resampled: dict[str, list[Floats]] = {name: [] for name in ("log_loss", *COUNTED)}
+    most = max(1, _MOST_COUNTS // values.shape[1])
+    for drawn in _draws(len(truth), NUM_RESAMPLES):
+        resampled["log_loss"].append(drawn @ each / len(truth))
+        for times in np.array_split(drawn, -(-len(drawn) // most)):
+            counts = class_counts(chosen, truth, values.shape[1], times)
+            for name, metric in COUNTED.items():
+                resampled[name].append(metric(*counts))
+    intervals = {name: _percentiles(np.concatenate(parts)) for name, parts in resampled.items()}
+    right = int((chosen == truth).sum())
+    return {**intervals, **dict.fromkeys(("accuracy", "f1_micro"), wilson_interval(right, len(truth)))}
+
+
+def _label_intervals(task: TaskSpec, values: Floats, truth: NDArray[Any]) -> dict[str, Interval]:
     tp, support, predicted = decisions(task, values, truth)
     means = _resampled_means(losses(task, values, truth)[:, None], tp, support, predicted)
     intervals = {"log_loss": _percentiles(means[0][:, 0])}
     counts = [mean * len(truth) for mean in means[1:]]
     for name, metric in COUNTED.items():
-        if task.kind == "multiclass" or name != "balanced_accuracy":
+        if name != "balanced_accuracy":
             intervals[name] = _percentiles(metric(*counts))
-    if task.kind == "multiclass":
-        intervals["accuracy"] = intervals["f1_micro"] = wilson_interval(int(tp.sum()), len(truth))
-    else:
-        intervals["exact_match"] = wilson_interval(int((support == predicted).all(axis=1).sum()), len(truth))
-    if primary_metric(task) == "map":
-        resamples = min(NUM_RESAMPLES, MAX_RANKED // values.size)
-        if resamples >= MIN_RESAMPLES:
-            intervals["map"] = _percentiles(_resampled_average_precision(values, support, resamples))
+    intervals["exact_match"] = wilson_interval(int((support == predicted).all(axis=1).sum()), len(truth))
     return intervals
 
 

@@ -14,6 +14,8 @@ Floats: TypeAlias = NDArray[np.float64]
 
 #: Probabilities are kept this far from 0 and 1 in a log loss, as scikit-learn does for float32.
 EPSILON = float(np.finfo(np.float32).eps)
+#: Classes whose scores are sorted at once.
+_COLUMNS = 256
 
 
 def losses(task: TaskSpec, predictions: NDArray[Any], target: NDArray[Any]) -> Floats:
@@ -36,7 +38,7 @@ def losses(task: TaskSpec, predictions: NDArray[Any], target: NDArray[Any]) -> F
 
 def class_losses(probabilities: NDArray[Any], target: NDArray[Any]) -> Floats:
     """As `losses` of a multiclass task."""
-    of_truth: Floats = _inside(probabilities)[np.arange(len(target)), target]
+    of_truth: Floats = _inside(np.asarray(probabilities)[np.arange(len(target)), target])
     return -np.log(of_truth)
 
 
@@ -63,6 +65,59 @@ def decisions(task: TaskSpec, values: Floats, truth: NDArray[Any]) -> tuple[NDAr
     else:
         actual, chosen = truth.astype(bool), values > 0.5
     return actual & chosen, actual, chosen
+
+
+def class_counts(
+    chosen: NDArray[np.int64], truth: NDArray[np.int64], num_classes: int, times: Floats | None = None
+) -> tuple[Floats, Floats, Floats]:
+    """Right positives, positives in the target and positives predicted of each class of a multiclass task.
+
+    Shapes: chosen (N,), truth (N,), times (R, N): how often each sample counts -> three times (R, K), R 1 without
+    times. Sums of whole numbers are exact, so these are the column sums of `decisions` without its arrays (N, K).
+    """
+    weights = np.ones((1, len(truth))) if times is None else times
+    first = num_classes * np.arange(len(weights))[:, None]
+
+    def count(classes: NDArray[np.int64], counted: Floats) -> Floats:
+        place = (first + classes).ravel()
+        found = np.bincount(place, counted.ravel(), minlength=num_classes * len(weights))
+        return found.reshape(len(weights), num_classes).astype(np.float64)
+
+    return count(truth, weights * (chosen == truth)), count(truth, weights), count(chosen, weights)
+
+
+def one_against_rest(values: Floats, truth: NDArray[np.int64]) -> tuple[Floats, Floats]:
+    """Area under the ROC curve and average precision of each class against the others, one column at a time.
+
+    A class without a sample is NaN, and so is the area of a class that has all samples. Equal scores are ties.
+
+    Shapes: values (N, K), truth (N,) -> (K,), (K,).
+    """
+    num_samples, num_classes = values.shape
+    order = np.argsort(truth, kind="stable")
+    ends = np.searchsorted(truth[order], np.arange(num_classes + 1))
+    first, area = 0, np.full(num_classes, np.nan)
+    precision = np.full(num_classes, np.nan)
+    sorted_columns: Floats = np.zeros((0, num_samples))
+    for number in np.flatnonzero(np.diff(ends)):
+        own = order[ends[number] : ends[number + 1]]
+        if number >= first + len(sorted_columns):
+            first = int(number)
+            block = np.ascontiguousarray(values[:, first : first + _COLUMNS].T)  # columns one by one miss the cache
+            block.sort(axis=1)
+            sorted_columns = block
+        scores = sorted_columns[number - first]
+        of_own = np.sort(values[own, number])
+        not_less = num_samples - np.searchsorted(scores, of_own, side="left")
+        greater = num_samples - np.searchsorted(scores, of_own, side="right")
+        own_not_less = len(own) - np.searchsorted(of_own, of_own, side="left")
+        own_greater = len(own) - np.searchsorted(of_own, of_own, side="right")
+        precision[number] = (own_not_less / not_less).mean()
+        num_others = num_samples - len(own)
+        if num_others:
+            above, level = greater - own_greater, (not_less - greater) - (own_not_less - own_greater)
+            area[number] = 1 - ((above + 0.5 * level) / num_others).mean()
+    return area, precision
 
 
 def varies(values: Floats, truth: Floats) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

@@ -10,7 +10,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from mmbench.kept_predictions import Predictions, load_predictions
+from mmbench.kept_predictions import TOP_CLASSES, Predictions, TopProbabilities, load_predictions
 from mmbench.report.assembly import build_report
 from mmbench.report.evidence import paired
 from mmbench.report.predictions import clusters_of, order_of, sample_scores
@@ -21,6 +21,9 @@ Floats: TypeAlias = NDArray[np.float64]
 
 #: Rounds of greedy selection: more cells than this, counted with repetition, no longer change a mean.
 MAX_ROUNDS = 25
+_TOP_ONLY = (
+    f"of many classes the {TOP_CLASSES} most probable are kept, so ensembles take the others as equally probable"
+)
 #: Numbers of predictions held at once; cells of the last rows are left out beyond it.
 MAX_NUMBERS = 40_000_000
 
@@ -255,7 +258,9 @@ def _cells(
                 if order is None or not np.array_equal(given.target[order], same.target):
                     reasons[f"cell {cell_id} was evaluated on other samples or targets"] = None
                     break
-                found[split], read[split] = given.prediction[order], given
+                if isinstance(given.prediction, TopProbabilities):
+                    reasons[_TOP_ONLY] = None
+                found[split], read[split] = np.asarray(given.prediction)[order], given
             if len(found) == 2:
                 splits = splits or read  # only a cell that is taken says which samples the others must have
                 cells.append(_Cell(row, seed, found["val"], found["test"]))

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmbench import retrieval
-from mmbench.kept_predictions import Floats, Predictions
+from mmbench.kept_predictions import Floats, Predictions, TopProbabilities
 
 #: Probabilities are kept this far from 0 and 1 in a log loss, as `mmbench.tallies` does.
 _EPSILON = float(np.finfo(np.float32).eps)
@@ -45,7 +45,9 @@ def clusters_of(kept: Predictions, kind: str) -> NDArray[np.int64] | None:
     return found
 
 
-def sample_scores(prediction: Floats, target: Floats, kind: str, metric: str, num_outputs: int = 0) -> Floats | None:
+def sample_scores(
+    prediction: Floats | TopProbabilities, target: Floats, kind: str, metric: str, num_outputs: int = 0
+) -> Floats | None:
     """Return what each sample adds to the mean that the metric is, or None for a metric that is no such mean.
 
     Shapes: prediction (N, K), or (N, M * num_outputs) for retrieval, target (N,) or (N, K) -> (N,).
@@ -56,6 +58,8 @@ def sample_scores(prediction: Floats, target: Floats, kind: str, metric: str, nu
         if metric == "log_loss":
             of_target = prediction[np.arange(len(target)), target.astype(np.int64)]
             return np.asarray(-np.log(np.clip(of_target, _EPSILON, 1 - _EPSILON)))
+        return None
+    prediction = np.asarray(prediction)
     if kind == "multilabel" and metric == "exact_match":
         return np.asarray(((prediction > 0.5) == (target > 0.5)).all(axis=1), dtype=np.float64)
     if kind == "retrieval" and metric.startswith("recall_at_"):
