@@ -47,7 +47,7 @@ class SplitData:
         device: Where batches are wanted.
         resident_bytes: Columns larger than this stay on disk and are streamed.
         subset: Positions of the samples to keep; None keeps all.
-        ids: Of the samples, before any are left out; empty where nobody asks for them.
+        ids, groups: Of the samples, before any are left out; empty where nobody asks for them, or there are no groups.
     """
 
     def __init__(
@@ -59,10 +59,12 @@ class SplitData:
         resident_bytes: int | None = None,
         subset: NDArray[np.int64] | None = None,
         ids: Sequence[str] = (),
+        groups: Sequence[str] = (),
     ) -> None:
         self.device = device
         self.subset = subset
         self._ids = ids
+        self._groups = groups
         budget = free_bytes(device) * RESIDENT_SHARE if resident_bytes is None else resident_bytes
         self._held = {}
         for name, column in columns.items():
@@ -83,6 +85,12 @@ class SplitData:
     def sample_ids(self) -> tuple[str, ...]:
         """The ids of the samples, in their order."""
         return tuple(self._ids if self.subset is None else (self._ids[position] for position in self.subset))
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The names of the samples' groups, in their order; empty where there are none."""
+        chosen = range(len(self._groups)) if self.subset is None or not self._groups else self.subset
+        return tuple(self._groups[position] for position in chosen)
 
     @property
     def resident(self) -> bool:

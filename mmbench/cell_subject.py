@@ -244,8 +244,8 @@ def split_data(
     subset = limited(len(source.index.sample_ids[split]), config.limit)
     if complete_only:
         subset = complete(columns, subset)
-    ids = source.index.sample_ids[split]
-    return SplitData(columns, source.index.targets[split], device, subset=subset, ids=ids)
+    ids, groups = source.index.sample_ids[split], source.index.groups.get(split, ())
+    return SplitData(columns, source.index.targets[split], device, subset=subset, ids=ids, groups=groups)
 
 
 def make_trainer(

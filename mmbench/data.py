@@ -34,7 +34,7 @@ Array: TypeAlias = NDArray[Any]
 _DECODED_SAMPLES = 256
 
 #: Bumped when the index of unchanged data would hold something else.
-INDEX_VERSION = 3
+INDEX_VERSION = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +71,15 @@ class Sample:
             access: the core reads each modality once. Such a mapping may have a method ``summary(modality)`` that
             returns an `InputSummary` from the header alone, None where the sample lacks the modality.
         targets: By task name: an int (multiclass), K zeros and ones (multilabel), a float or K floats (regression).
+        group: Name of what it shares with other samples (a speaker, a patient, a picture with several captions):
+        samples
+            of one group are one observation to intervals and tests, and belong in one split. "" where it stands alone.
     """
 
     sample_id: str
     inputs: Mapping[str, Any]
     targets: Mapping[str, Any]
+    group: str = ""
 
 
 Transform: TypeAlias = Callable[[Any], Array]
@@ -127,6 +131,7 @@ class Index:
         statistics: By split and modality.
         digests: By split and modality: uint64 (N,) of the inputs as stored, 0 where absent or not known; empty where
             not all samples were examined.
+        groups: By split, the names of the samples' groups; empty where no sample of the split has one.
         warnings: By modality, what is odd about its inputs.
         faults: By modality, why it cannot be used.
     """
@@ -136,6 +141,7 @@ class Index:
     facts: Mapping[str, Mapping[str, Any]]
     statistics: Mapping[Split, Mapping[str, InputStatistics]] = field(default_factory=dict)
     digests: Mapping[Split, Mapping[str, Array]] = field(default_factory=dict)
+    groups: Mapping[Split, tuple[str, ...]] = field(default_factory=dict)
     warnings: Mapping[str, Sequence[str]] = field(default_factory=dict)
     faults: Mapping[str, str] = field(default_factory=dict)
 
@@ -215,6 +221,7 @@ class DatasetSource:
             facts=described["facts"],
             statistics=statistics,
             digests=digests,
+            groups={split: tuple(described["groups"].get(split, ())) for split in SPLITS},
             warnings=described["warnings"],
             faults=described["faults"],
         )
@@ -284,16 +291,18 @@ class DatasetSource:
 
     def _make_index(self) -> dict[str, Array]:
         ids: dict[str, list[str]] = {}
+        groups: dict[str, list[str]] = {}
         arrays: dict[str, Array] = {}
         seen: dict[str, str] = {}
         reader = _InputReader(self.info.modalities)
         for split in SPLITS:
-            ids[split] = []
+            ids[split], groups[split] = [], []
             targets: dict[str, list[Array]] = {task.name: [] for task in self.info.tasks}
             reader.begin(split, len(self.splits[split]))
             for position, sample in enumerate(self._samples(split)):
                 _check_id(sample.sample_id, split, seen)
                 ids[split].append(sample.sample_id)
+                groups[split].append(str(sample.group or ""))
                 for task in self.info.tasks:
                     targets[task.name].append(read_target(task, sample))
                 reader.read(sample, position)
@@ -302,7 +311,8 @@ class DatasetSource:
             for number, modality in enumerate(self.info.modalities):
                 arrays[f"{split}.digests.{number}"] = reader.digests(split, modality.name)
         _check_targets(self.info.tasks, arrays)
-        described = {"sample_ids": ids, **reader.described()}
+        named = {split: names for split, names in groups.items() if any(names)}
+        described = {"sample_ids": ids, "groups": named, **reader.described()}
         return {**arrays, "index": np.frombuffer(json.dumps(described).encode(), dtype=np.uint8)}
 
     def _make_columns(self, modality: str, transform: Transform) -> dict[str, Array]:

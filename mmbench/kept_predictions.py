@@ -145,7 +145,7 @@ def load_predictions(cell_folder: Path, task: str, split: str = "test") -> Predi
             else:
                 prediction = np.asarray(file.get_tensor(name), dtype=np.float64)
             ids = json.loads(file.get_tensor(f"{split}.sample_ids").tobytes())
-            named = f"{split}.groups" in file.keys()  # noqa: SIM118 (no mapping)
+            named = f"{split}.groups" in set(file.keys())
             groups = json.loads(file.get_tensor(f"{split}.groups").tobytes()) if named else None
     except (OSError, SafetensorError, ValueError, TypeError, KeyError):
         return None

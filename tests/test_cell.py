@@ -14,9 +14,11 @@ from safetensors.numpy import load_file
 from mmbench.build import derive_seed
 from mmbench.cell import run_cell
 from mmbench.config import load_config
+from mmbench.kept_predictions import load_predictions
 from mmbench.parts import quality_key
 from mmbench.plan import make_plan
 from mmbench.registry import load_registry
+from mmbench.report.predictions import clusters_of
 
 TOY = '''
 """A dataset of two modalities, one of them often missing, with three tasks."""
@@ -43,7 +45,8 @@ def make(root, fault):
             value = 1.7e9 + 10.5 * float(b[0]) if fault == "large" else float(b[0])
             targets = {"label": label, "value": value, "tags": [int(a[1] > 0), int(b[1] > 0)]}
             inputs = {"a": a, "b": None if number % 3 == 0 else b}
-            samples.append(Sample(f"{name}-{number}", inputs, targets))
+            group = f"{name}-speaker-{number // 5}" if fault == "groups" else ""
+            samples.append(Sample(f"{name}-{number}", inputs, targets, group))
         return samples
 
     splits = {"train": split("train", 120), "val": split("val", 40), "test": split("test", 50)}
@@ -170,6 +173,18 @@ def test_every_task_has_its_metrics_and_its_predictions(cells, run):
     assert json.loads(kept["test.sample_ids"].tobytes())[:2] == ["test-0", "test-1"]
     accuracy = (kept["test.label.prediction"].argmax(1) == kept["test.label.target"]).mean()
     assert accuracy == pytest.approx(found["label", "accuracy"])
+
+
+def test_groups_of_samples_are_kept_with_the_predictions(cells, run):
+    _, folder = run(cells("toy[fault=groups]", fusion=["concat"])["concat"], "grouped")
+
+    kept = load_predictions(folder, "label")
+
+    assert kept.groups is not None
+    assert kept.groups[:6] == ("test-speaker-0",) * 5 + ("test-speaker-1",)
+    assert clusters_of(kept, "multiclass").tolist()[:6] == [0, 0, 0, 0, 0, 1]
+    alone = run(cells(fusion=["concat"])["concat"], "alone")[1]
+    assert load_predictions(alone, "label").groups is None
 
 
 def test_differences_of_large_regression_targets_survive(cells, run):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 from sklearn.metrics import log_loss, mean_absolute_error
 
+from mmbench.kept_predictions import kept_arrays
 from mmbench.record import Metric, Record
 from mmbench.report import build_report
 from mmbench.report.answer import board_answer, cautions
@@ -45,6 +46,8 @@ class Folder:
         recorded: float | None = None,
         keep: bool = True,
         raw: bytes | None = None,
+        val: NDArray[np.bool_] | None = None,
+        groups: list[str] | None = None,
     ) -> None:
         cell_id = f"{len(self.rows):016x}"
         self.rows.append(
@@ -64,24 +67,33 @@ class Folder:
         metric = Metric(
             phase="evaluate", split="test", task="digit", name="accuracy", value=score, n=len(right), direction="max"
         )
-        self.records.append(Record(cell_id=cell_id, status="ok", metrics=(metric,)))
+        metrics = [metric]
+        if val is not None:
+            on_val = {**dataclasses.asdict(metric), "split": "val", "value": float(val.mean()), "n": len(val)}
+            metrics.append(Metric(**on_val))
+        self.records.append(Record(cell_id=cell_id, status="ok", metrics=tuple(metrics)))
         folder = self.path / "cells" / cell_id
         folder.mkdir(parents=True)
         target = self.target
         if ids is not None:
             order = [self.ids.index(name) if name in self.ids else at for at, name in enumerate(ids)]
             right, target = right[order], target[order]
-        chosen = np.where(right, target, (target + 1) % 4)
-        prediction = np.full((len(target), 4), 0.1, dtype=np.float32)
-        prediction[np.arange(len(target)), chosen] = 0.7
+        prediction = self.predicted(right, target)
         if raw is not None:
             (folder / "predictions.safetensors").write_bytes(raw)
         elif keep:
-            names = np.frombuffer(json.dumps(ids or self.ids).encode(), dtype=np.uint8)
-            save_file(
-                {"test.digit.prediction": prediction, "test.digit.target": target, "test.sample_ids": names},
-                folder / "predictions.safetensors",
-            )
+            arrays = kept_arrays("test", {"digit": prediction}, {"digit": target}, ids or self.ids, groups or ())
+            if val is not None:
+                truth = np.zeros(len(val), dtype=np.int64)
+                names = [f"v{at}" for at in range(len(val))]
+                arrays |= kept_arrays("val", {"digit": self.predicted(val, truth)}, {"digit": truth}, names)
+            save_file(arrays, folder / "predictions.safetensors")
+
+    @staticmethod
+    def predicted(right: NDArray[np.bool_], target: NDArray[np.int64]) -> NDArray[np.float32]:
+        prediction = np.full((len(target), 4), 0.1, dtype=np.float32)
+        prediction[np.arange(len(target)), np.where(right, target, (target + 1) % 4)] = 0.7
+        return prediction
 
     def board(self) -> Board:
         task = {"name": "digit", "kind": "multiclass", "num_outputs": 4, "class_names": [], "primary": ""}
@@ -260,3 +272,58 @@ def test_nothing_but_right_answers_still_leave_room_for_doubt(made: Folder) -> N
     assert score is not None
     # Wilson's interval of 200 out of 200, as statsmodels gives it.
     assert (score.ci_low, score.ci_high) == (pytest.approx(0.981154673), 1.0)
+
+
+# Val against test
+
+
+def test_a_gap_between_val_and_test_beyond_chance_is_a_warning(made: Folder) -> None:
+    made.add(DUO, "gated", right(150), val=right(200))
+    made.add(DUO, "concat", right(140), val=right(150))
+
+    (text,) = (text for text in cautions(made.board()) if "on val and" in text)
+
+    assert text.startswith("the row that val chooses has 1.000 on val and 0.750 on test, a larger gap than chance")
+
+
+@pytest.mark.parametrize("num_val", [40, 200])
+def test_a_gap_between_val_and_test_by_chance_is_no_warning(made: Folder, num_val: int) -> None:
+    """Five points: an interval of the difference of two shares of 200 each side reaches seven points."""
+    made.add(DUO, "gated", right(180), val=right(round(0.95 * num_val), num=num_val))
+    made.add(DUO, "concat", right(140), val=right(round(0.75 * num_val), num=num_val))
+
+    assert not any("on val and" in text for text in cautions(made.board()))
+
+
+# Groups of samples
+
+
+def test_samples_of_one_group_are_one_observation_of_intervals_and_tests(made: Folder) -> None:
+    """Ten groups of twenty samples that are right or wrong together."""
+    names = [f"speaker{at // 20}" for at in range(200)]
+    best, worse = right(160), right(120)
+    made.add(DUO, "gated", best, groups=names)
+    made.add(DUO, "concat", worse, groups=names)
+
+    board = made.board()
+
+    # As single samples: 40 against 0, p = 2e-12. As groups: 2 against 0 of 10.
+    assert mcnemar(best, worse) < 1e-9
+    assert {item.group for item in board.rows} == {1}
+    score = row(board, "gated").score
+    assert score is not None
+    # Wilson's interval of 8 of 10 with Student's quantile for 9 degrees of freedom in the place of 1.96 and the
+    # variance of a sample of groups, 10/9 of the share's.
+    squared = float(scipy.stats.t.ppf(0.975, 9)) ** 2 * 0.16 / 9 / 0.16
+    center, half = (0.8 + squared / 2) / (1 + squared), np.sqrt(squared * (0.16 + squared / 4)) / (1 + squared)
+    assert (score.ci_low, score.ci_high) == (pytest.approx(center - half), pytest.approx(center + half))
+    assert score.ci_over == "groups of samples"
+
+
+def test_groups_that_are_single_samples_change_nothing(made: Folder) -> None:
+    made.add(DUO, "gated", right(160), groups=made.ids)
+
+    score = row(made.board(), "gated").score
+
+    assert score is not None
+    assert score.ci_over == "samples"

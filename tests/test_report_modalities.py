@@ -17,7 +17,6 @@ from safetensors.numpy import save_file
 
 from mmbench.record import Metric, Record
 from mmbench.report import build_report
-from mmbench.report.answer import cautions
 from mmbench.report.html import render_html
 from mmbench.report.markdown import render_markdown
 from mmbench.report.portrait import Solved
@@ -217,25 +216,6 @@ def test_markdown_and_terminal_say_what_the_portraits_say(folder: Path) -> None:
         "modalities of gated fusion of image:cnn + text:lstm: Shapley shares image +0.300, text +0.150; interactions "
         "add +0.200 (EMAP); without image 0.400; without text 0.700; 9 of 40 test samples right by fusion only"
     ) in stream.getvalue()
-
-
-@pytest.mark.parametrize(("val", "warned"), [(0.95, False), (1.0, False), (0.5, False)])
-def test_a_small_gap_between_val_and_test_is_no_warning(folder: Path, val: float, warned: bool) -> None:
-    board = build_report(folder).boards[0]
-    rows = (dataclasses.replace(board.rows[0], val=val), *board.rows[1:])
-
-    assert any("on val and" in text for text in cautions(dataclasses.replace(board, rows=rows))) is warned
-
-
-def test_a_best_row_that_val_promised_more_of_is_a_warning(folder: Path) -> None:
-    board = build_report(folder).boards[0]
-    score = dataclasses.replace(board.rows[0].score, mean=0.75)  # type: ignore[type-var]
-    rows = (dataclasses.replace(board.rows[0], score=score, val=0.97), *board.rows[1:])
-
-    (text,) = (text for text in cautions(dataclasses.replace(board, rows=rows)) if "on val and" in text)
-
-    # 1.96 sqrt(2 x 0.97 x 0.03 / 40) = 0.075, and the gap is 0.22.
-    assert text.startswith("the best row has 0.970 on val and 0.750 on test, a larger gap than chance explains")
 
 
 # In a browser

@@ -29,6 +29,7 @@ class Corpus:
         ids: Of every row.
         targets: Of every row, by task.
         readers: What decodes a row, by modality.
+        groups: Of every row, as in `Sample.group`; empty where there are none.
         annotations: Small files that decide what samples are; their content is in the fingerprint.
         media: Large files; their names and sizes are in the fingerprint.
         check: Called with the name of an annotation file that was not seen before.
@@ -42,6 +43,7 @@ class Corpus:
     targets: Mapping[str, Sequence[Any]]
     readers: Mapping[str, Read]
     missing: tuple[str, ...] = ()
+    groups: Sequence[str] = ()
     annotations: Sequence[str] = ()
     media: Mapping[str, os.stat_result] = field(default_factory=dict)
     check: Callable[[str], None] = lambda name: None
@@ -68,7 +70,9 @@ class Corpus:
         """
         self._check_splits()
         return {
-            split: LazySamples(self.rows[split], ids=self.ids, targets=self.targets, readers=self.readers)
+            split: LazySamples(
+                self.rows[split], ids=self.ids, targets=self.targets, readers=self.readers, groups=self.groups
+            )
             for split in SPLITS
         }
 

@@ -98,6 +98,7 @@ def _crema_d(
         modalities=tuple(modalities),
         tasks=(TaskSpec(name="emotion", kind="multiclass", num_outputs=6, class_names=tuple(_EMOTIONS.values())),),
         rows=split_groups([word[1] for word in words if word], emotions, seed),
+        groups=[word[1] for word in words if word],
         ids=ids,
         targets={"emotion": [list(_EMOTIONS).index(emotion) for emotion in emotions]},
         readers=readers,
@@ -166,6 +167,7 @@ def _speech_commands(folder: Folder, *, words: str = "all", max_seconds: float =
         tasks=(TaskSpec(name="word", kind="multiclass", num_outputs=len(names), class_names=names),),
         rows=rows,
         ids=paths,
+        groups=[Path(path).name.split("_nohash_")[0] for path in paths],  # speakers
         targets={"word": [names.index(word) for word in spoken]},
         readers={"audio": _audio(folder, paths, max_seconds)},
         annotations=tuple(lists.values()),
@@ -224,6 +226,7 @@ def _esc_50(folder: Folder, *, test_fold: int = 5, esc10: bool = False, max_seco
         tasks=(TaskSpec(name="sound", kind="multiclass", num_outputs=len(names), class_names=names),),
         rows=rows,
         ids=[Path(path).stem for path in paths],
+        groups=["-".join(Path(path).stem.split("-")[:2]) for path in paths],  # recordings, by fold and number
         targets={"sound": [names.index(category) for category in categories]},
         readers={"audio": _audio(folder, paths, max_seconds)},
         annotations=("meta/esc50.csv",),

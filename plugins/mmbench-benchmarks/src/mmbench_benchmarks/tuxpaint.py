@@ -118,12 +118,14 @@ def _corpus(
         paths = [stamp.sound for stamp in stamps]
         modalities.append((Modality(name="sound", kind="audio"), _sounds(folder, paths), not all(paths)))
     media = [path for stamp in stamps for path in (stamp.picture, stamp.speech, stamp.sound) if path]
+    groups = [text.lower() or stamp.stem for text, stamp in zip(english, stamps)]
     return Corpus(
         folder=folder,
         modalities=tuple(modality for modality, _, _ in modalities),
         missing=tuple(modality.name for modality, _, lacking in modalities if lacking),
         tasks=(TaskSpec(name="category", kind="multiclass", num_outputs=len(_CATEGORIES), class_names=_CATEGORIES),),
-        rows=split_groups([text.lower() or stamp.stem for text, stamp in zip(english, stamps)], categories, seed),
+        rows=split_groups(groups, categories, seed),
+        groups=groups,
         ids=[stamp.stem for stamp in stamps],
         targets={"category": [_CATEGORIES.index(category) for category in categories]},
         readers={modality.name: read for modality, read, _ in modalities},

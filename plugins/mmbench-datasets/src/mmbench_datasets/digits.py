@@ -137,7 +137,9 @@ def open_digits(root: Path, *, difficulty: str, seed: int) -> dict[Split, list[S
                 "text": item.word,
                 "audio": Waveform(values=waveform, rate=RATE_HZ),
             }
-            splits[split].append(Sample(sample_id=f"{split}-{number:04}", inputs=inputs, targets={"digit": item.digit}))
+            splits[split].append(
+                Sample(sample_id=f"{split}-{number:04}", inputs=inputs, targets={"digit": item.digit}, group=item.word)
+            )
     return splits
 
 

@@ -50,6 +50,7 @@ class LazySamples(Sequence[Sample]):
         ids: Of all rows.
         targets: By task, of all rows.
         readers: By modality.
+        groups: Of all rows; "" for a row that stands alone. Empty where there are none.
     """
 
     def __init__(
@@ -59,7 +60,9 @@ class LazySamples(Sequence[Sample]):
         ids: Sequence[str],
         targets: Mapping[str, Sequence[Any]],
         readers: Mapping[str, Read],
+        groups: Sequence[str] = (),
     ) -> None:
+        self._groups = groups
         self._rows = rows
         self._ids = ids
         self._targets = targets
@@ -76,4 +79,5 @@ class LazySamples(Sequence[Sample]):
             sample_id=self._ids[row],
             inputs=LazyInputs(self._readers, row),
             targets={task: values[row] for task, values in self._targets.items()},
+            group=self._groups[row] if self._groups else "",
         )

@@ -61,6 +61,7 @@ class Manifest:
         table: The cells.
         root: The folder that paths start from.
         ids: Of each row.
+        groups: Of each row, "" where it stands alone; empty without a column of groups.
         sources: The modalities, by name.
         targets: The tasks.
         rows: By split, in the file's order.
@@ -77,6 +78,7 @@ class Manifest:
     table: Table
     root: Path
     ids: Sequence[str]
+    groups: Sequence[str]
     sources: Sequence[Source]
     targets: Sequence[Target]
     rows: Mapping[Split, Sequence[int]]
@@ -239,6 +241,7 @@ def _understood(
         table=table,
         root=files.root,
         ids=ids,
+        groups=[cell.strip() for cell in table.columns[splits.group]] if splits.group else (),
         sources=sources,
         targets=targets,
         rows=rows,

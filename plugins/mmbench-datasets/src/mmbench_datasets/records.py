@@ -37,7 +37,10 @@ def open_records(manifest: Manifest) -> dict[Split, LazySamples]:
     readers = {source.name: _reader(manifest, source) for source in manifest.sources}
     targets = {item.task.name: item.values for item in manifest.targets}
     return {
-        split: LazySamples(manifest.rows[split], ids=manifest.ids, targets=targets, readers=readers) for split in SPLITS
+        split: LazySamples(
+            manifest.rows[split], ids=manifest.ids, targets=targets, readers=readers, groups=manifest.groups
+        )
+        for split in SPLITS
     }
 
 
