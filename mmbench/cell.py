@@ -78,6 +78,7 @@ def run_cell(payload: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         if "not_together" in payload:
             made.warnings.append(f"its seeds could not be trained together: {payload['not_together']}")
         about_training = mark_contended(training_metrics(trained), disturbed)
+        about_training = _with_encoding(about_training, made.frozen)
         train_s = time.perf_counter() - ready
         return judge(made, trained, about_training, folder, prepare_s=ready - began, train_s=train_s)
 
@@ -225,6 +226,22 @@ def training_metrics(trained: Trained, *, shared: str = "") -> list[Metric]:
         Metric(phase="train", name="num_epochs", value=float(len(trained.history))),
         Metric(phase="train", name="best_epoch", value=float(trained.best_epoch + 1)),
         Metric(phase="train", name="num_steps", value=float(trained.num_steps)),
+    ]
+
+
+def _with_encoding(metrics: Sequence[Metric], frozen: Mapping[str, FrozenEncoder]) -> list[Metric]:
+    """Add to the training time what the stored features of frozen encoders took: without them nothing is trained."""
+    known = {name: encoder.encoding for name, encoder in frozen.items() if encoder.encoding is not None}
+    if not known:
+        return list(metrics)
+    spent = sum(encoding.time_s for encoding in known.values())
+    note = f"of which {spent:.3g} s for the features of {', '.join(known)}, computed once for all cells that read them"
+    disturbed = next((encoding.disturbed for encoding in known.values() if encoding.disturbed), "")
+    return [
+        dataclasses.replace(marked, value=marked.value + spent, note="; ".join(filter(None, [marked.note, note])))
+        if item.name == "train_time_s" and (marked := mark_contended([item], disturbed)[0]).value is not None
+        else item
+        for item in metrics
     ]
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import tempfile
+import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,12 @@ from mmbench.model import MultimodalModel
 from mmbench.parts import digest
 from mmbench.profiling import Meter, Protocol
 from mmbench.profiling.apart import EncoderCost, measure_encoder
-from mmbench.profiling.device import hardware_name
+from mmbench.profiling.device import Neighbours, hardware_name
+from mmbench.profiling.findings import SHARED_DEVICE
 from mmbench.spec import Layout
 
 #: Bumped when features of an unchanged encoder would be stored otherwise.
-FEATURES_VERSION = 2
+FEATURES_VERSION = 3
 #: Samples that one forward pass of a frozen encoder reads, by type of device: a CPU gains nothing from more.
 BATCH_SIZE: Mapping[str, int] = {"cpu": 8, "cuda": 64}
 _DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -102,6 +104,19 @@ class RunningEncoder(nn.Module):
         return replace(features, values=self.after(features.values))  # type: ignore[no-any-return]
 
 
+@dataclass(frozen=True)
+class Encoding:
+    """How the features of train and val were computed, once for all cells that read them.
+
+    Attributes:
+        time_s: What it took.
+        disturbed: Who computed on the device meanwhile, as the note of a time says it; "" for nobody.
+    """
+
+    time_s: float
+    disturbed: str
+
+
 class FrozenEncoder:
     """One frozen encoder on one modality of a dataset: its features and its cost, each worked out once and kept.
 
@@ -137,6 +152,8 @@ class FrozenEncoder:
             ]
         )
         self._built: tuple[nn.Module, Mapping[Split, Column]] | None = None
+        #: What computing the stored features of train and val took, whenever that was; None before `features`.
+        self.encoding: Encoding | None = None
 
     def features(self) -> tuple[StoredFeatures, dict[Split, Column]]:
         """Return what takes the encoder's place in a model, and its features of every split.
@@ -147,6 +164,7 @@ class FrozenEncoder:
         """
         arrays = self.cache.get_or_make(f"features/{self.source.key[:16]}/{self.key}", self._make_features)
         about = json.loads(arrays["about"].tobytes())
+        self.encoding = Encoding(about["encode_s"], about["disturbed"])
         after = self._standardiser(arrays["mean"], arrays["std"])
         columns = {split: Column.from_arrays(arrays, f"{split}.") for split in SPLITS}
         return StoredFeatures(about["feature_dim"], self.part["layout"], self._dtype, after), columns
@@ -211,17 +229,27 @@ class FrozenEncoder:
         encoder, read = self.build()
         self.cache.root.mkdir(parents=True, exist_ok=True)
         arrays: dict[str, NDArray[Any]] = {}
+        neighbours, encode_s = Neighbours(self.device), 0.0
         # The files are unlinked while they are mapped; the cache copies them to their place.
         with tempfile.TemporaryDirectory(prefix=".encoding-", dir=self.cache.root) as folder:
             for split in SPLITS:
                 model, data = self._model(split)
+                began = time.perf_counter()
                 found = _encode(model, data, self.modality, self._dtype, Path(folder) / split)
+                encode_s += time.perf_counter() - began if split != "test" else 0.0
                 arrays.update({f"{split}.{name}": array for name, array in found.items()})
                 if (digests := read[split].digests) is not None:
                     arrays[f"{split}.digests"] = digests
                 if split == "train":
                     arrays["mean"], arrays["std"] = moments(found, self._dtype)
-        about = {"feature_dim": encoder.feature_dim, "ref": self.part["ref"], "modality": self.modality}
+        disturbed = SHARED_DEVICE if self.payload["contended"] else neighbours.reason()
+        about = {
+            "feature_dim": encoder.feature_dim,
+            "ref": self.part["ref"],
+            "modality": self.modality,
+            "encode_s": encode_s,
+            "disturbed": disturbed,
+        }
         return {**arrays, "about": np.frombuffer(json.dumps(about).encode(), dtype=np.uint8)}
 
     def _model(self, split: Split) -> tuple[MultimodalModel, SplitData]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +233,26 @@ def test_the_profile_of_stored_features_holds_the_encoders_own_cost(make):
     assert "measured once, apart" in stored["throughput_samples_per_s"]["note"]
     assert stored["peak_rss_bytes"]["value"] is None
     assert stored["latency_p50_s"]["value"] > 0
+
+
+def test_the_training_time_holds_what_the_stored_features_took(make, monkeypatch):
+    import mmbench.frozen as frozen_module
+
+    encode = frozen_module._encode
+
+    def slowly(*given):
+        time.sleep(0.3)
+        return encode(*given)
+
+    monkeypatch.setattr(frozen_module, "_encode", slowly)
+    (first,) = make.run(fusion="concat")
+    (again,) = make.run(fusion="gated")  # finds the features in the cache
+
+    for result in (first, again):
+        (item,) = [item for item in result["metrics"] if item["name"] == "train_time_s"]
+        steps_s = sum(epoch["time_s"] for epoch in result["info"]["history"])
+        assert 4 * 0.3 < item["value"] - steps_s < 4 * 0.3 + 2  # two encoders, train and val
+        assert "s for the features of row, steps, computed once for all cells" in item["note"]
 
 
 def test_another_processor_has_a_cost_of_its_own(make, monkeypatch, tmp_path):

@@ -130,3 +130,20 @@ def test_times_of_several_seeds_have_the_interval_of_processes_and_the_fewest_ca
     assert timing.low is not None and timing.high is not None
     half = math.hypot(4.302653 * 0.1 / math.sqrt(3), 0.02 * 1.1)  # Student's with 2 degrees of freedom
     assert (timing.low, timing.high) == pytest.approx((1.1 - half, 1.1 + half))
+
+
+def test_parameters_that_stand_still_are_shown_beside_the_trained_ones() -> None:
+    def counted(trainable: float, registered: float) -> tuple[Metric, ...]:
+        return tuple(
+            Metric(phase="profile", name=f"num_parameters_{name}", value=value, direction="min")
+            for name, value in (("trainable", trainable), ("registered", registered))
+        )
+
+    run = Made()
+    run.cell(TRIO, "a", 0.9, more=counted(7_690.0, 3_380_000.0))
+    run.cell(TRIO, "b", 0.8, more=counted(5_000.0, 5_000.0))
+
+    text = render_markdown(run.report())
+
+    assert "| 7.69 k of 3.38 M |" in text
+    assert "| 5.00 k |" in text

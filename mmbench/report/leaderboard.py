@@ -15,6 +15,7 @@ _COSTS = (
     "latency_p50_s",
     "latency_p95_s",
     "num_parameters_trainable",
+    "num_parameters_registered",
     "flops_per_sample",
     "inference_peak_memory_allocated_bytes",
     "peak_rss_bytes",

@@ -188,9 +188,17 @@ def _cells(row: Row, *, chosen: bool) -> list[str]:
         seeds_cell(row),
         amount(numbers.get("throughput_samples_per_s")) + star.get("throughput_samples_per_s", ""),
         seconds(numbers.get("latency_p50_s")) + star.get("latency_p50_s", ""),
-        amount(numbers.get("num_parameters_trainable")),
+        parameters_cell(row),
         seconds(numbers.get("train_time_s")) + star.get("train_time_s", ""),
     ]
+
+
+def parameters_cell(row: Row) -> str:
+    """Trainable parameters, beside all of them where some stand still."""
+    trainable, registered = (row.numbers.get(f"num_parameters_{which}") for which in ("trainable", "registered"))
+    if trainable is None or registered is None or registered == trainable:
+        return amount(trainable)
+    return f"{amount(trainable)} of {amount(registered)}"
 
 
 def spread_cell(row: Row) -> str:

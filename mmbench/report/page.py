@@ -43,6 +43,7 @@ _COSTS: tuple[tuple[str, str, str, str], ...] = (
     ("train_time_s", "training time", "s", "min"),
     ("train_throughput_samples_per_s", "training throughput (samples/s)", "count", "max"),
     ("num_parameters_trainable", "trainable parameters", "count", "min"),
+    ("num_parameters_registered", "parameters, those that stand still included", "count", "min"),
     ("flops_per_sample", "FLOPs per sample", "count", "min"),
     ("inference_peak_memory_allocated_bytes", "GPU memory, inference", "bytes", "min"),
     ("training_peak_memory_allocated_bytes", "GPU memory, training", "bytes", "min"),

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from mmbench.report.answer import answer, board_answer, cautions, metric_words
 from mmbench.report.decisions import choice_words, tuned_words
-from mmbench.report.markdown import gain_cell, group_cell, interval, seeds_cell, spread_cell
+from mmbench.report.markdown import gain_cell, group_cell, interval, parameters_cell, seeds_cell, spread_cell
 from mmbench.report.markdown_modalities import modality_line
 from mmbench.report.tables import Board, Report, Row
 from mmbench.report.text import amount, clean, counted, named, number, seconds
@@ -118,7 +118,7 @@ def _table(board: Board, rows: list[Row]) -> Table:
             Text(seeds_cell(row)),
             Text(amount(row.numbers.get("throughput_samples_per_s")) + mark(row, "throughput_samples_per_s")),
             Text(seconds(row.numbers.get("latency_p50_s")) + mark(row, "latency_p50_s")),
-            Text(amount(row.numbers.get("num_parameters_trainable"))),
+            Text(parameters_cell(row)),
             Text(seconds(row.numbers.get("train_time_s")) + mark(row, "train_time_s")),
             *([Text(tuned_words(row.tuned))] if swept else []),
         ]

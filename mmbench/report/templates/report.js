@@ -306,10 +306,15 @@
 
   // The leaderboard
 
+  // All parameters, beside the trainable ones, where some stand still.
+  function standing(row, key) {
+    const all = row.numbers.num_parameters_registered;
+    return key === "num_parameters_trainable" && all && all !== row.numbers[key] ? ` of ${shown(all, "count")}` : "";
+  }
   function leaderboard(board) {
     const cost = (key, label) => {
       const column = board.columns.find((candidate) => candidate.key === key);
-      return column && { key, label, sort: (row) => row.numbers[key], up: column.direction === "min", text: (row) => shown(row.numbers[key], column.kind) + (row.disturbed.includes(key) ? "*" : "") };
+      return column && { key, label, sort: (row) => row.numbers[key], up: column.direction === "min", text: (row) => shown(row.numbers[key], column.kind) + standing(row, key) + (row.disturbed.includes(key) ? "*" : "") };
     };
     const objectives = board.rows.some((row) => row.objective !== "supervised" && row.objective !== "");
     const grouped = board.rows.some((row) => row.group !== null);
