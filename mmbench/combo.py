@@ -137,10 +137,22 @@ class Cell:
             "train": self.dataset.train.model_dump(),
             "seed": self.seed,
             **self.runtime,
+            "plugin_files": self.plugin_files(),
             # What only helps to choose is not described beyond the score that it is chosen by.
             **({"protocol": "none", "diagnostics": "none"} if self.val_only else {}),
             **({"tuned": self.about["tuned"]} if "tuned" in self.about else {}),
         }
+
+    def plugin_files(self) -> list[str]:
+        """Return the local plugin files that this cell uses: no other may change it by being imported.
+
+        An encoder that wraps another may mean one of any file.
+        """
+        parts = [self.dataset, *self.encoders.values(), *filter(None, (self.fusion, self.objective))]
+        if any(getattr(part.spec, "wraps", False) for part in parts):
+            return list(self.runtime.get("plugin_files", ()))
+        processes = [part.reference.entry.process for part in parts]
+        return sorted({str(process.path) for process in processes if process is not None and process.path is not None})
 
 
 def cell_id_of(

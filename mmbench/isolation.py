@@ -22,6 +22,8 @@ _LIBRARIES = frozenset(
 _WATCHED_SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGALRM", "SIGHUP", "SIGCHLD") if hasattr(signal, name)
 )
+#: A body that waits has so many times the time of one that computes.
+WAITING_FACTOR = 6.0
 _MAX_CAPTURED_BYTES = 4096
 _MAX_NOTE_CHARACTERS = 200
 
@@ -152,8 +154,9 @@ class TooSlow(BaseException):
 
 @contextmanager
 def time_limit(limit_s: float) -> Iterator[None]:
-    """Interrupt the body after `limit_s`, where signals allow that: in the main thread of a POSIX system.
+    """Interrupt the body after `limit_s` of processor time, where signals allow that: in the main thread, on POSIX.
 
+    A body that waits is interrupted after `WAITING_FACTOR` times as long: a busy machine alone refuses no plugin.
     It is interrupted again after as long again: an exception that arises while Python finalises an object is dropped.
     """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
@@ -161,17 +164,23 @@ def time_limit(limit_s: float) -> Iterator[None]:
         return
 
     def interrupt(number: int, frame: types.FrameType | None) -> None:
-        raise TooSlow(f"it took more than {limit_s:g} s to import")
+        what = "of processor time " if number == signal.SIGPROF else ""
+        raise TooSlow(f"it took more than {limit_s if what else WAITING_FACTOR * limit_s:g} s {what}to import")
 
-    handler = signal.getsignal(signal.SIGALRM)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGALRM, signal.SIGPROF)}
     started = time.monotonic()
-    signal.signal(signal.SIGALRM, interrupt)
-    delay_before, interval = signal.setitimer(signal.ITIMER_REAL, limit_s, max(limit_s, 0.1))
+    for number in handlers:
+        signal.signal(number, interrupt)
+    again_s = max(limit_s, 0.1)
+    signal.setitimer(signal.ITIMER_PROF, limit_s, again_s)
+    delay_before, interval = signal.setitimer(signal.ITIMER_REAL, WAITING_FACTOR * limit_s, again_s)
     try:
         yield
     finally:
+        signal.setitimer(signal.ITIMER_PROF, 0.0)
         signal.setitimer(signal.ITIMER_REAL, 0.0)
-        signal.signal(signal.SIGALRM, signal.SIG_DFL if handler is None else handler)
+        for number, handler in handlers.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
         if delay_before:  # somebody else's alarm, as pytest-timeout's, goes on where it stood
             left = max(delay_before - (time.monotonic() - started), 0.001)
             signal.setitimer(signal.ITIMER_REAL, left, interval)

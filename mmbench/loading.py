@@ -41,6 +41,8 @@ _HOOKS: Mapping[str, tuple[str, ...]] = {
 }
 _HEAVY = ("torch", "pandas", "timm", "transformers")
 _MAX_REASON_CHARACTERS = 500
+#: Local plugin files of the latest registry, whose descriptors were read without importing them into this process.
+READ_FILES: set[str] = set()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +91,8 @@ def load_plugin(name: str, dist: str, dist_version: str, origin: str, import_plu
     """Import a plugin and call its hooks, guarded; whatever it raises becomes the reason of its failure.
 
     Only `KeyboardInterrupt` passes through.
+
+    What the plugin changes in modules stays changed: `mmbench.plugin_process` does this in a child process.
     """
     notes: list[str] = []
     info = PluginInfo(name=name, dist=dist, dist_version=dist_version, origin=origin, status="loaded")
@@ -111,6 +115,20 @@ def load_plugin(name: str, dist: str, dist_version: str, origin: str, import_plu
         notes.append("offers nothing: none of its functions carries @hookimpl")
     info = replace(info, warnings=tuple(notes), counts={role: len(found) for role, found in specs.items()})
     return LoadedPlugin(info=info, specs=specs, skip=skip)
+
+
+def failed(info: PluginInfo, error: PluginError | UsageError) -> LoadedPlugin:
+    """Return a plugin that offers nothing, and why."""
+    reason = " ".join(str(error).split())
+    return LoadedPlugin(info=replace(info, status="failed", reason=reason, counts={}), error=error)
+
+
+def known_plugin_files() -> tuple[str, ...]:
+    """Return the local plugin files that this process, or a child for it, has loaded."""
+    # Some modules answer to any attribute; what is noted stands in a module's own namespace.
+    namespaces = [getattr(module, "__dict__", {}) for module in list(sys.modules.values())]
+    imported = {names["__mmbench_file__"][0] for names in namespaces if "__mmbench_file__" in names}
+    return tuple(sorted(imported | READ_FILES))
 
 
 def load_plugin_file(path: Path | str) -> types.ModuleType:

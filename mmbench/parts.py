@@ -10,7 +10,7 @@ from typing import Any
 
 from mmbench.config import RunConfig, TrainConfig, resolve_train
 from mmbench.errors import DataError, MmbenchError, Unavailable
-from mmbench.part_code import lacking_packages, load_attribute
+from mmbench.part_code import call_function, lacking_packages
 from mmbench.registry import Reference, Registry
 from mmbench.spec import (
     AUGMENT_VERSION,
@@ -151,7 +151,7 @@ def call_plugin(function: str, reference: Reference, **facts: Any) -> Any:
     takes_target = getattr(reference.entry.spec, "target", "none") != "none"
     target = (reference.target,) if takes_target else ()
     try:
-        return load_attribute(function)(*target, **facts, **reference.options)
+        return call_function(reference.entry, function, *target, **facts, **reference.options)
     except MmbenchError:
         raise
     except Exception as error:

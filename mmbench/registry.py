@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -18,7 +18,17 @@ from typing import Any
 
 from mmbench.discovery import import_point, installed_points, normalised
 from mmbench.errors import PluginError, SpecError, UsageError, did_you_mean
-from mmbench.loading import LoadedPlugin, PluginInfo, Skip, in_words, load_plugin, load_plugin_file, read_plugin_file
+from mmbench.loading import (
+    READ_FILES,
+    LoadedPlugin,
+    PluginInfo,
+    Skip,
+    in_words,
+    load_plugin,
+    load_plugin_file,
+    read_plugin_file,
+)
+from mmbench.plugin_process import CAN_FORK, PluginProcess
 from mmbench.reference import has_options, parse_reference
 from mmbench.roles import PACKAGE_OF_DEFAULT, lacking
 from mmbench.spec import (
@@ -41,6 +51,14 @@ from mmbench.spec import (
 from mmbench.spec_values import check_options
 
 FILE_DIST = "file"
+#: Distributions whose descriptors are read in this process: they come with mmbench. All others are read in a child.
+FIRST_PARTY = frozenset(
+    f"mmbench-{name}"
+    for name in (
+        "audio", "benchmarks", "datasets", "executors", "fusion", "objectives", "sequence", "tabular", "text",
+        "trackers", "video", "vision",
+    )
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +70,14 @@ class Entry:
         dist: Normalised name of the distribution, or "file" for a local file.
         dist_version: The distribution's version, or the start of the sha256 of the file's content.
         plugin: Name of the entry point or of the file.
+        process: Where the plugin was imported, if not in this process.
     """
 
     spec: Spec
     dist: str
     dist_version: str
     plugin: str
+    process: PluginProcess | None = field(default=None, compare=False, repr=False)
 
     @property
     def ref(self) -> str:
@@ -311,20 +331,28 @@ class Registry:
 def load_registry(plugin_files: Sequence[Path | str] = ()) -> Registry:
     """Load every installed plugin, each guarded, and the given local files.
 
+    Plugins that did not come with mmbench are imported in a child process each, which only gives back descriptors.
     An installed plugin that fails is left out and listed in `Registry.plugins`.
 
     Raises:
         UsageError, PluginError: a file that the user asked for cannot be loaded.
     """
-    loaded: list[LoadedPlugin] = []
+    loaded: list[tuple[LoadedPlugin, PluginProcess | None]] = []
     taken: dict[tuple[Role, str], str] = {}
     for dist, version, point in installed_points():
-        plugin = load_plugin(point.name, dist, version, point.value, partial(import_point, point))
-        loaded.append(_unless_taken(taken, plugin))
+        plugin, process = _load(point.name, dist, version, point.value, partial(import_point, point))
+        loaded.append((_unless_taken(taken, plugin), process))
     files = tuple(dict.fromkeys(Path(path).resolve() for path in plugin_files))
+    READ_FILES.clear()
+    READ_FILES.update(map(str, files))
+    by_stem: dict[str, Path] = {}
     for path in files:
         version = sha256(read_plugin_file(path)).hexdigest()[:12]
-        plugin = load_plugin(path.stem, FILE_DIST, version, str(path), partial(load_plugin_file, path))
+        if by_stem.setdefault(path.stem, path) != path:
+            raise UsageError(
+                f"plugin file {path} would hide the module {path.stem!r} ({by_stem[path.stem]}); rename it"
+            )
+        plugin, process = _load(path.stem, FILE_DIST, version, str(path), partial(load_plugin_file, path), path=path)
         plugin = _unless_taken(taken, plugin)
         if plugin.error is not None:
             if isinstance(plugin.error, UsageError):
@@ -332,18 +360,34 @@ def load_registry(plugin_files: Sequence[Path | str] = ()) -> Registry:
             reason = plugin.info.reason
             named = reason if str(path) in reason else f"plugin file {path}: {reason}"
             raise PluginError(named) from plugin.error
-        loaded.append(plugin)
+        loaded.append((plugin, process))
     return Registry(
-        plugins=[plugin.info for plugin in loaded],
+        plugins=[plugin.info for plugin, _ in loaded],
         entries=[
-            Entry(spec=spec, dist=plugin.info.dist, dist_version=plugin.info.dist_version, plugin=plugin.info.name)
-            for plugin in loaded
+            Entry(
+                spec=spec,
+                dist=plugin.info.dist,
+                dist_version=plugin.info.dist_version,
+                plugin=plugin.info.name,
+                process=process,
+            )
+            for plugin, process in loaded
             for specs in plugin.specs.values()
             for spec in specs
         ],
-        skips=[(plugin.info.name, plugin.skip) for plugin in loaded if plugin.skip is not None],
+        skips=[(plugin.info.name, plugin.skip) for plugin, _ in loaded if plugin.skip is not None],
         plugin_files=files,
     )
+
+
+def _load(
+    name: str, dist: str, version: str, origin: str, import_plugin: Callable[[], Any], path: Path | None = None
+) -> tuple[LoadedPlugin, PluginProcess | None]:
+    """Load a plugin: in this process where it came with mmbench, else in a child, where processes can be forked."""
+    if dist in FIRST_PARTY or not CAN_FORK:
+        return load_plugin(name, dist, version, origin, import_plugin), None
+    process = PluginProcess(name, import_plugin, path)
+    return process.load(dist, version, origin), process
 
 
 def _unless_taken(taken: dict[tuple[Role, str], str], plugin: LoadedPlugin) -> LoadedPlugin:

@@ -23,7 +23,7 @@ from mmbench.errors import EmptySelection, MmbenchError, Unavailable, UsageError
 from mmbench.executors.watch import default_memory_bytes
 from mmbench.grid import DEVICE
 from mmbench.heartbeat import Heartbeat
-from mmbench.part_code import check_packages, load_attribute
+from mmbench.part_code import check_packages, load_factory
 from mmbench.plan import Plan
 from mmbench.planners import planner_of
 from mmbench.preflight import check_components
@@ -316,7 +316,7 @@ def make_executor(plan: Plan, run_folder: Path) -> Executor:
     check_packages(reference.entry)
     folder = run_folder / EXECUTORS_FOLDER / reference.entry.spec.name
     folder.mkdir(parents=True, exist_ok=True)
-    factory = load_attribute(reference.entry.spec.factory)
+    factory = load_factory(reference.entry)
     made: Executor = factory(folder, jobs=config.jobs, threads=config.threads, **reference.options)
     return made
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from mmbench.errors import MmbenchError
 from mmbench.loading import in_words
-from mmbench.part_code import load_attribute
+from mmbench.part_code import load_factory
 from mmbench.record import HISTORY_FILE, Record
 from mmbench.registry import Reference
 from mmbench.runner import Event, Summary
@@ -218,7 +218,7 @@ def open_tracker(folder: Path, reference: Reference, *, limit_s: float = OPEN_LI
         try:
             place = folder / FOLDER / spec.name
             place.mkdir(parents=True, exist_ok=True)
-            found.append(load_attribute(spec.factory)(place, **reference.options))
+            found.append(load_factory(reference.entry)(place, **reference.options))
         except BaseException as error:  # raised or noted by the thread that waits
             found.append(error)
 

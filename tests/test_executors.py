@@ -586,18 +586,20 @@ def test_an_outcome_file_that_is_garbled_counts_as_none(tmp_path: Path) -> None:
     good = {"status": "ok", "reason": "", "metrics": [], "info": {}}
     found = []
     for text in (
+        json.dumps({**good, "nonce": "mine"}),
+        json.dumps({**good, "nonce": "another's"}),
         json.dumps(good),
-        json.dumps(good)[:-1],
+        json.dumps({**good, "nonce": "mine"})[:-1],
         "[]",
         "null",
         '{"status": "fine"}',
         "[" * 10**5,
-        json.dumps({**good, "metrics": [1]}),
+        json.dumps({**good, "nonce": "mine", "metrics": [1]}),
     ):
         path.write_text(text)
-        found.append(_read_outcome(path))
+        found.append(_read_outcome(path, "mine"))
 
-    assert found == [good, None, None, None, None, None, None]
+    assert found == [good, None, None, None, None, None, None, None, None]
 
 
 @linux_only

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from mmbench import loading
 from mmbench.environment import versions
 from mmbench.errors import ContractError, PluginError, Unavailable, UsageError
 from mmbench.loading import PluginInfo, load_plugin_file
-from mmbench.part_code import install_command, lacking_packages, load_attribute, missing_packages
+from mmbench.part_code import install_command, lacking_packages, load_attribute, load_factory, missing_packages
 from mmbench.registry import Entry, Reference, Registry, load_registry
 from mmbench.spec import DatasetSpec, EncoderSpec, FusionSpec, ObjectiveSpec, TaskSpec, TrackerSpec
 
@@ -34,6 +35,11 @@ from mmbench import FusionSpec, hookimpl
 def mmbench_fusions():
     return [FusionSpec(name="good", factory="good_plugin.model:Good", version="1")]
 """
+
+#: Not all of mmbench: its networks import torch, which would take seconds in the process of each plugin.
+NAMES = (
+    "from mmbench import AssetSpec, DatasetSpec, EncoderSpec, FusionSpec, Modality, ObjectiveSpec, TaskSpec, hookimpl"
+)
 
 Install = Callable[..., None]
 Plugin = Callable[..., PluginInfo]
@@ -99,7 +105,7 @@ def plugin_file(tmp_path: Path) -> Iterator[Callable[..., Path]]:
 
 def a_hook(body: str, hook: str = "mmbench_fusions()") -> str:
     """Return the source of a plugin with one hook."""
-    return f"from mmbench import *\n\n@hookimpl\ndef {hook}:\n    {body}\n"
+    return f"{NAMES}\n\n@hookimpl\ndef {hook}:\n    {body}\n"
 
 
 # What is installed.
@@ -365,8 +371,13 @@ def test_broken_metadata_leave_a_plugin_usable(install: Install, metadata: str, 
     assert (entry.dist, entry.dist_version) == expected
 
 
-def test_keyboard_interrupt_passes_through(install: Install) -> None:
-    install("subject", "raise KeyboardInterrupt")
+def test_an_interrupt_that_a_plugin_raises_is_its_own_failure(plugin: Plugin) -> None:
+    assert plugin("raise KeyboardInterrupt").reason == "KeyboardInterrupt"
+
+
+def test_ctrl_c_passes_through_while_a_plugin_is_imported(install: Install) -> None:
+    install("subject", "import time\ntime.sleep(600)")
+    threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
 
     with pytest.raises(KeyboardInterrupt):
         load_registry()
@@ -378,7 +389,7 @@ def test_a_plugin_that_hangs_at_import_is_interrupted(plugin: Plugin, monkeypatc
 
     info = plugin("import time\ntry:\n    time.sleep(600)\nexcept Exception:\n    pass")
 
-    assert info.reason == "it took more than 0.2 s to import"
+    assert info.reason == "it took more than 1.2 s to import"
     assert time.monotonic() - started < 60
 
 
@@ -387,7 +398,7 @@ def test_a_plugin_that_hangs_in_a_hook_is_interrupted(plugin: Plugin, monkeypatc
 
     info = plugin(a_hook("while True: pass"))
 
-    assert info.reason == "it took more than 0.2 s to import"
+    assert info.reason == "it took more than 0.2 s of processor time to import"
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -401,7 +412,7 @@ def test_a_plugin_whose_first_interrupt_is_lost_in_a_finaliser_is_interrupted_ag
         "slow = Slow()\ndel slow\nwhile True:\n    pass"
     )
 
-    assert info.reason == "it took more than 0.2 s to import"
+    assert re.fullmatch(r"it took more than (1\.2 s|0\.2 s of processor time) to import", info.reason)
 
 
 def test_somebody_elses_alarm_and_handler_go_on_after_discovery(install: Install) -> None:
@@ -874,7 +885,8 @@ def test_a_local_file_is_a_plugin_whose_factory_resolves_and_whose_version_follo
     assert reference.entry.dist_version == __import__("hashlib").sha256(path.read_bytes()).hexdigest()[:12]
     assert reference.entry.version == f"1+{reference.entry.dist_version}"
     assert registry.plugin_files == (path.resolve(),)
-    assert load_attribute(reference.entry.spec.factory).__name__ == "Mean"
+    assert "my_fusion" not in sys.modules
+    assert load_factory(reference.entry).__name__ == "Mean"
     assert registry.plugins[-1].name == "my_fusion"
     assert not (path.parent / "__pycache__").exists()
 

@@ -10,8 +10,10 @@ job of the same cell, attempt and payload is submitted by a later process, it ha
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -36,6 +38,7 @@ class Job:
             ``outcome.json`` in it belong to the executor.
         timeout_s: Wall time the cell may take, or None.
         memory_bytes: Host memory that the cell and all processes it starts may hold together, or None.
+        nonce: Random; only an outcome that repeats it is this job's, so that no other cell can write one for it.
     """
 
     cell_id: str
@@ -45,6 +48,7 @@ class Job:
     folder: Path
     timeout_s: float | None = None
     memory_bytes: int | None = None
+    nonce: str = field(default_factory=partial(secrets.token_hex, 16), repr=False, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -112,7 +112,7 @@ def run_and_leave(job: Mapping[str, Any], *, parent_pid: int) -> None:
     ``outcome.json``, which is there whole or not at all.
 
     Args:
-        job: ``function``, ``payload``, ``folder`` and ``threads``.
+        job: ``function``, ``payload``, ``folder``, ``threads`` and ``nonce``, which the function is not told.
         parent_pid: The process whose death ends this one.
     """
     pid = os.getpid()
@@ -124,7 +124,7 @@ def run_and_leave(job: Mapping[str, Any], *, parent_pid: int) -> None:
         outcome = execute(job["function"], job["payload"], folder)
         # A plugin may have forked; its copy of this process must not write a second outcome.
         if os.getpid() == pid:
-            write_outcome(folder, outcome)
+            write_outcome(folder, outcome, job["nonce"])
         code = 0
     except BaseException as error:  # whatever it is, the process ends below
         # What the cell itself raises is in its outcome: the operating system only fails around it.
@@ -142,12 +142,12 @@ def run_and_leave(job: Mapping[str, Any], *, parent_pid: int) -> None:
         os._exit(code)
 
 
-def write_outcome(folder: Path, outcome: Mapping[str, Any]) -> None:
+def write_outcome(folder: Path, outcome: Mapping[str, Any], nonce: str) -> None:
     """Write ``outcome.json`` whole, through a file beside it."""
-    text = json.dumps(outcome, allow_nan=False)
+    text = json.dumps({**outcome, "nonce": nonce}, allow_nan=False)
     if len(text) > MAX_OUTCOME_BYTES:
         reason = f"the cell returned {len(text) / 2**20:.0f} MiB of metrics and info; large results belong into files"
-        text = json.dumps({"status": "failed", "reason": reason, "metrics": [], "info": {}})
+        text = json.dumps({"status": "failed", "reason": reason, "metrics": [], "info": {}, "nonce": nonce})
     beside = folder / f".{OUTCOME_FILE}"
     beside.unlink(missing_ok=True)
     beside.write_text(text)
@@ -201,7 +201,9 @@ def keep_freed_memory() -> None:
 def main(job_file: str, parent_pid: int) -> None:
     """Run the job described in a file: how a cell starts where processes cannot be forked."""
     keep_freed_memory()
-    run_and_leave(json.loads(Path(job_file).read_text()), parent_pid=parent_pid)
+    job = json.loads(Path(job_file).read_text())
+    Path(job_file).unlink()  # its nonce is nobody else's business
+    run_and_leave(job, parent_pid=parent_pid)
 
 
 def _enter(folder: Path, parent_pid: int) -> None:

@@ -204,6 +204,7 @@ def _request(job: Job, threads: int) -> dict[str, Any]:
         "payload": dict(job.payload),
         "folder": str(job.folder.absolute()),
         "threads": threads,
+        "nonce": job.nonce,
     }
 
 

@@ -242,7 +242,7 @@ class LocalExecutor:
 
     def _verdict(self, task: _Task, code: int) -> tuple[Status, str, Mapping[str, Any]]:
         """Return status, reason and outcome of a process that has ended."""
-        outcome = _read_outcome(task.job.folder / OUTCOME_FILE)
+        outcome = _read_outcome(task.job.folder / OUTCOME_FILE, task.job.nonce)
         if outcome is not None:
             return outcome["status"], outcome["reason"], outcome
         if task.verdict is not None:
@@ -268,7 +268,7 @@ class LocalExecutor:
         while any(self._is_alive(task) for task in tasks) and time.monotonic() < until:
             time.sleep(0.002)
         for task in tasks:
-            outcome = _read_outcome(task.job.folder / OUTCOME_FILE)
+            outcome = _read_outcome(task.job.folder / OUTCOME_FILE, task.job.nonce)
             if outcome is not None or task.verdict is not None or task.retried:
                 verdict: tuple[Status, str] = task.verdict or ("killed", f"{reason}, twice")
                 if outcome is not None:
@@ -310,12 +310,14 @@ def why_unwritten(folder: Path) -> str:
     return f"its result could not be written: {why}"
 
 
-def _read_outcome(path: Path) -> dict[str, Any] | None:
-    """Return an outcome that is whole and well formed, or None."""
+def _read_outcome(path: Path, nonce: str) -> dict[str, Any] | None:
+    """Return an outcome that is whole, well formed and of the job with this nonce, or None."""
     try:
         if path.stat().st_size > 2 * MAX_OUTCOME_BYTES:
             return None
         data = json.loads(path.read_bytes())
+        if data.pop("nonce") != nonce:
+            return None
         for metric in data["metrics"]:
             Metric.from_json(metric)
         if data["status"] in STATUSES and isinstance(data["reason"], str) and isinstance(data["info"], dict):

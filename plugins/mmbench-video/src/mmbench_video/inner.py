@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import sys
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
 from mmbench.errors import UsageError
-from mmbench.part_code import check_packages, load_attribute
+from mmbench.loading import known_plugin_files
+from mmbench.part_code import call_function, check_packages, load_factory
 from mmbench.reference import parse_reference
 from mmbench.registry import Reference, Registry, load_registry
 from mmbench.spec import TUNING_NAMES, AssetSpec, EncoderInfo, EncoderSpec
@@ -38,7 +38,8 @@ def describe(target: str, *, tuning: str, pool: str, **options: Any) -> EncoderI
     }
     licence = ""
     if spec.describe and tuning != "scratch":
-        info: EncoderInfo = load_attribute(spec.describe)(**_told(reference, tuning), **reference.options)
+        told = {**_told(reference, tuning), **reference.options}
+        info: EncoderInfo = call_function(reference.entry, spec.describe, **told)
         licence = info.licence
         if info.fingerprint:
             identity.update(target="", fingerprint=info.fingerprint)  # the content decides, wherever the files lie
@@ -60,7 +61,8 @@ def prepare(target: str, *, tuning: str, **options: Any) -> tuple[AssetSpec, ...
     spec = encoder_spec(reference)
     told: tuple[AssetSpec, ...] = spec.weights
     if spec.prepare:
-        told += tuple(load_attribute(spec.prepare)(**_told(reference, tuning), **reference.options))
+        options = {**_told(reference, tuning), **reference.options}
+        told += tuple(call_function(reference.entry, spec.prepare, **options))
     files = [asset.name for asset in told if not asset.url.startswith("hf:")]
     if files:
         raise UsageError(
@@ -99,7 +101,7 @@ def find(target: str, tuning: str) -> Reference:
             f"frames and its image encoder are trained as one: {misplaced[0]} belongs to frames, so write "
             f"frames/{target.partition('[')[0]}[…][{misplaced[0]}=…]"
         )
-    reference = _registry(_plugin_files()).resolve("encoder", target, kind="image")
+    reference = _registry(known_plugin_files()).resolve("encoder", target, kind="image")
     spec = encoder_spec(reference)
     if tuning not in spec.tunings:
         raise UsageError(
@@ -116,7 +118,7 @@ def build(reference: Reference, tuning: str, modality: Any) -> Any:
     """Call the image encoder's factory; return its module, which gives vectors where it can, else sequences."""
     spec = encoder_spec(reference)
     layout = "vector" if "vector" in spec.layouts else "sequence"
-    return load_attribute(spec.factory)(modality, layout, **_told(reference, tuning), **reference.options)
+    return load_factory(reference.entry)(modality, layout, **_told(reference, tuning), **reference.options)
 
 
 def encoder_spec(reference: Reference) -> EncoderSpec:
@@ -130,13 +132,6 @@ def _told(reference: Reference, tuning: str) -> Mapping[str, str]:
     spec = encoder_spec(reference)
     target = {} if spec.target == "none" else {"target": reference.target}
     return {**target, **({"tuning": tuning} if spec.takes_tuning else {})}
-
-
-def _plugin_files() -> tuple[str, ...]:
-    """Return the local plugin files that this process has loaded, so that they may offer image encoders too."""
-    # Some modules answer to any attribute; what the core notes stands in a module's own namespace.
-    namespaces = [getattr(module, "__dict__", {}) for module in list(sys.modules.values())]
-    return tuple(sorted(names["__mmbench_file__"][0] for names in namespaces if "__mmbench_file__" in names))
 
 
 @lru_cache(maxsize=4)
