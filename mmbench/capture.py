@@ -24,6 +24,7 @@ from mmbench.hostwork import HostWaits, difference, drawn_on_host, host_state
 from mmbench.model import Batch
 from mmbench.optimiser import hold_rates, release_rates
 from mmbench.recorder import CudaRecorder, Recorder, Replay
+from mmbench.torch_compat import GRAPH_CAPTURE, copy_each
 
 CaptureMode: TypeAlias = Literal["auto", "never"]
 
@@ -182,6 +183,8 @@ class CapturedSteps:
             return "switched off"
         if self.trainer.device.type != "cuda" and self.recorder is None:
             return f"only CUDA has graphs; this ran on {self.trainer.device.type}"
+        if reason := GRAPH_CAPTURE.missing():
+            return reason
         if not self.resident:
             return "the data do not lie on the device"
         if self.num_steps < MIN_STEPS:
@@ -278,7 +281,7 @@ class CapturedSteps:
         return usual[0], "" if same else told
 
     def _replayed(self, graph: _Graph, batch: Batch, *, counts: bool = True) -> Tensor:
-        torch._foreach_copy_(graph.inputs, _tensors(batch))
+        copy_each(graph.inputs, _tensors(batch))
         self.num_replayed += counts
         return graph.replay()
 

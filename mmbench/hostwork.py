@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import random
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
@@ -10,34 +11,20 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+
+from mmbench.torch_compat import COPIES, HOST_READS, INDEXING, OpInterceptor, aten_ops, leaves
 
 #: What a `Step` tells from the host: a graph would keep it as it was when it was captured.
 HOST_VALUES = ("epoch", "progress", "generator")
 
 _StepT = TypeVar("_StepT")
-_aten = torch.ops.aten
-#: These give the host a number, or a tensor whose size only the device knows.
-_ASK_THE_DEVICE = {
-    _aten._local_scalar_dense,
-    _aten.equal,
-    _aten.nonzero,
-    _aten.masked_select,
-    _aten._unique2,
-    _aten.unique_dim,
-    _aten.unique_consecutive,
-    _aten.bincount,
-    _aten.repeat_interleave,
-    # On a GPU these look whether the solver came to an end.
-    _aten._linalg_svd,
-    _aten._linalg_eigh,
-}
-_INDEXED = {_aten.index, _aten.index_put, _aten.index_put_, _aten._index_put_impl_}
-_COPIES = {_aten.copy_, _aten._to_copy}
+_ASK_THE_DEVICE = aten_ops(HOST_READS)
+_REPEAT = aten_ops(["repeat_interleave"])
+_INDEXED = aten_ops(INDEXING)
+_COPIES = aten_ops(COPIES)
 
 
-class HostWaits(TorchDispatchMode):
+class HostWaits(OpInterceptor):
     """Notes the operations inside the block that wait for the device, or that copy from the host while they wait.
 
     Tensors on the CPU count as the host's where `device` is another one: what they are asked costs no wait. With the
@@ -57,24 +44,21 @@ class HostWaits(TorchDispatchMode):
     """
 
     def __init__(self, device: torch.device) -> None:
-        super().__init__()
         self.device = device
         self.waits: list[str] = []
         self.copies: list[str] = []
 
-    def __torch_dispatch__(
-        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        given = [item for item in tree_leaves((args, kwargs)) if isinstance(item, Tensor)]
+    def on_op(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        given = [item for item in leaves((args, kwargs)) if isinstance(item, Tensor)]
         packet = func.overloadpacket
         if any(item.device.type == self.device.type for item in given):
             if packet in _ASK_THE_DEVICE and not _size_is_given(packet, kwargs):
                 self._note(self.waits, str(packet))
             elif packet in _INDEXED and _has_mask(args[1]):
                 self._note(self.waits, f"{packet} by a mask")
-        result = func(*args, **(kwargs or {}))
+        result = func(*args, **kwargs)
         if packet in _COPIES:
-            self._look_at_copy(str(packet), args, kwargs or {}, result)
+            self._look_at_copy(str(packet), args, kwargs, result)
         return result
 
     def _look_at_copy(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], result: Tensor) -> None:
@@ -105,7 +89,11 @@ def host_state(modules: Mapping[str, nn.Module]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for root, whole in modules.items():
         for path, module in whole.named_modules(prefix=root):
-            own = {**vars(module), **module._parameters, **module._buffers}
+            tensors = itertools.chain(
+                module.named_parameters(recurse=False, remove_duplicate=False),
+                module.named_buffers(recurse=False, remove_duplicate=False),
+            )
+            own = {**vars(module), **dict(tensors)}
             for name, value in own.items():
                 if isinstance(value, Tensor):
                     found[f"{path}.{name}"] = (value.data_ptr(), tuple(value.shape), value.requires_grad)
@@ -154,9 +142,9 @@ def _state_of(generator: random.Random | np.random.Generator | torch.Generator) 
     return repr(generator.get_state().tolist())
 
 
-def _size_is_given(packet: Any, kwargs: Mapping[str, Any] | None) -> bool:
-    return packet is _aten.repeat_interleave and (kwargs or {}).get("output_size") is not None
+def _size_is_given(packet: Any, kwargs: Mapping[str, Any]) -> bool:
+    return packet in _REPEAT and kwargs.get("output_size") is not None
 
 
 def _has_mask(indices: Any) -> bool:
-    return any(isinstance(item, Tensor) and item.dtype in (torch.bool, torch.uint8) for item in tree_leaves(indices))
+    return any(isinstance(item, Tensor) and item.dtype in (torch.bool, torch.uint8) for item in leaves(indices))

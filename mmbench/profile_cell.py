@@ -29,6 +29,7 @@ from mmbench.profiling.restore import gc_paused, restored
 from mmbench.profiling.sweep import Sweep, is_oom, sweep
 from mmbench.profiling.variants import Prepared, UnsupportedError, arranged, prepare, settings
 from mmbench.record import TIMINGS_FILE, Metric
+from mmbench.torch_compat import FLOP_COUNTER
 from mmbench.variant import at_batch_size
 
 #: The share of free memory that the sweep of batch sizes may take where nobody says how much.
@@ -253,6 +254,8 @@ class _Measurement:
 
     def _data_dependence(self, subject: Subject, infer: Any) -> None:
         """Mark FLOPs that another batch of the same size takes more or fewer of."""
+        if FLOP_COUNTER.missing():  # the record says so already
+            return
         other = arranged(subject.batch(self.batch_size, first=len(subject.data) // 2), self.variant)
         counted = count_flops(lambda: infer(other)).total / self.batch_size
         for place, item in enumerate(self.found.metrics):

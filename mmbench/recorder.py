@@ -10,6 +10,8 @@ from typing import Any, Protocol, TypeAlias
 import torch
 from torch import Tensor
 
+from mmbench.torch_compat import new_cuda_graph, replace_generator_state
+
 Replay: TypeAlias = Callable[[], Tensor]
 
 
@@ -56,7 +58,7 @@ class CudaRecorder:
         torch.cuda.synchronize(self.device)
 
     def record(self, work: Callable[[], Tensor]) -> Replay:
-        graph = torch.cuda.CUDAGraph()
+        graph = new_cuda_graph()
         self.synchronise()
         gc.collect()
         torch.cuda.empty_cache()
@@ -67,12 +69,12 @@ class CudaRecorder:
         except BaseException:  # an interrupt, too, must not leave the stream capturing
             with suppress(RuntimeError):  # the capture is broken already, and ending it says so again
                 graph.capture_end()
-            self._mend_generator(state)
+            replace_generator_state(self.device, state)
             raise
         try:
             graph.capture_end()
         except RuntimeError:
-            self._mend_generator(state)
+            replace_generator_state(self.device, state)
             raise
 
         def replay() -> Tensor:
@@ -91,9 +93,3 @@ class CudaRecorder:
 
     def set_random_state(self, state: Tensor) -> None:
         torch.cuda.set_rng_state(state, self.device)
-
-    def _mend_generator(self, state: Tensor) -> None:
-        """Give the default generator a state of its own: the old one still waits for the broken capture to end."""
-        fresh = torch.Generator(self.device)
-        fresh.set_state(state)
-        torch.cuda.default_generators[self.device.index].graphsafe_set_state(fresh)

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mmbench.testing.walk import Recorder, autograd_leaves, hidden_tensors, used_in_forward
+from mmbench.testing.walk import Recorder, hidden_tensors, used_in_forward
+from mmbench.torch_compat import autograd_leaves
 
 
 def weight() -> Tensor:

@@ -24,6 +24,7 @@ from mmbench.profiling.stages import StageClock, staged
 from mmbench.profiling.watch import TrainingWatch
 from mmbench.record import Metric
 from mmbench.samples import block_interval
+from mmbench.torch_compat import FLOP_COUNTER
 
 __all__ = ["PROTOCOLS", "Protocol", "profile"]
 
@@ -264,6 +265,9 @@ def _count_reached_parameters(model: MultimodalModel, run: Callable[[], Any], fo
 
 
 def _count_flops(run: Callable[[Batch], Any], batch: Batch, found: Findings) -> None:
+    if reason := FLOP_COUNTER.missing():
+        found.add("flops_per_sample", None, "flop", "min", note=reason)
+        return
     counted = count_flops(lambda: run(batch))
     note = f"of one forward pass at batch size {batch.size}, a multiply-add counted as two"
     if counted.uncounted:

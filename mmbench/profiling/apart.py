@@ -17,6 +17,7 @@ from mmbench.profiling.flops import count_flops
 from mmbench.profiling.meter import Meter
 from mmbench.profiling.protocol import MIN_SAMPLES
 from mmbench.record import Metric
+from mmbench.torch_compat import FLOP_COUNTER
 
 _LATENCIES: Mapping[str, int] = {f"latency_p{percent}_s": percent for percent in (50, *MIN_SAMPLES)}
 
@@ -30,7 +31,7 @@ class EncoderCost:
         batch_s: Median time of a forward pass over a training batch.
         window_s: Mean time of one in an uninterrupted row of them; throughput follows from it.
         latency_s: Times of single samples.
-        flops_per_sample: A multiply-add counted as two.
+        flops_per_sample: A multiply-add counted as two; None where this version of torch cannot count them.
         uncounted: Operations that may do more arithmetic and were counted as none.
         num_parameters: All of them.
     """
@@ -39,7 +40,7 @@ class EncoderCost:
     batch_s: float
     window_s: float
     latency_s: tuple[float, ...]
-    flops_per_sample: float
+    flops_per_sample: float | None
     uncounted: tuple[str, ...]
     num_parameters: int
 
@@ -73,14 +74,14 @@ def measure_encoder(
         alone = meter.time(
             lambda: encode(batches["single"]), min_iterations=meter.protocol.min_latency_iterations, each_alone=True
         )
-    counted = count_flops(lambda: encode(batch))
+    counted = None if FLOP_COUNTER.missing() else count_flops(lambda: encode(batch))
     return EncoderCost(
         batch_size=batch.size,
         batch_s=statistics.median(timing.samples_s),
         window_s=timing.window_s / len(timing.samples_s),
         latency_s=alone.samples_s,
-        flops_per_sample=counted.total / batch.size,
-        uncounted=counted.uncounted,
+        flops_per_sample=None if counted is None else counted.total / batch.size,
+        uncounted=() if counted is None else counted.uncounted,
         num_parameters=sum(parameter.numel() for parameter in encoder.parameters()),
     )
 
@@ -123,7 +124,11 @@ def _with_encoders(metric: Metric, costs: Mapping[str, EncoderCost]) -> Metric:
     elif name == "step_time_s":
         value += sum(cost.batch_s for cost in costs.values())
     elif name == "flops_per_sample":
-        value += sum(cost.flops_per_sample for cost in costs.values())
+        flops = [cost.flops_per_sample for cost in costs.values() if cost.flops_per_sample is not None]
+        if len(flops) < len(costs):
+            note = f"the FLOPs of the frozen encoders of {names} were not counted: their version of torch cannot"
+            return dataclasses.replace(metric, value=None, note=note)
+        value += sum(flops)
         uncounted = sorted({name for cost in costs.values() for name in cost.uncounted})
         added = f"lower bound: {', '.join(uncounted)} not counted; {added}" if uncounted else added
     elif name == "num_parameters_registered":

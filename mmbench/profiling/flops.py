@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_flop_count
+
+from mmbench.torch_compat import FlopCounter, OpInterceptor, without_fused_transformer
 
 #: Operations that are neither counted nor tagged as pointwise, reduction or view, and do next to no arithmetic.
 _CHEAP_NAMES = """
@@ -46,34 +46,20 @@ def count_flops(run: Callable[[], Any]) -> Flops:
 
     Torch's own formulas know neither recurrent kernels nor the CPU's attention kernel, so those are added; the fused
     transformer layer, which hides everything, is switched off meanwhile.
+
+    Raises:
+        ApiMissing: this version of torch cannot count them, see `mmbench.torch_compat.FLOP_COUNTER`.
     """
-    uncounted, counter = _Uncounted(), FlopCounterMode(display=False, custom_mapping=dict(_FORMULAS))
-    # Its tracker of modules, which a total does not need, fails on views of parameters where no gradients are taken.
-    counter.mod_tracker = _OneModule()  # type: ignore[assignment]
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with torch.no_grad(), uncounted, counter:
-            run()
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)
-    return Flops(counter.get_total_flops(), tuple(sorted(uncounted.names)))
-
-
-class _OneModule:
-    """In place of `torch.utils.module_tracker.ModuleTracker`: everything happens in the whole, named "Global"."""
-
-    parents = frozenset({"Global"})
-
-    def __enter__(self) -> _OneModule:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
+    counter = FlopCounter(_FORMULAS)
+    uncounted = _Uncounted(counter.known)
+    with torch.no_grad(), without_fused_transformer(), uncounted, counter:
+        run()
+    return Flops(counter.total, tuple(sorted(uncounted.names)))
 
 
 def _attention(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any) -> int:
-    return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
+    """Products of queries (..., Q, D) with keys (..., K, D), and of weights (..., Q, K) with values (..., K, E)."""
+    return 2 * math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
 
 
 def _onednn_recurrent(values: Sequence[int], *arguments: Any, **_: Any) -> int:
@@ -87,24 +73,24 @@ def _cudnn_recurrent(values: Sequence[int], weights: Sequence[Sequence[int]], *_
     return 2 * math.prod(values[:-1]) * sum(math.prod(weight) for weight in weights if len(weight) == 2)
 
 
-_FORMULAS = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
-    torch.ops.aten.mkldnn_rnn_layer: _onednn_recurrent,
-    torch.ops.aten._cudnn_rnn: _cudnn_recurrent,
+_FORMULAS: Mapping[str, Callable[..., int]] = {
+    "_scaled_dot_product_flash_attention_for_cpu": _attention,
+    "mkldnn_rnn_layer": _onednn_recurrent,
+    "_cudnn_rnn": _cudnn_recurrent,
 }
 
 
-class _Uncounted(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Collects the operations whose work the FLOP counter does not know."""
+class _Uncounted(OpInterceptor):
+    """Collects the operations whose work the FLOP counter does not know: it has a formula for those in `known`."""
 
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+    def __init__(self, known: frozenset[Any]) -> None:
+        self.known = known
         self.names: set[str] = set()
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def on_op(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         packet = func.overloadpacket
-        known = packet in flop_registry or packet in _FORMULAS or func.is_view
+        known = packet in self.known or func.is_view
         known = known or torch.Tag.pointwise in func.tags or torch.Tag.reduction in func.tags
         if not known and not (func.namespace in ("aten", "prim") and packet.__name__ in _CHEAP):
             self.names.add(str(packet))
-        return func(*args, **(kwargs or {}))
+        return func(*args, **kwargs)

@@ -12,9 +12,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from mmbench.model import Batch, MultimodalModel
+from mmbench.torch_compat import (
+    DYNAMIC_QUANTIZATION,
+    are_ops_intercepted,
+    is_dynamically_quantized,
+    quantize_dynamic,
+)
 from mmbench.variant import Variant
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -110,14 +115,14 @@ class _Compiled(nn.Module):
         self._run = torch.compile(module, mode=mode)
 
     def forward(self, *arguments: Any) -> Any:
-        # Operations are counted by a dispatch mode, which sees none of a compiled graph.
-        return self.module(*arguments) if is_in_torch_dispatch_mode() else self._run(*arguments)
+        # Operations are counted one by one, and those of a compiled graph are not seen.
+        return self.module(*arguments) if are_ops_intercepted() else self._run(*arguments)
 
 
 def _compile(model: MultimodalModel, mode: str, device: torch.device) -> None:
     if mode == "reduce-overhead" and device.type != "cuda":
         raise UnsupportedError(f"compile mode reduce-overhead is CUDA graphs, and a {device.type} device has none")
-    if any(torch.ao.nn.quantized.dynamic.Linear is type(module) for module in model.modules()):
+    if any(is_dynamically_quantized(module) for module in model.modules()):
         raise UnsupportedError("torch.compile does not take what dynamic quantisation makes; measure int8 uncompiled")
     for place, encoder in enumerate(model.encoders):
         model.encoders[place] = _Compiled(encoder, mode)
@@ -136,13 +141,11 @@ def _quantised(model: MultimodalModel, device: torch.device) -> MultimodalModel:
         return made
     if device.type != "cpu":
         raise UnsupportedError(f"int8 is known for CPUs and NVIDIA GPUs; this is {device.type}")
-    try:
-        from torch.ao.quantization import quantize_dynamic
-    except ImportError:
-        raise UnsupportedError(f"torch {torch.__version__} has no dynamic quantisation for CPUs any more") from None
+    if reason := DYNAMIC_QUANTIZATION.missing():
+        raise UnsupportedError(reason)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it says that its successor is torchao, which has no CPU kernels for it
-        made = quantize_dynamic(made, {nn.Linear, nn.LSTM, nn.GRU, nn.LSTMCell, nn.GRUCell}, inplace=True)
-    if not any(type(module).__module__.startswith("torch.ao.nn.quantized") for module in made.modules()):
+        quantize_dynamic(made, {nn.Linear, nn.LSTM, nn.GRU, nn.LSTMCell, nn.GRUCell})
+    if not any(is_dynamically_quantized(module) for module in made.modules()):
         raise UnsupportedError("dynamic quantisation finds nothing here: the model has no linear or recurrent layer")
     return made

@@ -10,6 +10,7 @@ from mmbench.testing.compare import close, difference, evaluate, seed_everything
 from mmbench.testing.state import changes, read_seeds, read_state
 from mmbench.testing.subjects import Case, FusionCase, convert, per_case
 from mmbench.testing.walk import used_in_forward
+from mmbench.torch_compat import OP_INTERCEPTION, num_graph_breaks, reset_compiler
 
 _BOTH: tuple[Owner, ...] = ("encoder", "fusion")
 
@@ -152,6 +153,8 @@ def does_not_wait(case: Case) -> None:
         finally:
             torch.cuda.set_sync_debug_mode(mode)
         return
+    if reason := OP_INTERCEPTION.missing():
+        raise NotChecked(reason)
     waits = used_in_forward(module, lambda: case.run(module, inputs), []).waits
     if waits:
         raise Remark(f"on a GPU, forward would wait for it at {', '.join(waits)}")
@@ -170,8 +173,7 @@ def compiles(case: Case) -> None:
     module = case.build().eval()
     if not getattr(module, "compiles", True):
         raise NotChecked("it says compiles = False")
-    torch._dynamo.reset()
-    torch._dynamo.utils.counters.clear()
+    reset_compiler()
     inputs = case.inputs(4)
     plain = evaluate(case, module, inputs).real()
     try:
@@ -179,8 +181,8 @@ def compiles(case: Case) -> None:
     except Exception as error:  # the compiler's own errors have many types
         raise Fault(f"under torch.compile: {type(error).__name__}: {first_line(error)}") from None
     finally:
-        breaks = sum(torch._dynamo.utils.counters["graph_break"].values())
-        torch._dynamo.reset()
+        breaks = num_graph_breaks()
+        reset_compiler()
     if not close(plain, other, tolerance(case.device)):
         raise Fault(f"under torch.compile: {difference(plain, other)}")
     if breaks:

@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 
 from mmbench.testing.checks import Fault, Finding, NotChecked, Owner, check, first_line
 from mmbench.testing.compare import close, difference, tolerance
 from mmbench.testing.subjects import Case, EncoderCase, Given, Inputs, Out, convert, per_case
-from mmbench.testing.walk import Hidden, autograd_leaves, hidden_tensors, registered, storages, used_in_forward
+from mmbench.testing.walk import Hidden, hidden_tensors, registered, storages, used_in_forward
+from mmbench.torch_compat import AUTOGRAD_GRAPH, FAKE_TENSORS, OP_INTERCEPTION, autograd_leaves, fake_tensors
 
 _BOTH: tuple[Owner, ...] = ("encoder", "fusion")
 _NO_GPU_WORDS = ("CUDA", "NVIDIA driver", "not linked with support")
@@ -66,8 +66,10 @@ def weights_are_registered(case: Case) -> None:
         item for item in hidden_tensors(module) if item.tensor.requires_grad or isinstance(item.tensor, nn.Parameter)
     ]
     named = storages(item.tensor for item in hidden)
-    leaves = autograd_leaves([*out.values, *out.losses.values()])
+    leaves = [] if AUTOGRAD_GRAPH.missing() else autograd_leaves([*out.values, *out.losses.values()])
     hidden += [Hidden(leaf, "") for leaf in leaves if not storages([leaf]) & (known | named)]
+    if not hidden and (reason := AUTOGRAD_GRAPH.missing()):
+        raise NotChecked(reason)
     if hidden:
         lost, kept = sum(item.tensor.numel() for item in hidden), sum(item.numel() for item in module.parameters())
         raise Fault(
@@ -85,6 +87,8 @@ def weights_are_registered(case: Case) -> None:
 )
 @per_case
 def constants_are_registered(case: Case) -> None:
+    if reason := OP_INTERCEPTION.missing():
+        raise NotChecked(reason)
     module = case.build().eval()
     inputs = case.inputs(8)
     used = used_in_forward(module, lambda: case.run(module, inputs), _tensors(inputs))
@@ -203,6 +207,8 @@ def made_on_any_device(case: Case) -> None:
 )
 @per_case
 def follows_device(case: Case) -> None:
+    if reason := FAKE_TENSORS.missing():
+        raise NotChecked(reason)
     module = case.build().eval()
     inputs = case.inputs(4)
     states = {
@@ -221,7 +227,7 @@ def follows_device(case: Case) -> None:
             return case.run(self.inner, inputs)
 
     try:
-        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        with fake_tensors(), torch.no_grad():
             there = {
                 name: Given(
                     tuple(torch.empty_like(value, device="meta") for value in given.values),

@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 import types
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
+
+from mmbench.torch_compat import OpInterceptor, leaves
 
 _MAX_OBJECTS = 50_000
 _REGISTERED = {"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"}
@@ -88,24 +88,7 @@ def hidden_tensors(module: nn.Module, *, ignore: Iterable[str] = ("transform",))
     return list(found.values())
 
 
-def autograd_leaves(outputs: Iterable[Tensor]) -> list[Tensor]:
-    """Return the leaf tensors whose gradient a backward from `outputs` would fill."""
-    leaves: dict[int, Tensor] = {}
-    seen: set[Any] = set()
-    todo = [output.grad_fn for output in outputs if output.grad_fn is not None]
-    while todo:
-        node = todo.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        variable = getattr(node, "variable", None)
-        if isinstance(variable, Tensor):
-            leaves[id(variable)] = variable
-        todo += [following for following, _ in node.next_functions if following is not None]
-    return list(leaves.values())
-
-
-class Recorder(TorchDispatchMode):
+class Recorder(OpInterceptor):
     """Records what the ops of a forward read that nobody in it made, and where the device would have to be waited for.
 
     Attributes:
@@ -125,14 +108,13 @@ class Recorder(TorchDispatchMode):
     )
 
     def __init__(self) -> None:
-        super().__init__()
         self.foreign: dict[int, Tensor] = {}
         self.waits: list[str] = []
         self.made: dict[int, Tensor] = {}
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+    def on_op(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         name = func.name().partition(".")[0]
-        given = [item for item in tree_iter((args, kwargs or {})) if isinstance(item, Tensor)]
+        given = [item for item in leaves((args, kwargs)) if isinstance(item, Tensor)]
         if name.startswith(self._WAITS) or (
             name == "aten::index" and any(item.dtype == torch.bool for item in given[1:])
         ):
@@ -141,8 +123,8 @@ class Recorder(TorchDispatchMode):
             for item in given:
                 if _storage(item) not in self.made:
                     self.foreign.setdefault(_storage(item), item)
-        result = func(*args, **(kwargs or {}))
-        for item in tree_iter(result):
+        result = func(*args, **kwargs)
+        for item in leaves(result):
             if isinstance(item, Tensor) and _storage(item) not in self.foreign:
                 self.made[_storage(item)] = item
         return result

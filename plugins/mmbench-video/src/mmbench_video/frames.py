@@ -22,6 +22,9 @@ from mmbench.spec_values import to_json
 from mmbench_video.clips import evenly_spaced
 from mmbench_video.inner import build, check_pool, find
 
+#: Layers whose training statistics mix the samples of a batch.
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
 
 @dataclass(frozen=True)
 class EachFrame:
@@ -127,7 +130,7 @@ class VideoFrames(nn.Module):
         self.adapter_targets = getattr(self.image, "adapter_targets", ()) or tuple(
             f"image.{name}" for name, module in self.image.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)
         )
-        self._mixes_frames = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.image.modules())
+        self._mixes_frames = any(isinstance(module, _BATCH_NORMS) for module in self.image.modules())
 
     def fit(self, values: Any, mask: Any = None) -> None:
         """Show the image encoder the real frames of the training videos, where it wants to see images."""
