@@ -154,7 +154,7 @@ def combos():
                         objective,
                         task,
                         id=f"{fusion.name}-{objective.name}-{kind}",
-                        marks=[] if ordinary else [pytest.mark.slow],
+                        marks=[] if ordinary else [pytest.mark.full],
                     )
                     break
 
