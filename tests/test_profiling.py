@@ -575,7 +575,7 @@ def test_an_exception_leaves_no_hook_and_no_change_behind():
             raise RuntimeError("out of luck")
 
     with pytest.raises(RuntimeError, match="out of luck"):
-        measure(model, step, protocol=dataclasses.replace(BRIEF, stage_iterations=100))
+        measure(model, step, protocol=dataclasses.replace(BRIEF, stage_iterations=100, max_seconds=60.0))
 
     assert torch.autograd.backward is backward
     assert gc.isenabled()
