@@ -23,6 +23,7 @@ from mmbench.profiling.device import Neighbours, device_state, device_used_bytes
 from mmbench.profiling.findings import Findings, mark_contended
 from mmbench.profiling.flops import count_flops
 from mmbench.profiling.footprint import measure_footprint
+from mmbench.profiling.memory import HOST_MEMORY
 from mmbench.profiling.meter import Meter
 from mmbench.profiling.peak import device_peak, share_of_peak
 from mmbench.profiling.restore import gc_paused, restored
@@ -236,9 +237,9 @@ class _Measurement:
                 item = dataclasses.replace(item, note=untrainable)
             if self.only_single and item.name == "throughput_samples_per_s":
                 item = dataclasses.replace(item, note=f"{self.only_single}; {item.note}")
-            if self.variant.precision == "int8" and item.name.startswith("num_parameters"):
+            if self.variant.precision == "int8" and item.name.startswith(("num_parameters", "model_memory")):
                 item = dataclasses.replace(item, value=None, note="packed int8 weights are no parameters")
-            if not (item.value is None and "see peak_rss_bytes" in item.note) and item.name != "peak_rss_bytes":
+            if not (item.value is None and HOST_MEMORY in item.note):
                 self.found.metrics.append(item)
         self.raw = raw
 

@@ -231,7 +231,7 @@ def test_the_profile_of_stored_features_holds_the_encoders_own_cost(make):
     assert stored["num_parameters_trainable"]["value"] == anew["num_parameters_trainable"]["value"]
     assert stored["stage_time_s:encode.row"]["value"] > 0
     assert "measured once, apart" in stored["throughput_samples_per_s"]["note"]
-    assert stored["peak_rss_bytes"]["value"] is None
+    assert stored["model_memory_bytes"]["value"] is None
     assert stored["latency_p50_s"]["value"] > 0
 
 

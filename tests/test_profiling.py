@@ -313,10 +313,15 @@ def test_every_metric_is_of_phase_profile_and_null_only_with_a_reason():
         assert item.value is not None or item.note
 
 
-def test_peak_memory_of_the_process_includes_what_it_holds_now():
-    found, _ = measure(build(image=nn.Linear(8, 8)))
+def test_memory_is_that_of_the_model_and_not_of_the_process():
+    model = build(image=nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8)))
+    found, _ = measure(model)
 
-    assert found["peak_rss_bytes"].value >= psutil.Process().memory_info().rss * 0.99
+    state = model.state_dict()
+    assert found["model_memory_bytes"].value == sum(item.nbytes for item in state.values())
+    assert found["model_memory_bytes"].value < psutil.Process().memory_info().rss / 100
+    assert "peak_rss_bytes" not in found
+    assert "`mmbench profile` measures host memory" in found["inference_peak_memory_allocated_bytes"].note
 
 
 def test_raw_samples_are_plain_json():

@@ -16,7 +16,7 @@ from torch import Tensor
 from mmbench.model import Batch, MultimodalModel
 from mmbench.profiling.findings import SHARED_ENERGY, Findings
 from mmbench.profiling.flops import count_flops
-from mmbench.profiling.memory import peak_memory, peak_rss_bytes
+from mmbench.profiling.memory import peak_memory
 from mmbench.profiling.meter import Meter, Timing
 from mmbench.profiling.protocol import MIN_SAMPLES, PROTOCOLS, Protocol
 from mmbench.profiling.restore import gc_paused, restored
@@ -109,7 +109,6 @@ def profile(
             take = partial(meter.time, run, min_iterations=protocol.min_iterations, warm_s=warm_s)
             step_s = _measure_training(batches["train"].size, take, meter, found, raw)
             _add_stages(apart, "training", batches["train"].size, found, raw, whole_s=step_s)
-    found.add("peak_rss_bytes", peak_rss_bytes(), "bytes", "min", note="of the whole process, its libraries included")
     return found.metrics, raw
 
 
@@ -246,6 +245,9 @@ def _count_parameters(model: MultimodalModel, found: Findings) -> None:
     trainable = sum(item.numel() for item in parameters if item.requires_grad)
     found.add("num_parameters_registered", float(sum(item.numel() for item in parameters)), "1", "min")
     found.add("num_parameters_trainable", float(trainable), "1", "min")
+    held = sum(item.numel() * item.element_size() for item in (*parameters, *model.buffers()))
+    note = "of parameters and buffers; what a pass computes, data and libraries are left out"
+    found.add("model_memory_bytes", float(held), "bytes", "min", note=note)
 
 
 def _count_reached_parameters(model: MultimodalModel, run: Callable[[], Any], found: Findings) -> None:

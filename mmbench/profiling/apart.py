@@ -103,7 +103,7 @@ def _with_encoders(metric: Metric, costs: Mapping[str, EncoderCost]) -> Metric:
     name, value = metric.name, metric.value
     names = ", ".join(costs)
     added = f"frozen encoders of {names} measured once, apart, and added"
-    if "_peak_memory_" in name or "_energy_" in name or name == "peak_rss_bytes":
+    if "_peak_memory_" in name or "_energy_" in name or name == "model_memory_bytes":
         reason = f"the frozen encoders of {names} ran apart from this cell; this does not add up"
         return dataclasses.replace(metric, value=None, note=reason)
     for modality, cost in costs.items():

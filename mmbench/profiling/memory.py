@@ -1,9 +1,7 @@
-"""The most memory that something held: on the device as torch counts it, and of the whole process."""
+"""The most memory that something held, as torch counts it."""
 
 from __future__ import annotations
 
-import resource
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,13 +14,15 @@ from mmbench.profiling.meter import Meter
 
 #: What a process holds of a GPU before its first tensor: the context, the kernels and the workspaces of libraries.
 CONTEXT_BYTES = 2**30
+#: Where the memory of a model on a CPU is to be had: the process that trains it holds libraries and data as well.
+HOST_MEMORY = "`mmbench profile` measures host memory in a fresh process"
 
 
 @contextmanager
 def peak_memory(meter: Meter) -> Iterator[dict[str, float] | str]:
     """Fill in the most that torch had allocated and reserved meanwhile; a reason where that is not counted."""
     if not meter.on_cuda:
-        yield f"torch counts memory on CUDA devices only, this ran on {meter.device.type}; see peak_rss_bytes"
+        yield f"torch counts memory on CUDA devices only, this ran on {meter.device.type}; {HOST_MEMORY}"
         return
     # What ran before must not show: neither in the peaks nor in cached blocks that count as reserved.
     torch.cuda.empty_cache()
@@ -50,12 +50,6 @@ def cell_memory(device: torch.device, earlier_peak: int) -> dict[str, int]:
     free, _ = torch.cuda.mem_get_info(device)
     held = int(torch.cuda.memory_reserved(device))
     return {"peak_bytes": peak + CONTEXT_BYTES, "available_bytes": int(free) + held + CONTEXT_BYTES}
-
-
-def peak_rss_bytes() -> float:
-    """Return the largest resident set of this process so far, its libraries included."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return float(peak if sys.platform == "darwin" else peak * 1024)
 
 
 def allocated_peak(run: Callable[[], Any], meter: Meter) -> int:

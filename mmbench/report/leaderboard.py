@@ -18,7 +18,7 @@ _COSTS = (
     "num_parameters_registered",
     "flops_per_sample",
     "inference_peak_memory_allocated_bytes",
-    "peak_rss_bytes",
+    "model_memory_bytes",
     "train_time_s",
 )
 COLUMNS = (

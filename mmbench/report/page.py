@@ -47,7 +47,7 @@ _COSTS: tuple[tuple[str, str, str, str], ...] = (
     ("flops_per_sample", "FLOPs per sample", "count", "min"),
     ("inference_peak_memory_allocated_bytes", "GPU memory, inference", "bytes", "min"),
     ("training_peak_memory_allocated_bytes", "GPU memory, training", "bytes", "min"),
-    ("peak_rss_bytes", "host memory of the process", "bytes", "min"),
+    ("model_memory_bytes", "memory of the model's weights", "bytes", "min"),
     ("energy_per_sample_j", "energy per sample (J)", "number", "min"),
 )
 _STAGE = "stage_time_s:"

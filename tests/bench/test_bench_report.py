@@ -25,7 +25,7 @@ NUM_REPORT_CELLS = 10_000
 NUM_PLAN_CELLS = 100_000
 NUM_EXPORT_CELLS = 2_000
 NUM_SEEDS = 10
-COSTS = ("throughput_samples_per_s", "latency_p50_s", "step_time_s", "flops_per_sample", "peak_rss_bytes")
+COSTS = ("throughput_samples_per_s", "latency_p50_s", "step_time_s", "flops_per_sample", "model_memory_bytes")
 TASK = {"name": "digit", "kind": "multiclass", "num_outputs": 10, "class_names": [], "primary": "", "weight": 1.0}
 DATASETS = {
     "digits": {"ref": "a/digits", "summary": "", "tasks": [TASK], "modalities": [], "ceilings": {}, "train": {}}
