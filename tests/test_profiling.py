@@ -379,6 +379,18 @@ def flops(network, shape=(8,)):
     return found["flops_per_sample"].value - 2 * 8 * 10, found["flops_per_sample"].note  # less the head
 
 
+class Reductions(nn.Module):
+    def forward(self, values):
+        spread, mean = torch.var_mean(values, -1, keepdim=True)
+        cheap = spread + mean + values.amax(-1, True) + values.logsumexp(-1, True) + values.sum(-1, True)
+        return values + cheap + torch.linalg.vector_norm(values)
+
+
+def test_no_version_of_torch_lists_reductions_as_uncounted():
+    """Torch before 2.10 or so has no tag for them."""
+    assert flops(Reductions(), (8,))[0] == 0
+
+
 def test_a_linear_layer_has_two_flops_per_weight():
     assert flops(nn.Linear(100, 8), (100,))[0] == 2 * 100 * 8
 

@@ -11,19 +11,22 @@ import torch
 
 from mmbench.torch_compat import FlopCounter, OpInterceptor, without_fused_transformer
 
-#: Operations that are neither counted nor tagged as pointwise, reduction or view, and do next to no arithmetic.
+#: Operations that are neither counted nor tagged as pointwise or view, and do next to no arithmetic. Reductions are
+#: among them, since only lately torch tags those.
 _CHEAP_NAMES = """
 _adaptive_avg_pool2d _adaptive_avg_pool3d _embedding_bag _local_scalar_dense _log_softmax _native_batch_norm_legit
 _native_batch_norm_legit_no_training _pack_padded_sequence _safe_softmax _softmax _thnn_fused_gru_cell
-_thnn_fused_lstm_cell _to_copy _unsafe_view adaptive_max_pool2d adaptive_max_pool3d arange avg_pool2d avg_pool3d
-bernoulli bernoulli_ bincount cat clone constant_pad_nd copy_ cumprod cumsum embedding empty empty_like empty_strided
-eye fill_ flip full full_like gather hann_window index index_add index_copy index_put index_put_ index_select linspace
-masked_fill masked_fill_ masked_scatter masked_select max_pool2d_with_indices max_pool3d_with_indices
-native_batch_norm native_dropout native_group_norm native_layer_norm new_empty new_empty_strided new_full new_ones
-new_zeros nonzero normal_ ones ones_like rand rand_like randint randn randn_like randperm reflection_pad1d
-reflection_pad2d repeat replication_pad1d replication_pad2d resize_ roll scalar_tensor scatter scatter_ scatter_add
-scatter_add_ set_ slice_scatter sort split_with_sizes_copy stack topk transpose_ tril triu unbind uniform_
-unsafe_split unsqueeze_ upsample_bilinear2d upsample_nearest1d upsample_nearest2d zero_ zeros zeros_like
+_thnn_fused_lstm_cell _to_copy _unsafe_view adaptive_max_pool2d adaptive_max_pool3d all amax amin aminmax any arange
+argmax argmin avg_pool2d avg_pool3d bernoulli bernoulli_ bincount cat clone constant_pad_nd copy_ count_nonzero
+cumprod cumsum embedding empty empty_like empty_strided eye fill_ flip full full_like gather hann_window index
+index_add index_copy index_put index_put_ index_select linalg__powsum linalg_vector_norm linspace logsumexp
+masked_fill masked_fill_ masked_scatter masked_select max max_pool2d_with_indices max_pool3d_with_indices mean min
+nansum native_batch_norm native_dropout native_group_norm native_layer_norm new_empty new_empty_strided new_full
+new_ones new_zeros nonzero norm normal_ ones ones_like prod rand rand_like randint randn randn_like randperm
+reflection_pad1d reflection_pad2d repeat replication_pad1d replication_pad2d resize_ roll scalar_tensor scatter
+scatter_ scatter_add scatter_add_ set_ slice_scatter sort split_with_sizes_copy stack std std_mean sum topk transpose_
+tril triu unbind uniform_ unsafe_split unsqueeze_ upsample_bilinear2d upsample_nearest1d upsample_nearest2d var
+var_mean zero_ zeros zeros_like
 """
 _CHEAP = frozenset(_CHEAP_NAMES.split())
 
@@ -89,8 +92,7 @@ class _Uncounted(OpInterceptor):
 
     def on_op(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         packet = func.overloadpacket
-        known = packet in self.known or func.is_view
-        known = known or torch.Tag.pointwise in func.tags or torch.Tag.reduction in func.tags
+        known = packet in self.known or func.is_view or torch.Tag.pointwise in func.tags
         if not known and not (func.namespace in ("aten", "prim") and packet.__name__ in _CHEAP):
             self.names.add(str(packet))
         return func(*args, **kwargs)
