@@ -141,6 +141,7 @@ class ArrayCache:
         found = self.get(key)
         if found is not None:
             return found
+        self._check_can_open()
         folder = self._folder(key)
         lock = self._locked(folder)
         try:
@@ -154,6 +155,16 @@ class ArrayCache:
         if found is None:
             raise DiskError(f"the cache entry {folder} cannot be read back; is the disk failing?")
         return found
+
+    def _check_can_open(self) -> None:
+        """Tell an entry that is not there from a process that may open no more files.
+
+        Raises:
+            OSError: no more files can be opened.
+        """
+        if self.root.is_dir():
+            for descriptor in [os.open(self.root, os.O_RDONLY) for _ in range(2)]:
+                os.close(descriptor)
 
     def entries(self) -> list[CacheEntry]:
         """Return what lies in the cache, the least recently used first.

@@ -16,6 +16,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 from mmbench.admission import Admission, kind_of
 from mmbench.executors import Executor, Job, Outcome
+from mmbench.executors.child import MACHINE_FAULT, fills_disk, is_machine_fault
 from mmbench.groups import GROUP_FUNCTION, joined, neighbours, part_folder, parted
 from mmbench.journal import CellState
 from mmbench.record import DONE, FAILURES, TRANSIENT, Record
@@ -25,11 +26,13 @@ CELL_FUNCTION = "mmbench.cell:run_cell"
 
 #: A cell that keeps being killed is not tried for ever.
 MAX_KILLED = 3
+#: So many cells in a row that the machine could not run stop the run.
+MAX_FAULTS = 2
 #: A share of failures is judged from so many finished cells on.
 MIN_CELLS_FOR_SHARE = 10
 _WAIT_S = 0.2
 
-StopCause: TypeAlias = Literal["", "max_failures", "budget", "signal", "disk"]
+StopCause: TypeAlias = Literal["", "max_failures", "budget", "signal", "disk", "machine"]
 
 
 class PlannedCell(Protocol):
@@ -103,10 +106,10 @@ class Summary:
 
     @property
     def exit_code(self) -> int:
-        """Return 130 or 143 after a signal, 1 when a cell failed or could not be kept, else 0."""
+        """Return 130 or 143 after a signal, 1 when a cell failed, could not be run or could not be kept, else 0."""
         if self.signum is not None:
             return 128 + self.signum
-        return 1 if self.num_failed or self.cause == "disk" else 0
+        return 1 if self.num_failed or self.cause in ("disk", "machine") else 0
 
 
 def run(
@@ -207,6 +210,7 @@ class _Run:
     cause: StopCause = ""
     reason: str = ""
     signum: int | None = None
+    num_faults: int = 0
     num_signals: int = 0
     num_cancels: int = 0
 
@@ -321,6 +325,7 @@ class _Run:
             self._settle(job, outcome)
 
     def _settle(self, job: Job, outcome: Outcome) -> None:
+        self._count_faults(outcome)
         members = self.launched.pop(job.cell_id)
         self.under_way.difference_update(cell.cell_id for cell, _ in members)
         if len(members) > 1:
@@ -386,7 +391,10 @@ class _Run:
         except OSError as error:
             if record.status not in FAILURES:
                 reason = f"its result could not be kept: {error.strerror or error}"
-                record = replace(record, status="failed", reason=reason)
+                is_fault = is_machine_fault(error) and not fills_disk(folder)
+                record = replace(record, status="interrupted" if is_fault else "failed", reason=reason)
+                if is_fault:
+                    self._count_faults(Outcome(status="interrupted", reason=reason))
             record = replace(record, metrics=(), info={})
         try:
             self.store.drop_files(folder)
@@ -395,6 +403,20 @@ class _Run:
             self._stop_for_disk(error)
             return None
         return record
+
+    def _count_faults(self, outcome: Outcome) -> None:
+        """Stop the run if the machine could run none of the latest cells: the same would come of all others."""
+        if outcome.status != "interrupted":
+            self.num_faults = 0
+        elif not self.cause and (not outcome.started_at or outcome.info.get(MACHINE_FAULT)):
+            self.num_faults += 1
+            if self.num_faults >= MAX_FAULTS:
+                self.cause = "machine"
+                self.reason = (
+                    f"the machine could not run {self.num_faults} cells in a row ({outcome.reason}): what ended before "
+                    "is kept; mend that, then type the command again"
+                )
+                self._tell("stopped", reason=self.reason)
 
     def _stop_for_disk(self, error: OSError) -> None:
         """Launch no more and end what runs, since no result of it could be kept."""

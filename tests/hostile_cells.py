@@ -83,6 +83,21 @@ def fills_the_disk_and_returns(payload: dict[str, Any], folder: Path) -> dict[st
     raise AssertionError
 
 
+def lacks(payload: dict[str, Any], folder: Path) -> None:
+    """Fail as the operating system does when it lacks something."""
+    raise OSError(payload["errno"], os.strerror(payload["errno"]))
+
+
+def cannot_start_a_thread(payload: dict[str, Any], folder: Path) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+def has_no_cache(payload: dict[str, Any], folder: Path) -> None:
+    from mmbench.errors import DiskError
+
+    raise DiskError("the cache cannot keep it: No space left on device")
+
+
 def raises(payload: dict[str, Any], folder: Path) -> None:
     raise ValueError("5 heads do not divide 96;\n\x1b[31mchoose\x1b[0m \x00another\u202e number")
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import faulthandler
 import importlib
 import json
 import math
 import os
 import re
+import shutil
 import signal
 import sys
 import traceback
@@ -18,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from mmbench.errors import ContractError, Diverged, Unavailable
+from mmbench.errors import ContractError, DiskError, Diverged, Unavailable
 from mmbench.record import Metric, Status
 
 OUTCOME_FILE = "outcome.json"
@@ -38,6 +40,16 @@ _GPU_FIGURES = re.compile(
     re.DOTALL,
 )
 _HOST_OOM = re.compile(r"DefaultCPUAllocator: (?:can't allocate memory|not enough memory)|alloc_cpu\.cpp")
+
+#: Key of an outcome's info: the cell ended by what the machine lacks, and is "interrupted".
+MACHINE_FAULT = "machine_fault"
+_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EAGAIN)
+_NO_ROOM = re.compile(r"No space left on device|Disk quota exceeded|can't start new thread")
+_NO_FILES = re.compile(r"Too many open files")
+#: A limit of open files below this is the user's; above it a cell leaks.
+_MIN_OPEN_FILES = 256
+#: Files of a cell that are so large, and such a share of the disk, are what fills it.
+_MIN_FILLING_BYTES, _FILLING_SHARE = 2**20, 0.05
 
 # From glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
@@ -69,9 +81,12 @@ def execute(
         if on_error is not None:
             on_error(error)
         status, reason = classify(error)
+        fault: dict[str, Any] = {}
+        if status == "failed" and is_machine_fault(error) and not fills_disk(folder):
+            status, fault = "interrupted", {MACHINE_FAULT: True}
         with suppress(BaseException):  # the folder may be gone, the error's own text may raise
             (folder / TRACEBACK_FILE).write_text("".join(traceback.format_exception(error)), errors="backslashreplace")
-        return {"status": status, "reason": reason, "metrics": [], "info": {}}
+        return {"status": status, "reason": reason, "metrics": [], "info": fault}
     return {"status": "ok", "reason": "", "metrics": metrics, "info": info}
 
 
@@ -92,6 +107,40 @@ def classify(error: BaseException) -> tuple[Status, str]:
         return "failed", one_line(f"SystemExit: the cell called sys.exit({error.code!r})")
     name = type(error).__name__
     return "failed", one_line(f"{name}: {_text(error)}" if _text(error) else name)
+
+
+def is_machine_fault(error: BaseException) -> bool:
+    """Return whether an exception says that the machine lacks room, files or processes, rather than of the cell."""
+    for cause in _causes(error):
+        number = cause.errno if isinstance(cause, OSError) else None
+        if number in (errno.EMFILE, errno.ENFILE) or _NO_FILES.search(_text(cause)):
+            return _max_open_files() < _MIN_OPEN_FILES  # else it is the cell that opened too many
+        if number in _FAULTS or isinstance(cause, DiskError) or _NO_ROOM.search(_text(cause)):
+            return True
+    return False
+
+
+def fills_disk(folder: Path) -> bool:
+    """Return whether the files below a folder are a large part of its disk."""
+    try:
+        total = shutil.disk_usage(folder).total
+    except OSError:
+        return False
+    size = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                size += Path(parent, name).lstat().st_blocks * 512
+    return size >= max(_MIN_FILLING_BYTES, _FILLING_SHARE * total)
+
+
+def _max_open_files() -> float:
+    try:
+        import resource
+    except ImportError:  # another system than POSIX
+        return math.inf
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return math.inf if soft == resource.RLIM_INFINITY else soft
 
 
 def one_line(text: str) -> str:

@@ -18,7 +18,15 @@ import psutil
 
 from mmbench.durable import empty
 from mmbench.executors import Job, Outcome, Running
-from mmbench.executors.child import LOG_FILE, MAX_OUTCOME_BYTES, OUTCOME_FILE, UNWRITTEN_EXIT, one_line
+from mmbench.executors.child import (
+    LOG_FILE,
+    MACHINE_FAULT,
+    MAX_OUTCOME_BYTES,
+    OUTCOME_FILE,
+    UNWRITTEN_EXIT,
+    fills_disk,
+    one_line,
+)
 from mmbench.executors.launch import (
     DEFAULT_START_METHOD,
     JOB_FILE,
@@ -58,6 +66,7 @@ WATCH_S = 0.1
 #: How long the server may take to say that a dead process is dead before it counts as stuck.
 STUCK_S = 5.0
 #: A disk with less than that is full: an outcome is smaller.
+_FULL = "the disk is full"
 _FULL_BYTES = MAX_OUTCOME_BYTES
 
 
@@ -79,6 +88,7 @@ class _Task:
     killed: bool = False
     gone_since: float | None = None
     retried: bool = False
+    began: bool = False  # whether its process was ever started, this time or before
     process: psutil.Process | None = field(default=None, repr=False)
 
 
@@ -187,7 +197,7 @@ class LocalExecutor:
         if task is None:
             return
         if isinstance(message, Started):
-            task.pid = message.pid
+            task.pid, task.began = message.pid, True
             task.started = time.monotonic()
             task.started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
             with suppress(psutil.Error):
@@ -197,7 +207,7 @@ class LocalExecutor:
         elif isinstance(message, Exited):
             self._finish(task, *self._verdict(task, message.code))
         elif isinstance(message, Refused):
-            self._finish(task, "killed", message.reason)
+            self._finish(task, "interrupted", message.reason)
 
     def _watch(self) -> None:
         now = time.monotonic()
@@ -253,7 +263,10 @@ class LocalExecutor:
                 return "oom_host", f"the kernel ended it because the machine ran out of memory{used}", {}
             return "killed", f"{describe_exit(code)} ended the process", {}
         if code == UNWRITTEN_EXIT:
-            return "failed", why_unwritten(task.job.folder), {}
+            reason = why_unwritten(task.job.folder)
+            if reason.endswith(_FULL) and not fills_disk(task.job.folder):
+                return "interrupted", reason, {"info": {MACHINE_FAULT: True}}
+            return "failed", reason, {}
         last_line = task.log.last_line()
         said = f"; its last line of output: {last_line}" if last_line else ""
         return "failed", one_line(f"the process ended with exit code {code} before the cell was finished{said}"), {}
@@ -270,7 +283,9 @@ class LocalExecutor:
         for task in tasks:
             outcome = _read_outcome(task.job.folder / OUTCOME_FILE, task.job.nonce)
             if outcome is not None or task.verdict is not None or task.retried:
-                verdict: tuple[Status, str] = task.verdict or ("killed", f"{reason}, twice")
+                # A cell that never began has done nothing that could have ended the server.
+                lost: Status = "killed" if task.began else "interrupted"
+                verdict: tuple[Status, str] = task.verdict or (lost, f"{reason}, twice")
                 if outcome is not None:
                     verdict = (outcome["status"], outcome["reason"])
                 self._finish(task, *verdict, outcome or {})
@@ -279,6 +294,7 @@ class LocalExecutor:
                 empty(task.job.folder)
             self.submit(task.job)
             self._tasks[self._num_submitted].retried = True
+            self._tasks[self._num_submitted].began = task.began
 
     def _finish(self, task: _Task, status: Status, reason: str, outcome: Mapping[str, Any] | None = None) -> None:
         self._tasks.pop(task.number, None)
@@ -306,7 +322,7 @@ def why_unwritten(folder: Path) -> str:
     if not folder.is_dir():
         return "its result could not be written: its folder is gone"
     free = shutil.disk_usage(folder).free
-    why = "the disk is full" if free < _FULL_BYTES else "its folder takes no more files"
+    why = _FULL if free < _FULL_BYTES else "its folder takes no more files"
     return f"its result could not be written: {why}"
 
 
