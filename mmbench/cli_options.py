@@ -32,7 +32,9 @@ Grid = Annotated[
 ]
 Dataset = Annotated[
     list[str] | None,
-    selection("-d", "--dataset", metavar="DATASET", help="For example digits, 'red*', manifest:PATH.csv\\[text=text]."),
+    selection(
+        "-d", "--dataset", metavar="DATASET", help="For example digits, 'red*', photos/data.csv\\[label=species]."
+    ),
 ]
 Encoder = Annotated[
     list[str] | None,

@@ -11,6 +11,7 @@ from typing import Any
 from mmbench.config import RunConfig, TrainConfig, resolve_train
 from mmbench.errors import DataError, MmbenchError, Unavailable
 from mmbench.part_code import call_function, lacking_packages
+from mmbench.reference import format_reference
 from mmbench.registry import Reference, Registry
 from mmbench.spec import (
     AUGMENT_VERSION,
@@ -75,6 +76,23 @@ class DatasetPart(Part):
     train_digest: str
     key: str
 
+    @property
+    def full_reference(self) -> str:
+        """The reference that selects this dataset again."""
+        options = dict(self.reference.options)
+        defaults = self.spec.defaults
+        given = {key: value for key, value in options.items() if key not in defaults or defaults[key] != value}
+        if self.reference.name:
+            given["name"] = self.reference.name
+        target = f":{self.reference.target}" if self.reference.target else ""
+        return format_reference(f"{self.reference.entry.ref}{target}", given)
+
+    def short_reference(self, modalities: str) -> str:
+        """Return what somebody types to select this dataset with other modalities, for messages."""
+        given = [f"{key}={value}" for key, value in self.reference.options.items()]
+        name = self.reference.target or self.reference.entry.spec.name
+        return f"{name}[{','.join([*given, modalities])}]"
+
 
 def make_dataset_part(config: RunConfig, registry: Registry, reference: Reference) -> DatasetPart:
     spec = reference.entry.spec
@@ -100,15 +118,20 @@ def make_dataset_part(config: RunConfig, registry: Registry, reference: Referenc
     train = resolve_train(config, spec.train)
     return DatasetPart(
         reference=reference,
-        label=label_of(registry, reference),
+        label=reference.name or info.title or label_of(registry, reference),
         identity=identity,
         digest=digest(identity),
         unavailable=unavailable,
         info=info,
         train=train,
         train_digest=digest(train.model_dump()),
-        key=digest({**identity, "info": to_json(info)}),
+        key=digest({**identity, "info": _content(info)}),
     )
+
+
+def _content(info: DatasetInfo) -> dict[str, Any]:
+    """Return what of a dataset's description depends on its data, and not on what it is called."""
+    return {name: value for name, value in to_json(info).items() if name not in ("title", "notes", "inferred")}
 
 
 def make_part(registry: Registry, reference: Reference) -> Part:

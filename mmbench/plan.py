@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -13,12 +15,15 @@ from mmbench.combo import Cell
 from mmbench.config import RunConfig, TrainConfig
 from mmbench.errors import EmptySelection, MmbenchError, UsageError, did_you_mean
 from mmbench.grid import DEVICE, DatasetGrid, in_turn
-from mmbench.parts import DatasetPart, Part, digest, make_dataset_part, make_part
+from mmbench.parts import DatasetPart, Part, digest, label_of, make_dataset_part, make_part
 from mmbench.record import CellRole
 from mmbench.registry import Entry, Registry
 from mmbench.selection import dataset_references, is_excluded, is_named, nothing_selected, split_selector
 from mmbench.spec import Role
 from mmbench.spec_values import to_json
+
+#: Cells of one dataset above which guessed modalities must be confirmed.
+MAX_INFERRED_CELLS = 2_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,6 +210,8 @@ class Plan:
         return {
             part.label: {
                 "ref": part.reference.entry.ref,
+                "reference": part.full_reference,
+                "notes": list(part.info.notes),
                 "summary": part.spec.summary,
                 "tasks": to_json(part.info.tasks),
                 "modalities": to_json(part.info.modalities),
@@ -310,6 +317,7 @@ def make_plan(config: RunConfig, registry: Registry, *, runtime: Mapping[str, An
     }
     plan = Plan(config=config, registry=registry, datasets=tuple(datasets), notes=tuple(notes), runtime=full)
     _check_selectors(plan)
+    _check_inferred(plan)
     if not plan._fusions and (not config.baselines or registry.lacks("fusion")):
         raise EmptySelection(nothing_selected(registry, "fusion"))
     return replace(plan, notes=(*notes, *_gaps(plan)))
@@ -328,7 +336,36 @@ def _datasets(config: RunConfig, registry: Registry, notes: list[str]) -> list[D
             continue
         if not is_excluded(part.label, config.exclude):
             parts[part.digest] = part
-    return list(parts.values())
+    return _with_labels_of_their_own(registry, list(parts.values()))
+
+
+def _with_labels_of_their_own(registry: Registry, parts: Sequence[DatasetPart]) -> list[DatasetPart]:
+    """Return datasets of which no two are called the same: those that are show their references."""
+    counts = Counter(part.label for part in parts)
+    return [
+        replace(part, label=label_of(registry, part.reference)) if counts[part.label] > 1 else part for part in parts
+    ]
+
+
+def _check_inferred(plan: Plan) -> None:
+    """Refuse a grid over many guessed modalities: their combinations multiply, and few of them are meant."""
+    if plan.config.max_cells is not None or plan.config.modality:
+        return
+    joint = sum(1 for fusion in plan._fusions if fusion.spec.max_modalities != 1)
+    for grid in plan._grids:
+        part = grid.dataset
+        if not part.info.inferred or len(part.info.modalities) < 2:
+            continue
+        counts = [len(encoders) for encoders in grid.encoders.values() if encoders]
+        num_cells = math.prod(counts) * joint * len(plan._objectives) * len(plan.config.seeds)
+        if num_cells > MAX_INFERRED_CELLS:
+            names = [f"{item.name} ({item.kind})" for item in part.info.modalities]
+            chosen = ",".join(f"{item.name}={item.name}" for item in part.info.modalities[:2])
+            raise UsageError(
+                f"{len(names)} columns of {part.label} look like modalities, which makes {num_cells:,} cells: "
+                f"{', '.join(names)}. Name those that you want, as in -d '{part.short_reference(chosen)}', take some "
+                f"with -m {part.info.modalities[0].name} -m {part.info.modalities[1].name}, or choose encoders with -e"
+            )
 
 
 def _gaps(plan: Plan) -> Iterator[str]:

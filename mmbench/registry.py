@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,6 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from mmbench.dataset_paths import reader_of_path
 from mmbench.discovery import import_point, installed_points, normalised
 from mmbench.errors import PluginError, SpecError, UsageError, did_you_mean
 from mmbench.loading import (
@@ -59,6 +61,7 @@ FIRST_PARTY = frozenset(
         "trackers", "video", "vision",
     )
 )  # fmt: skip
+_LONGEST_NAME = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +107,7 @@ class Reference:
         options: Every option, the given ones merged into the defaults.
         tuning: How an encoder is trained; "" for everything else.
         tuning_options: What belongs to that tuning (`mmbench.spec.TUNING_OPTIONS`), merged into its defaults.
+        name: What tables call a dataset, as the option `name` says; "" for its usual name.
         missing: What a fusion is given for missing modalities; "mask", which is nothing, for everything else.
         augment: What is done to an encoder's inputs in training (`mmbench.spec.AUGMENTATIONS`), in the order of doing.
     """
@@ -111,6 +115,7 @@ class Reference:
     entry: Entry
     target: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+    name: str = ""
     tuning: str = ""
     tuning_options: Mapping[str, Any] = field(default_factory=dict)
     missing: MissingPolicy = "mask"
@@ -243,7 +248,26 @@ class Registry:
             if not accepting:
                 raise self._wrong_kind(found, kind)
             return accepting, target
+        if role == "dataset":
+            found = self._accepting(head)
+            if found:
+                return found, head
         raise self._unknown(role, head, kind)
+
+    def _accepting(self, path: str) -> tuple[Entry, ...]:
+        """Return the dataset that reads a path which somebody gave in place of a name; () where it is no path."""
+        entries = self._entries["dataset"]
+        entry_of = {id(entry.spec): entry for entry in entries}
+
+        def ask(spec: DatasetSpec, path: str) -> bool:
+            process = entry_of[id(spec)].process
+            if process is not None:
+                return bool(process.call(spec.accepts, path))
+            module, _, function = spec.accepts.partition(":")
+            return bool(getattr(importlib.import_module(module), function)(path))
+
+        reader = reader_of_path([entry.spec for entry in entries if isinstance(entry.spec, DatasetSpec)], path, ask)
+        return tuple(entry for entry in entries if entry.spec is reader)
 
     def _named(self, role: Role, name: str) -> tuple[Entry, ...]:
         dist, slash, short = name.rpartition("/")
@@ -264,6 +288,7 @@ class Registry:
         tuning, about_tuning = _tuning(where, spec, options) if isinstance(spec, EncoderSpec) else ("", {})
         augment = _augment(where, (kind,) if kind else spec.kinds, options) if isinstance(spec, EncoderSpec) else ()
         missing = _missing(where, options) if isinstance(spec, FusionSpec) else "mask"
+        name = _name(where, spec, options) if isinstance(spec, DatasetSpec) else ""
         open_options = isinstance(spec, DatasetSpec) and spec.open_options
         # A factory with open options takes the folder by position, so that an option may be called "root".
         reserved = sorted(options.keys() & (set(RESERVED_OPTIONS[role]) - ({"root"} if open_options else set())))
@@ -277,6 +302,7 @@ class Registry:
             entry=entry,
             target=target,
             options=MappingProxyType(merged),
+            name=name,
             tuning=tuning,
             tuning_options=MappingProxyType(about_tuning),
             missing=missing,
@@ -457,6 +483,16 @@ def _missing(where: str, options: dict[str, Any]) -> MissingPolicy:
         raise UsageError(f"{where}: missing={policy} is none of {', '.join(MISSING_POLICIES)}.{hint}")
     chosen: MissingPolicy = policy
     return chosen
+
+
+def _name(where: str, spec: DatasetSpec, options: dict[str, Any]) -> str:
+    """Take what tables are to call a dataset out of the options that somebody gave."""
+    if "name" in spec.defaults:
+        return ""
+    name = options.pop("name", "")
+    if not isinstance(name, str | int | float) or not str(name).isprintable() or len(str(name)) > _LONGEST_NAME:
+        raise UsageError(f"{where}: name must be a short text, got {str(name)[:80]!r}")
+    return str(name).strip()
 
 
 def _takes_target(entry: Entry) -> bool:

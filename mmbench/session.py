@@ -24,6 +24,7 @@ from mmbench.executors.watch import default_memory_bytes
 from mmbench.grid import DEVICE
 from mmbench.heartbeat import Heartbeat
 from mmbench.part_code import check_packages, load_factory
+from mmbench.parts import DatasetPart
 from mmbench.plan import Plan
 from mmbench.planners import planner_of
 from mmbench.preflight import check_components
@@ -38,7 +39,7 @@ from mmbench.staged import run_stages
 from mmbench.standing import Standing
 from mmbench.store import EXECUTORS_FOLDER, RunStore, check_run_name
 from mmbench.trackers import Trackers, open_tracker
-from mmbench.views import console, plan_headline, size_text
+from mmbench.views import console, dataset_notes, plan_headline, size_text
 
 if TYPE_CHECKING:
     from mmbench.executors import Executor
@@ -81,6 +82,8 @@ def run_plan(plan: Plan, *, argv: Sequence[str], as_json: bool = False) -> int:
         with Heartbeat(store, standing, measured=config.executor in ("inline", "local")) as heart:
             trackers = Trackers(store.folder, [open_tracker(store.folder, reference) for reference in wanted])
             out.print(f"run {store.name}: {plan_headline(plan, planner)}")
+            for note in dataset_notes(plan):
+                out.print(note)
             began = time.monotonic()
             admission = make_admission(plan)
             trackers.start(store.read_run(), counts["run"] + counts["baselines"])
@@ -204,8 +207,13 @@ def default_name(plan: Plan) -> str:
         return config.grid
     if not config.dataset:
         return "all"
-    names = sorted({part.spec.name for part in plan.datasets})
+    names = sorted({_own_name(part) for part in plan.datasets})
     return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(names))[:80]
+
+
+def _own_name(part: DatasetPart) -> str:
+    """Return what a run calls a dataset: its own short name, or that of its kind."""
+    return part.reference.name or part.info.title or str(part.spec.name)
 
 
 def tracker_references(plan: Plan) -> list[Reference]:
@@ -256,6 +264,14 @@ def _settle(store: RunStore, plan: Plan, argv: Sequence[str]) -> None:
             raise UsageError(
                 f"the run {store.name!r} trained {label} with other settings ({differing}); such numbers do not belong "
                 "in one table. Choose another name with --run"
+            )
+    for part in plan.datasets:
+        before = earlier.get(part.label, {}).get("reference", part.full_reference)
+        if before != part.full_reference:
+            raise UsageError(
+                f"in the run {store.name!r}, {part.label!r} is {before}, and now {part.full_reference}: rows of the "
+                f"two do not belong in one table. Choose another run with --run {store.name}-2, or another name with "
+                f"[name={part.label}-2]"
             )
     about = store.read_run()
     before = about.get("config", {}).get("sweep") or {}

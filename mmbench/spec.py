@@ -153,18 +153,27 @@ class DatasetInfo:
         tasks: What to predict; at least one.
         missing: Names of the modalities that some samples lack.
         fingerprint: Changes whenever the data change (a hash over content); "" when `version` says it all.
+        title: A short name for tables, such as that of a file; "" shows the reference.
+        notes: What people should see of how the data were understood, and warnings ("warning: …"), a line each.
+        inferred: Whether the modalities were guessed, because no option named any.
     """
 
     modalities: tuple[Modality, ...]
     tasks: tuple[TaskSpec, ...]
     missing: tuple[str, ...] = ()
     fingerprint: str = ""
+    title: str = ""
+    notes: tuple[str, ...] = ()
+    inferred: bool = False
 
     def __post_init__(self) -> None:
         _set(self, "modalities", checked_members("modalities", self.modalities, Modality))
         _set(self, "tasks", checked_members("tasks", self.tasks, TaskSpec))
         _set(self, "missing", checked_words("missing", self.missing))
         check_text("fingerprint", self.fingerprint)
+        check_text("title", self.title)
+        _set(self, "notes", checked_words("notes", self.notes))
+        check_flag("inferred", self.inferred)
         unknown = set(self.missing) - {modality.name for modality in self.modalities}
         if unknown:
             raise SpecError(f"missing names modalities that are not there: {', '.join(sorted(unknown))}")
@@ -438,6 +447,8 @@ class DatasetSpec(_Spec):
         target: Whether a reference carries more after the name, as in ``manifest:PATH.csv``.
         open_options: Whether options beyond `defaults` are allowed, as for the columns of a manifest. The factory then
             takes its folder by position only, as in ``def factory(root, /, **options)``.
+        accepts: ``"package.module:function"``, called with a path that was given in place of a dataset's name; returns
+            whether this dataset reads it as its target. It must import neither torch nor pandas.
         ceilings: Best reachable test score by subset of modalities ("image", "audio+image"; names sorted), where
             that is known by construction; the primary metric of the first task.
         train: Training settings that suit this dataset, overridden by the user's.
@@ -453,6 +464,7 @@ class DatasetSpec(_Spec):
     describe: str = ""
     target: Target = "none"
     open_options: bool = False
+    accepts: str = ""
     ceilings: Mapping[str, float] = field(default_factory=dict)
     train: Options = field(default_factory=dict)
     cell_time_s: float | None = None
@@ -465,6 +477,8 @@ class DatasetSpec(_Spec):
         _set(self, "files", checked_members(f"{where}: files", self.files, AssetSpec, at_least_one=False))
         if self.prepare:
             check_reference(f"{where}: prepare", self.prepare)
+        if self.accepts:
+            check_reference(f"{where}: accepts", self.accepts)
         check_word(f"{where}: target", self.target, get_args(Target))
         check_flag(f"{where}: open_options", self.open_options)
         _set(self, "ceilings", frozen_json(f"{where}: ceilings", self.ceilings))

@@ -224,6 +224,16 @@ def plan_headline(plan: Plan, planner: Planner | None = None) -> str:
     return f"{counted(counts['cells'], 'cell')}: {', '.join(parts)}"
 
 
+def dataset_notes(plan: Plan) -> list[Text]:
+    """Return how the data were understood, a line for each note, those that warn in yellow."""
+    many = len(plan.datasets) > 1
+    return [
+        Text(f"{part.label}: {note}" if many else note, style="yellow" if note.startswith("warning:") else "")
+        for part in plan.datasets
+        for note in part.info.notes
+    ]
+
+
 def print_plan(plan: Plan, rows: int) -> None:
     """Print the headline and the first rows."""
     from mmbench.planners import planner_of
@@ -232,6 +242,8 @@ def print_plan(plan: Plan, rows: int) -> None:
     out = console()
     planner = planner_of(plan)
     out.print(plan_headline(plan, planner))
+    for note in dataset_notes(plan):
+        out.print(note)
     stages = planner.outlook()
     for stage in stages:
         out.print(Text(f"  {stage.title}: {'' if stage.exact else 'at most '}{counted(stage.num_cells, 'cell')}"))

@@ -114,6 +114,7 @@ def _board(
     return Board(
         dataset=dataset,
         summary=str(about.get("summary", "")),
+        reference=str(about.get("reference", "")),
         task=name,
         kind=str(task.get("kind", "")),
         num_outputs=int(task.get("num_outputs", 0)),

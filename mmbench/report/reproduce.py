@@ -30,7 +30,7 @@ def row_command(row: Row, board: Board, report: Report) -> str:
     """
     config = report.provenance.get("config")
     config = config if isinstance(config, Mapping) else {}
-    words = ["mmbench", "run", "--run", report.run, "-d", board.dataset]
+    words = ["mmbench", "run", "--run", report.run, "-d", board.reference or board.dataset]
     encoders = split_encoders(row.encoders)
     if row.unimodal:
         words += ["-m", row.modalities[0]]

@@ -160,6 +160,7 @@ class Board:
 
     Attributes:
         dataset, summary: Label and one line about it.
+        reference: What selects the dataset again; "" where only the label is known.
         task, kind, num_outputs, class_names: What is predicted.
         metric, direction, unit: What rows are ranked by.
         first: Whether this is the dataset's first task, which leads the answer.
@@ -209,6 +210,7 @@ class Board:
     mixed: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     warnings: Mapping[str, int] = field(default_factory=dict)
     modalities: Modalities | None = None
+    reference: str = ""
 
     @property
     def best(self) -> Row | None:

@@ -28,7 +28,7 @@ def test_a_manifest_of_another_kind(tmp_path):
 def test_a_folder_instead_of_a_manifest(tmp_path):
     (tmp_path / "folder.csv").mkdir()
 
-    assert "cannot be read" in refuse(str(tmp_path / "folder.csv"))
+    assert "holds neither a table" in refuse(str(tmp_path / "folder.csv"))
 
 
 def test_bytes_that_are_not_utf_8_are_located(tmp_path):

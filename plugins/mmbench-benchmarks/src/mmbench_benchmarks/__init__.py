@@ -31,6 +31,7 @@ def _published(
     requires: tuple[str, ...] = ("PIL", "soundfile"),
     target: Target = "optional",
     open_options: bool = False,
+    accepts: str = "",
 ) -> DatasetSpec:
     function = name.replace("-", "_")
     return DatasetSpec(
@@ -48,6 +49,7 @@ def _published(
         requires=requires,
         target=target,
         open_options=open_options,
+        accepts=accepts,
         # Their files are nobody's by default.
         in_all=False,
     )
@@ -210,5 +212,6 @@ def mmbench_datasets() -> list[DatasetSpec]:
             licence="the dataset's own",
             target="required",
             open_options=True,
+            accepts="mmbench_benchmarks.hf_files:accepts",
         ),
     ]

@@ -8,6 +8,7 @@ choose among what is stored. Without modalities, the columns of pictures, sounds
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ _SPLIT_WORDS: Mapping[Split, tuple[str, ...]] = {
 
 def describe_hf(target: str, **options: Any) -> DatasetInfo:
     """Return what planning must know; the column of labels is read. See `open_hf`."""
-    return _understood(target, options).info()
+    return replace(_understood(target, options).info(), title=Path(target).name)
 
 
 def open_hf(root: Path, /, *, target: str, **options: Any) -> dict[Split, LazySamples]:

@@ -56,6 +56,14 @@ def require_pyarrow() -> Any:
     return pyarrow
 
 
+def accepts(path: str) -> bool:
+    """Whether a path is a folder that the library saved or cached a dataset in."""
+    place = Path(path).expanduser()
+    return any((place / name).is_file() for name in ("dataset_dict.json", "state.json")) or (
+        (place / "dataset_info.json").is_file() and any(place.glob("*.arrow"))
+    )
+
+
 def find_stored(target: str, known: Mapping[str, str]) -> Stored:
     """Find a dataset in a folder or in the library's cache.
 

@@ -75,7 +75,7 @@ def _candidates(table: Table) -> str:
     if not found:
         return ""
     listed = ", ".join(f"{name!r} ({distinct} different)" for distinct, name in sorted(found)[:5])
-    return f"; it may be {listed}"
+    return f", as in [label={min(found)[1]}]; it may be {listed}"
 
 
 def _read_target(table: Table, column: str, forced: str, faults: Faults) -> Target:

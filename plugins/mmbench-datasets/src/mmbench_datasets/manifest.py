@@ -25,6 +25,7 @@ from mmbench_datasets.faults import Faults
 from mmbench_datasets.features import read_features, with_train
 from mmbench_datasets.filehash import file_digests, hash_files
 from mmbench_datasets.files import TableFiles
+from mmbench_datasets.folders import read_folder
 from mmbench_datasets.labels import Target, check_trained, read_targets
 from mmbench_datasets.media import PixelRange
 from mmbench_datasets.modalities import Source, declared_source, inferred_sources, modality_of
@@ -103,6 +104,13 @@ class Manifest:
         content.update(hash_files(self.root, self.files).encode())
         return content.hexdigest()
 
+    def summary(self) -> str:
+        """Say in a line what was read from where."""
+        sources = [f"{source.name} ({source.kind}) from {_listed(source.columns)}" for source in self.sources]
+        labels = [f"{item.column!r} ({item.task.kind}, {item.task.num_outputs})" for item in self.targets]
+        taken = f"{', '.join(sources)}{', guessed' if self.inferred else ''}"
+        return f"{self.table.path.name}: {len(self.table):,} rows; {taken}; label {', '.join(labels)}"
+
     def info(self) -> DatasetInfo:
         """Return what planning must know."""
         try:
@@ -111,9 +119,26 @@ class Manifest:
                 tasks=tuple(item.task for item in self.targets),
                 missing=self.missing,
                 fingerprint=self.fingerprint(),
+                title=title_of(self.table.path),
+                notes=(self.summary(), *self.notes),
+                inferred=self.inferred,
             )
         except SpecError as error:
             raise UsageError(f"{self.table.path.name}: {error}; name modalities as in [image=COLUMN]") from None
+
+
+def _listed(columns: Sequence[str]) -> str:
+    """Name columns, of many the first and the last."""
+    if len(columns) > 4:
+        return f"{len(columns)} columns, {columns[0]!r} to {columns[-1]!r}"
+    return "+".join(map(repr, columns))
+
+
+def title_of(path: Path) -> str:
+    """Return what tables call data of their own: the name of the file or folder without its ending."""
+    resolved = path.resolve()
+    name = resolved.stem if resolved.is_file() else resolved.name
+    return "".join(letter if letter.isprintable() else "_" for letter in name)[:64]
 
 
 def describe(target: str, **options: Any) -> DatasetInfo:
@@ -151,7 +176,8 @@ def open_manifest(root: Path, /, *, target: str, **options: Any) -> dict[Split, 
 def read_manifest(target: str, options: Mapping[str, Any], *, check_headers: bool = False) -> Manifest:
     """Read a manifest and decide what each column is for; see `understand`."""
     known = {name: str(value) for name, value in options.items()}
-    table = read_table(target, encoding=known.get("encoding", ""))
+    read = read_folder if Path(target).expanduser().is_dir() else read_table
+    table = read(target, encoding=known.get("encoding", ""))
     return understand(table, known, check_headers=check_headers)
 
 
