@@ -48,8 +48,18 @@ def export(
 
 def compare(
     first: Annotated[str, typer.Argument(metavar="RUN_A", help="The run to compare with, by name or folder.")],
-    second: Annotated[str, typer.Argument(metavar="RUN_B", help="The run that may have changed.")],
+    second: Annotated[
+        str | None, typer.Argument(metavar="[RUN_B]", help="The run that may have changed.", show_default=False)
+    ] = None,
     results: Results = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN",
+            help="Instead of RUN_B: a published run. Its report's per-sample scores are enough; its rows and those of "
+            "RUN_A are ranked, grouped and tested together.",
+        ),
+    ] = None,
     fail_if: Annotated[
         list[str] | None,
         typer.Option("--fail-if", metavar="'throughput<-5%'", help="Exit 5 when a change goes beyond. Repeatable."),
@@ -59,6 +69,16 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Compare two runs: scores on the same test samples, costs by their raw timings; exit 5 when a limit is crossed."""
+    if (second is None) == (against is None):
+        raise UsageError("name one other run: `mmbench compare RUN_A RUN_B`, or `mmbench compare RUN_A --against RUN`")
+    if against is not None:
+        from mmbench.compare_session import compare_published
+
+        if fail_if or any_ or force:
+            raise UsageError("--against takes none of --fail-if, --any and --force; they are for two runs of your own")
+        compare_published(_store(first, results), _store(against, results), as_json=as_json)
+        return
+    assert second is not None
     from mmbench.compare_session import compare as compare_stores
 
     stores = _store(first, results), _store(second, results)

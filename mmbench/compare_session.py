@@ -8,9 +8,13 @@ from collections.abc import Sequence
 from rich.text import Text
 
 from mmbench.encoding import json_text
+from mmbench.report.answer import metric_words
 from mmbench.report.comparison import Comparison, Difference, compare_runs
 from mmbench.report.gate import change_of, crossed, parse_condition
-from mmbench.report.text import amount, clean, counted, number, p_value, seconds
+from mmbench.report.markdown import group_cell, interval
+from mmbench.report.pairwise import ALPHA
+from mmbench.report.published import JointBoard, PublishedComparison, RunRow, compare_with_published
+from mmbench.report.text import amount, clean, counted, number, p_value, seconds, signed
 from mmbench.store import RunStore
 from mmbench.views import console, table
 
@@ -51,6 +55,61 @@ def compare(
         named = {row.metric for row in made.rows if any(condition.is_about(row.metric) for condition in conditions)}
         _print(made, named, lines)
     return CROSSED if lines else 0
+
+
+def compare_published(run: RunStore, published: RunStore, *, as_json: bool = False) -> None:
+    """Rank and test the rows of a run together with those of a published one, and show it.
+
+    Raises:
+        UsageError: the runs have no task in common, or stand on different data.
+    """
+    found = compare_with_published(run, published)
+    if as_json:
+        sys.stdout.write(json_text(found.to_json()) + "\n")
+        return
+    out = console()
+    for joint in found.boards:
+        _print_joint(joint, found)
+    for words in found.problems:
+        out.print(Text(f"not compared: {clean(words, 300)}", style="yellow"))
+
+
+def _print_joint(joint: JointBoard, found: PublishedComparison) -> None:
+    out, board = console(), joint.board
+    out.print(Text(f"{clean(board.dataset, 160)}: {clean(found.run, 80)} against {clean(found.published, 80)}", "bold"))
+    if joint.reference is not None:
+        label = clean(joint.reference.label, 200)
+        out.print(Text(f"Compared with the row of {clean(found.published, 80)} that is best on val: {label}"))
+    ranked = [(at, row) for at, row in enumerate(board.rows) if isinstance(row, RunRow) and row.rank is not None]
+    own = [at for at, row in ranked if row.run == found.run][:MAX_LISTED]
+    shown = sorted(
+        {*(at for at, _ in ranked[:MAX_LISTED]), *own, *(at for at, row in ranked if row is joint.reference)}
+    )
+    heads = ["run", "encoders", "fusion"]
+    view = table("#", "group", *heads)
+    for name in (metric_words(board.metric), "95 % CI", "difference", "95 % CI of it", "p (Holm)"):
+        view.add_column(name, justify="right", no_wrap=True)
+    for at in shown:
+        row = board.rows[at]
+        assert isinstance(row, RunRow) and row.score is not None
+        against = joint.against.get(at)
+        view.add_row(
+            str(row.rank) + (" ►" if row is joint.reference else ""),
+            group_cell(row),
+            Text(clean(row.run, 40)),
+            Text(clean(row.encoders.replace("+", " + "), 160)),
+            Text(clean(row.fusion, 48)),
+            number(row.score.mean),
+            interval(row.score),
+            "" if against is None else signed(against.difference),
+            "" if against is None else f"{signed(against.low)} to {signed(against.high)}",
+            "" if against is None else p_value(against.p_value),
+            style="green" if against is not None and against.p_value < ALPHA and against.difference > 0 else "",
+        )
+    out.print(view)
+    if len(ranked) > len(shown):
+        out.print(Text(f"{counted(len(ranked) - len(shown), 'other row')} in --json", style="dim"))
+    out.print(Text(f"Test: {joint.test}; over {counted(len(board.seeds), 'common seed')}"))
 
 
 def _print(made: Comparison, named: set[str], lines: Sequence[str]) -> None:

@@ -109,6 +109,16 @@ def test_the_examples_in_the_docstrings_hold() -> None:
     assert doctest.testmod(index).failed == 0
 
 
+def test_runs_with_packed_scores_are_said_to_be_testable(tmp_path: Path) -> None:
+    folder = as_published(make_run(tmp_path, "all"))
+    (folder / "report").mkdir(exist_ok=True)
+    (folder / "report" / "scores.safetensors").write_bytes(b"")
+
+    text = " ".join(write_index(tmp_path).read_text().split())
+
+    assert "rows can still be tested: `mmbench compare RUN --against` one of these folders." in text
+
+
 def test_a_published_run_is_shown_as_its_written_report_has_it(tmp_path: Path) -> None:
     as_published(make_run(tmp_path, "all"))
 

@@ -30,9 +30,10 @@ def build_report(folder: Path) -> Report:
 
 
 def write_report(folder: Path, report: Report | None = None) -> list[Path]:
-    """Write ``report.html``, ``report.md``, ``leaderboard.csv`` and ``leaderboard.tex`` under ``report/``.
+    """Write ``report.html``, ``report.md``, ``leaderboard.csv``, ``leaderboard.tex`` and ``scores.safetensors``.
 
-    A file is replaced only when its successor is complete.
+    They go to ``report/``; each is replaced only when its successor is complete. ``scores.safetensors``, written where
+    there are predictions, holds the test scores of single samples: the report can be made again without predictions.
 
     Args:
         folder: Of the run.
@@ -48,14 +49,18 @@ def write_report(folder: Path, report: Report | None = None) -> list[Path]:
     from mmbench.report.latex import render_latex
     from mmbench.report.leaderboard import leaderboard_csv
     from mmbench.report.markdown import render_markdown
+    from mmbench.report.packed_scores import PACKED_FILE
+    from mmbench.report.score_reader import packed_file
 
     made = report or build_report(folder)
-    files = {
+    files: dict[str, str | bytes] = {
         "report.html": render_html(made, folder),
         "report.md": render_markdown(made),
         "leaderboard.csv": leaderboard_csv(made),
         "leaderboard.tex": render_latex(made),
     }
+    if packed := packed_file(made, folder):
+        files[PACKED_FILE] = packed
     return write_files(folder / "report", files)
 
 
@@ -88,8 +93,8 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def write_files(place: Path, files: Mapping[str, str]) -> list[Path]:
-    """Write text files, by name, into a folder; return them in that order.
+def write_files(place: Path, files: Mapping[str, str | bytes]) -> list[Path]:
+    """Write files, by name, into a folder; return them in that order.
 
     Raises:
         UsageError: the folder cannot be written, or is a link, which a stranger's run may have.
@@ -98,19 +103,20 @@ def write_files(place: Path, files: Mapping[str, str]) -> list[Path]:
         raise UsageError(f"{place} is a link, which a report does not follow; remove it")
     try:
         place.mkdir(exist_ok=True)
-        return [replace_file(place / name, text) for name, text in files.items()]
+        return [replace_file(place / name, content) for name, content in files.items()]
     except OSError as error:
         raise UsageError(f"{place} cannot be written: {error.strerror}") from None
 
 
-def replace_file(path: Path, text: str) -> Path:
-    """Write a text file, which is replaced only when its successor is complete."""
+def replace_file(path: Path, content: str | bytes) -> Path:
+    """Write a file, which is replaced only when its successor is complete; text is written as UTF-8."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.writing")
     unfinished.unlink(missing_ok=True)
+    data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
     try:
         # "x" follows no link that somebody may have put there.
-        with unfinished.open("x", encoding="utf-8", errors="backslashreplace", newline="") as stream:
-            stream.write(text)
+        with unfinished.open("xb") as stream:
+            stream.write(data)
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)

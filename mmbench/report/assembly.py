@@ -125,7 +125,7 @@ def _board(
         first=first,
         num_test=sample.n if sample is not None else None,
         seeds=seeds,
-        rows=tuple(_ranked(rows, direction)),
+        rows=tuple(ranked_rows(rows, direction)),
         floor=_score(floor_cells, name, metric),
         ceilings=dict(about.get("ceilings", {})) if first else {},
         num_done=sum(statuses.get(status, 0) for status in DONE),
@@ -335,8 +335,8 @@ def _with_gains(rows: Sequence[Row], direction: Direction) -> list[Row]:
     return found
 
 
-def _ranked(rows: Iterable[Row], direction: Direction) -> Iterator[Row]:
-    """Complete rows by their mean, then rows that lack seeds, unranked, then rows without a result."""
+def ranked_rows(rows: Iterable[Row], direction: Direction) -> Iterator[Row]:
+    """Yield complete rows by their mean, then rows that lack seeds, unranked, then rows without a result."""
     sign = 1.0 if direction == "min" else -1.0
 
     def place(row: Row) -> tuple[Any, ...]:

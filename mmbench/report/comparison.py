@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmbench.errors import UsageError
-from mmbench.kept_predictions import load_predictions
 from mmbench.profile_plan import setup_of
 from mmbench.record import CHOOSING, DONE, Metric, Record
 from mmbench.report.evidence import paired
-from mmbench.report.predictions import checked_scores, clusters_of, order_of
+from mmbench.report.packed_scores import SampleScores
+from mmbench.report.score_reader import ScoredTask, ScoreReader
 from mmbench.report.statistics import holm
 from mmbench.report.timings import SOURCES, Ratio, compare_times, load_timings, samples_of
 
@@ -138,11 +138,12 @@ def compare_runs(first: RunStore, second: RunStore, *, force: bool = False) -> C
         )
     rows: list[Difference] = []
     datasets = {**first.datasets(), **second.datasets()}
+    readers = ScoreReader(first.folder), ScoreReader(second.folder)
     for setup in shared:
         seeds = sorted(one[setup].keys() & other[setup].keys())
         pairs = [(one[setup][seed], other[setup][seed]) for seed in seeds]
         tasks = {task["name"]: task for task in datasets.get(setup[0], {}).get("tasks", [])}
-        rows += _scores(setup, seeds, pairs, (first, second), tasks)
+        rows += _scores(setup, seeds, pairs, readers, tasks)
         rows += _costs(setup, seeds, pairs, (first, second))
     return Comparison(
         first=first.name,
@@ -244,7 +245,7 @@ def _scores(
     setup: tuple[str, ...],
     seeds: Sequence[int],
     pairs: Sequence[tuple[_Cell, _Cell]],
-    stores: tuple[RunStore, RunStore],
+    readers: tuple[ScoreReader, ScoreReader],
     tasks: Mapping[str, Mapping[str, Any]],
 ) -> Iterator[Difference]:
     wanted: dict[str, list[tuple[Metric, Difference]]] = {}
@@ -258,43 +259,30 @@ def _scores(
         before, after = (sum(column) / len(known) for column in zip(*known))
         wanted.setdefault(item.task, []).append((item, _difference(setup, seeds, item, before, after)))
     for name, rows in wanted.items():
-        found = _sample_scores(pairs, stores, tasks.get(name, {}), name, [item.name for item, _ in rows])
+        kind, num_outputs = tasks.get(name, {}).get("kind", ""), int(tasks.get(name, {}).get("num_outputs", 0))
         for item, row in rows:
-            scores = found[item.name]
+            scores = _sample_scores(pairs, readers, ScoredTask(name, kind, num_outputs, item.name))
             yield replace(row, **({"test": scores} if isinstance(scores, str) else asdict(paired(*scores))))
 
 
 def _sample_scores(
-    pairs: Sequence[tuple[_Cell, _Cell]],
-    stores: tuple[RunStore, RunStore],
-    task: Mapping[str, Any],
-    name: str,
-    metrics: Sequence[str],
-) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64] | None] | str]:
-    """By metric: scores of the same test samples under each seed, (S, N) in each run, with the numbers of the samples'
-    groups, (N,), if they have any; or why there are none.
+    pairs: Sequence[tuple[_Cell, _Cell]], readers: tuple[ScoreReader, ScoreReader], task: ScoredTask
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64] | None] | str:
+    """Scores of the same test samples under each seed, (S, N) in each run, with the numbers of the samples' groups,
+    (N,), if they have any; or in words why there are none.
     """
-    kept: dict[str, tuple[list[Any], list[Any]]] = {metric: ([], []) for metric in metrics}
-    samples: tuple[str, ...] | None = None
-    clusters: NDArray[np.int64] | None = None
+    by_run: tuple[list[Any], list[Any]] = [], []
+    first: SampleScores | None = None
     for pair in pairs:
-        for at, (store, cell) in enumerate(zip(stores, pair)):
-            given = load_predictions(store.cell_folder(cell.row["cell_id"]), name)
-            if given is None:
-                return dict.fromkeys(metrics, "predictions were not kept")
-            if samples is None:
-                samples, clusters = given.ids, clusters_of(given, task.get("kind", ""))
-            order = order_of(given.ids, samples)
-            if order is None:
-                return dict.fromkeys(metrics, "the runs were tested on different samples")
-            for metric in list(kept):
-                scores = checked_scores(given, task.get("kind", ""), metric, int(task.get("num_outputs", 0)))
-                if scores is None:
-                    del kept[metric]
-                else:
-                    kept[metric][at].append(scores[order])
-    no_mean = dict.fromkeys(metrics, "it is no mean over samples")
-    return {**no_mean, **{metric: (np.stack(one), np.stack(other), clusters) for metric, (one, other) in kept.items()}}
+        for at, (reader, cell) in enumerate(zip(readers, pair)):
+            found = reader.read(cell.row["cell_id"], task)
+            if isinstance(found, str):
+                return found.format(cell=cell.row["cell_id"])
+            first = first or found
+            if found.samples != first.samples:
+                return "the runs were tested on different samples"
+            by_run[at].append(found.scores)
+    return np.stack(by_run[0]), np.stack(by_run[1]), first.groups if first is not None else None
 
 
 def _costs(

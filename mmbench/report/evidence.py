@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
@@ -12,9 +12,9 @@ import numpy as np
 import scipy.special
 from numpy.typing import NDArray
 
-from mmbench.kept_predictions import load_predictions
 from mmbench.report.choice import with_choice
 from mmbench.report.intervals import Interval, mean_interval, own_seeds
+from mmbench.report.packed_scores import SampleScores
 from mmbench.report.pairwise import (
     ALPHA,
     Pairs,
@@ -23,7 +23,7 @@ from mmbench.report.pairwise import (
     interval_of_pair,
     is_share,
 )
-from mmbench.report.predictions import checked_scores, clusters_of, order_of
+from mmbench.report.score_reader import ScoredTask, ScoreReader
 from mmbench.report.tables import Board, Gain, Report, Row
 from mmbench.report.variance import SeedVariance, cluster_sums, seed_variance
 
@@ -70,11 +70,13 @@ class Paired:
 
 
 def with_evidence(report: Report, folder: Path) -> Report:
-    """Return the report with intervals, gains and groups that rest on the predictions of each test sample.
+    """Return the report with intervals, gains and groups that rest on the scores of single test samples.
 
-    A board keeps what it has, and says why, where its metric is no mean over samples or predictions are not there.
+    A board keeps what it has, and says why, where its metric is no mean over samples, or where neither predictions nor
+    packed scores are there.
     """
-    return replace(report, boards=tuple(_weigh(board, folder) for board in report.boards))
+    reader = ScoreReader(folder)
+    return replace(report, boards=tuple(_weigh(board, reader) for board in report.boards))
 
 
 def paired(one: Floats, other: Floats, clusters: NDArray[np.int64] | None = None) -> Paired:
@@ -104,15 +106,14 @@ def _paired_over_seeds(differences: Floats, clusters: NDArray[np.int64] | None) 
     return Paired(low, high, float(pairs.p_values[0, 1]), pairs.test)
 
 
-def _weigh(board: Board, folder: Path) -> Board:
-    ranked = [place for place, row in enumerate(board.rows) if row.rank is not None]
-    if not ranked:
+def _weigh(board: Board, reader: ScoreReader) -> Board:
+    if not any(row.rank is not None for row in board.rows):
         return board
-    scored, reason = _scored(board, ranked, folder)
+    scored, reason = read_scores(board, lambda row: reader)
     if scored is None:
         return with_choice(replace(board, untested=reason))
     weighed = with_scores(board, scored)
-    return replace(weighed, untested=reason, val_excess=_val_excess(board, scored, folder))
+    return replace(weighed, untested=reason, val_excess=_val_excess(board, scored, reader))
 
 
 def with_scores(board: Board, scored: Scored) -> Board:
@@ -161,11 +162,17 @@ def with_scores(board: Board, scored: Scored) -> Board:
     return with_choice(board)
 
 
-# Predictions
+# Scores of single samples
 
 
-def _scored(board: Board, ranked: Sequence[int], folder: Path) -> tuple[Scored | None, str]:
-    """Scores of the first rows and of those that val chooses; and why some or all ranked rows have none."""
+def read_scores(board: Board, reader_of: Callable[[Row], ScoreReader]) -> tuple[Scored | None, str]:
+    """Return the scores of the first rows and of those that val chooses; and why some or all ranked rows have none.
+
+    Args:
+        board: Whose rows.
+        reader_of: Reads the cells of a row.
+    """
+    ranked = [place for place, row in enumerate(board.rows) if row.rank is not None]
     chosen = list(ranked[:MAX_ROWS])
     needed = [
         place
@@ -173,58 +180,54 @@ def _scored(board: Board, ranked: Sequence[int], folder: Path) -> tuple[Scored |
         if any(board.rows[place] is row for row in (board.chosen, board.chosen_fusion, board.chosen_unimodal))
     ]
     chosen += [place for place in needed if place not in chosen]
-    reference: tuple[str, ...] | None = None
-    clusters: NDArray[np.int64] | None = None
+    first: _RowScores | None = None
     places: list[int] = []
     found: list[Floats] = []
     reason, room = "", MAX_NUMBERS
     for place in chosen:
         if room <= 0 and place not in needed:
             continue
-        scores, ids, groups, why = _row_scores(board, board.rows[place], folder, reference)
-        if scores is None:
-            reason = reason or why
+        row = board.rows[place]
+        scored = _row_scores(board, row, reader_of(row))
+        if isinstance(scored, _RowScores) and first is not None and scored.samples != first.samples:
+            scored = "cells were tested on different samples"
+        if isinstance(scored, str):
+            reason = reason or scored
             continue
-        if reference is None:
-            reference, clusters = ids, groups
+        first = first or scored
         places.append(place)
-        found.append(scores)
-        room -= scores.size
-    if not found:
+        found.append(scored.scores)
+        room -= scored.scores.size
+    if first is None:
         return None, reason
-    return Scored(tuple(places), np.stack(found), clusters), reason
+    return Scored(tuple(places), np.stack(found), first.clusters), reason
 
 
-def _row_scores(
-    board: Board, row: Row, folder: Path, reference: tuple[str, ...] | None, split: str = "test"
-) -> tuple[Floats | None, tuple[str, ...], NDArray[np.int64] | None, str]:
-    """Scores (S, N) of a row under the board's seeds in the order of the reference's samples, these samples and the
-    numbers of their groups; or why there are none.
-    """
+@dataclass(frozen=True)
+class _RowScores:
+    """Scores (S, N) of a row, the digest of its samples, and the number of each sample's group."""
+
+    scores: Floats
+    samples: str
+    clusters: NDArray[np.int64] | None
+
+
+def _row_scores(board: Board, row: Row, reader: ScoreReader, split: str = "test") -> _RowScores | str:
+    """Scores of a row under the board's seeds; or in words why there are none."""
     recorded = row.score.by_seed if split == "test" and row.score is not None else row.val_by_seed
-    by_seed = []
-    clusters: NDArray[np.int64] | None = None
+    task = ScoredTask(board.task, board.kind, board.num_outputs, board.metric, split)
+    by_seed: list[SampleScores] = []
     for seed in board.seeds:
-        kept = load_predictions(folder / "cells" / row.cell_ids[seed], board.task, split)
-        if kept is None:
-            return None, (), None, f"the predictions of cell {row.cell_ids[seed]} are not there or cannot be read"
-        scores = checked_scores(kept, board.kind, board.metric, board.num_outputs)
-        if scores is None:
-            return None, (), None, f"{board.metric} is no mean over samples, so single samples say nothing about it"
-        if abs(float(scores.mean()) - recorded[seed]) > 1e-4 * max(1.0, abs(recorded[seed])):
-            return (
-                None,
-                (),
-                None,
-                f"the predictions of cell {row.cell_ids[seed]} do not give its recorded {board.metric}",
-            )
-        if reference is None:
-            reference, clusters = kept.ids, clusters_of(kept, board.kind)
-        order = order_of(kept.ids, reference)
-        if order is None:
-            return None, (), None, "cells were tested on different samples"
-        by_seed.append(scores[order])
-    return np.stack(by_seed), reference or (), clusters, ""
+        cell = row.cell_ids[seed]
+        found = reader.read(cell, task)
+        if isinstance(found, str):
+            return found.format(cell=cell)
+        if abs(float(found.scores.mean()) - recorded[seed]) > 1e-4 * max(1.0, abs(recorded[seed])):
+            return f"the predictions of cell {cell} do not give its recorded {board.metric}"
+        if by_seed and found.samples != by_seed[0].samples:
+            return "cells were tested on different samples"
+        by_seed.append(found)
+    return _RowScores(np.stack([one.scores for one in by_seed]), by_seed[0].samples, by_seed[0].groups)
 
 
 # Statistics
@@ -272,7 +275,7 @@ def _groups(pairs: Pairs, means: Floats, direction: str) -> list[tuple[int, bool
     return [(groups[at], behind[at]) for at in range(len(means))]
 
 
-def _val_excess(board: Board, scored: Scored, folder: Path) -> float | None:
+def _val_excess(board: Board, scored: Scored, reader: ScoreReader) -> float | None:
     """By how much val exceeds test beyond chance, for the row that val chooses: the lower bound of the difference.
 
     Two independent sets of samples under the same seeds. The row was chosen for its val score among all ranked rows, so
@@ -282,11 +285,12 @@ def _val_excess(board: Board, scored: Scored, folder: Path) -> float | None:
     at = next((at for at, place in enumerate(scored.places) if board.rows[place] is chosen), None)
     if chosen is None or at is None:
         return None
-    val, _, clusters, _ = _row_scores(board, chosen, folder, None, split="val")
-    if val is None or val.shape[1] < 2:
+    found = _row_scores(board, chosen, reader, split="val")
+    if isinstance(found, str) or found.scores.shape[1] < 2:
         return None
+    val = found.scores
     test = scored.scores[at]
-    error = math.hypot(_mean_error(val, clusters), _mean_error(test, scored.clusters))
+    error = math.hypot(_mean_error(val, found.clusters), _mean_error(test, scored.clusters))
     num_ranked = sum(1 for row in board.rows if row.rank is not None)
     student = float(scipy.special.stdtrit(min(val.shape[1], test.shape[1]) - 1, 1 - ALPHA / 2 / num_ranked))
     excess = board.better(float(val.mean()), float(test.mean())) - student * error

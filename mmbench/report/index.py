@@ -26,6 +26,7 @@ from mmbench.report.assembly import build_report
 from mmbench.report.decisions import choice_words
 from mmbench.report.export import spreadsheet_text
 from mmbench.report.markdown import overview_lines
+from mmbench.report.packed_scores import PACKED_FILE
 from mmbench.report.provenance import hardware_words
 from mmbench.report.reproduce import reproduce
 from mmbench.report.tables import Board, Gain, Report, Row, Score
@@ -108,9 +109,11 @@ def _lines(results: Path, names: Sequence[str], notes: Mapping[str, str]) -> Ite
     bare = [name for name in names if not any((results / name).glob(f"cells/*/{PREDICTIONS_FILE}"))]
     if bare:
         which = "" if len(bare) == len(names) else f" of {', '.join(bare)}"
-        intro += (
-            f" The per-sample predictions{which} under `cells/` are left out for their size, so rows can be read and "
-            "exported, not tested in pairs again."
+        intro += f" The per-sample predictions{which} under `cells/` are left out for their size" + (
+            f"; `report/{PACKED_FILE}` holds each test sample's score, so rows can still be tested: "
+            "`mmbench compare RUN --against` one of these folders."
+            if all((results / name / "report" / PACKED_FILE).is_file() for name in bare)
+            else ", so rows can be read and exported, not tested in pairs again."
         )
     yield from textwrap.wrap(intro, 120, break_long_words=False, break_on_hyphens=False)
     yield ""
