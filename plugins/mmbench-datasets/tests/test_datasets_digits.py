@@ -107,6 +107,15 @@ def test_samples_that_share_a_written_or_a_spoken_word_are_in_one_group(split):
     assert len(set(groups)) == sum(spoken_per_digit)  # a written word meets one spoken word
 
 
+def test_samples_carry_the_group_of_their_words(opened):
+    drawn = digits.draw("test", seed=0)
+
+    assert [sample.group for sample in opened["default"]["test"]] == digits.word_groups(drawn)
+    groups = {split: {sample.group for sample in opened["default"][split]} for split in SPLITS}
+    assert len(groups["test"]) == 36
+    assert not groups["test"] & (groups["train"] | groups["val"])
+
+
 def test_groups_join_through_samples_between_them():
     def sample(word, spoken):
         return digits.Drawn(digit=3, word=word, text_language="", spoken=spoken, voice="", pitch=0, words_per_minute=0)

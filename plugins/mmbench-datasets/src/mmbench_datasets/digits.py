@@ -95,13 +95,15 @@ _WORDS_PER_MINUTE = (140, 230)
 _FASTEST_WORDS_PER_MINUTE = 450
 _SILENCE = 0.02  # share of a word's peak under which its ends are cut off
 _LAYOUT = 1  # of the cached arrays
+_GROUPS = "by written and spoken word"  # what samples of one group share
 
 
 def describe(*, difficulty: str, seed: int) -> DatasetInfo:
     """Return what planning must know; the fingerprint holds the versions that words and speech depend on."""
     _check_options(difficulty, seed)
     versions = [f"{package} {_version(package)}" for package in ("num2words", "espeakng-loader")]
-    tables = _digest([[LANGUAGES[split], VOICES[split]] for split in SPLITS] + [asdict(DIFFICULTIES[difficulty])])
+    facts = [[LANGUAGES[split], VOICES[split]] for split in SPLITS] + [asdict(DIFFICULTIES[difficulty]), _GROUPS]
+    tables = _digest(facts)
     return DatasetInfo(modalities=MODALITIES, tasks=TASKS, fingerprint=", ".join([*versions, f"tables {tables}"]))
 
 
@@ -127,6 +129,7 @@ def open_digits(root: Path, *, difficulty: str, seed: int) -> dict[Split, list[S
     splits: dict[Split, list[Sample]] = {}
     for split in SPLITS:
         splits[split] = []
+        groups = word_groups(drawn[split])
         for number, item in enumerate(drawn[split]):
             waveform = speech[split][number]
             if chosen.audio_snr_db is not None:
@@ -138,7 +141,12 @@ def open_digits(root: Path, *, difficulty: str, seed: int) -> dict[Split, list[S
                 "audio": Waveform(values=waveform, rate=RATE_HZ),
             }
             splits[split].append(
-                Sample(sample_id=f"{split}-{number:04}", inputs=inputs, targets={"digit": item.digit}, group=item.word)
+                Sample(
+                    sample_id=f"{split}-{number:04}",
+                    inputs=inputs,
+                    targets={"digit": item.digit},
+                    group=groups[number],
+                )
             )
     return splits
 
