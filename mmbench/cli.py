@@ -385,12 +385,28 @@ for command in (
 
 
 @app.command()
-def env(as_json: Json = False) -> None:
+def env(
+    run: Annotated[
+        str | None, typer.Argument(metavar="[RUN]", help="What a run ran on; this machine by default.")
+    ] = None,
+    freeze: Annotated[
+        bool, typer.Option("--freeze", help="Print a constraints file for pip that gives the same distributions again.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Show hardware and versions, as they are kept with every run."""
     from mmbench import views
-    from mmbench.environment import environment
+    from mmbench.environment import constraints, environment, libraries
 
-    found = environment()
+    if run is None:
+        found = {**environment(), "libraries": libraries()}
+    else:
+        found = cli_runs.store_of(run).read_run().get("environment") or {}
+        if not found:
+            raise UsageError(f"the run {run!r} does not say what it ran on")
+    if freeze:
+        sys.stdout.write("\n".join(constraints(found)) + "\n")
+        return
     emit(as_json, lambda: found, lambda: views.print_environment(found))
 
 

@@ -22,7 +22,7 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Show how far a run is: cells by status, failures with their reasons."""
-    store = _store(run, results)
+    store = store_of(run, results)
     if watch:
         from mmbench.status_session import watch as look_on
 
@@ -43,7 +43,7 @@ def export(
     """Write one row per number: run, cell, combo, status, phase, split, condition, task, metric, value, unit."""
     from mmbench.report.export import export_run
 
-    export_run(_store(run, results), format_, output)
+    export_run(store_of(run, results), format_, output)
 
 
 def compare(
@@ -76,12 +76,12 @@ def compare(
 
         if fail_if or any_ or force:
             raise UsageError("--against takes none of --fail-if, --any and --force; they are for two runs of your own")
-        compare_published(_store(first, results), _store(against, results), as_json=as_json)
+        compare_published(store_of(first, results), store_of(against, results), as_json=as_json)
         return
     assert second is not None
     from mmbench.compare_session import compare as compare_stores
 
-    stores = _store(first, results), _store(second, results)
+    stores = store_of(first, results), store_of(second, results)
     raise typer.Exit(compare_stores(*stores, fail_if=fail_if or (), force=force, include_chance=any_, as_json=as_json))
 
 
@@ -130,7 +130,7 @@ def report(
         file = write_index(Path(results or "results").expanduser())
         emit(as_json, lambda: {"index": str(file)}, lambda: typer.echo(str(file)))
         return
-    store = _store(run, results)
+    store = store_of(run, results)
     if store.read_run().get("kind") == "profile":
         from mmbench.profile_session import show_costs
 
@@ -141,7 +141,8 @@ def report(
     show_report(store, as_json=as_json)
 
 
-def _store(run: str, results: str | None) -> Any:
+def store_of(run: str, results: str | None = None) -> Any:
+    """Return the store of a run that `--results` or the current folder has."""
     from mmbench.store import RunStore
 
     return RunStore.open(_run_folder(run, results))

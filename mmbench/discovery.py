@@ -19,7 +19,7 @@ def installed_points() -> list[tuple[str, str, EntryPoint]]:
         points = list(entry_points(group=GROUP))
     except Exception:  # one unreadable entry_points.txt, of whatever package, breaks the call for all
         points = _readable_points()
-    found = [(*_identity(point.dist), point) for point in points]
+    found = [(*name_and_version(point.dist), point) for point in points]
     return sorted(found, key=lambda item: (item[0], item[2].name, item[2].value))
 
 
@@ -29,8 +29,18 @@ def _readable_points() -> list[EntryPoint]:
     for dist in distributions():
         with suppress(Exception):  # whatever a broken file makes its reader raise
             points = list(dist.entry_points.select(group=GROUP))
-            found.setdefault(_identity(dist)[0], points)
+            found.setdefault(name_and_version(dist)[0], points)
     return [point for points in found.values() for point in points]
+
+
+def installed_distributions() -> dict[str, Distribution]:
+    """Return every installed distribution by its normalised name; the first of a name on the path counts."""
+    found: dict[str, Distribution] = {}
+    for dist in distributions():
+        name, _ = name_and_version(dist)
+        if name != "unknown":
+            found.setdefault(name, dist)
+    return {name: found[name] for name in sorted(found)}
 
 
 def import_point(point: EntryPoint) -> Any:
@@ -46,7 +56,7 @@ def import_point(point: EntryPoint) -> Any:
     return point.load()
 
 
-def _identity(dist: Distribution | None) -> tuple[str, str]:
+def name_and_version(dist: Distribution | None) -> tuple[str, str]:
     """Return a distribution's normalised name and its version, "unknown" where its metadata are broken."""
     name = version = text = ""
     with suppress(ValueError):  # not UTF-8

@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -72,11 +72,13 @@ class Report:
         broken: What cannot be imported, each once.
         device: Why the device that was asked for cannot be used, or "".
         skipped: Why nothing was imported, or "".
+        libraries: Facts about torch and numpy there, where they were asked for.
     """
 
     broken: tuple[Broken, ...] = ()
     device: str = ""
     skipped: str = ""
+    libraries: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def reasons(self) -> Mapping[str, str]:
@@ -101,6 +103,7 @@ def check_components(
     device: str = "",
     memory_bytes: int | None = None,
     limit_s: float = IMPORT_LIMIT_S,
+    facts: bool = False,
 ) -> Report:
     """Import each component's code, and the packages that it requires, each once.
 
@@ -113,6 +116,7 @@ def check_components(
         plugin_files: Local plugins to load first.
         device: "cuda" checks that there is one.
         memory_bytes, limit_s: Limits of the imports; the time is for each.
+        facts: Whether to find out `Report.libraries` as well.
     """
     chosen = {entry.ref: entry for entry in entries if not missing_packages(entry.spec)}
     by_item: dict[_Item, list[Entry]] = {}
@@ -122,9 +126,14 @@ def check_components(
     for entry in chosen.values():
         by_item.setdefault(_Item(entry.spec.factory, needs=entry.spec.requires), []).append(entry)
     items = sorted(by_item, key=lambda item: not item.package)
-    imports = _Imports(executor, plugin_files, device, memory_bytes, limit_s)
+    imports = _Imports(executor, plugin_files, device, memory_bytes, limit_s, facts)
     errors = imports.of(items)
-    return Report(broken=tuple(_explained(errors, by_item)), device=imports.device_error, skipped=imports.given_up)
+    return Report(
+        broken=tuple(_explained(errors, by_item)),
+        device=imports.device_error,
+        skipped=imports.given_up,
+        libraries=imports.libraries,
+    )
 
 
 def import_packages(names: Sequence[str], executor: Executor, *, limit_s: float = IMPORT_LIMIT_S) -> dict[str, str]:
@@ -153,7 +162,9 @@ def import_all(payload: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         if error and item["package"]:
             failed.add(item["name"])
         _note(progress, {"ended": item["name"], "error": error})
-    return {"metrics": [], "info": {}}
+    from mmbench.library_facts import library_facts
+
+    return {"metrics": [], "info": {"libraries": library_facts() if payload["facts"] else {}}}
 
 
 def _import_error(item: Mapping[str, Any], limit_s: float) -> dict[str, Any]:
@@ -211,6 +222,8 @@ class _Imports:
     device: str
     memory_bytes: int | None
     limit_s: float
+    facts: bool = False
+    libraries: Mapping[str, Any] = field(default_factory=dict)
     device_error: str = ""
     given_up: str = ""
     _num_jobs: int = 0
@@ -254,6 +267,7 @@ class _Imports:
         self.device_error = next((line["device"] for line in lines if "device" in line), self.device_error)
         ended = {by_name[line["ended"]]: line["error"] for line in lines if "ended" in line}
         if outcome.status == "ok":
+            self.libraries = outcome.info.get("libraries") or self.libraries
             return ended, None
         began = [line for line in lines if "began" in line]
         if outcome.status == "interrupted" or len(began) <= len(ended):
@@ -276,6 +290,7 @@ class _Imports:
                 "items": [{"name": item.name, "package": item.package, "needs": item.needs} for item in items],
                 "plugin_files": [str(path) for path in self.plugin_files],
                 "device": self.device,
+                "facts": self.facts and not self.libraries,
                 "limit_s": 0 if inline else self.limit_s,  # whose end would be that of this process
             },
             folder=folder,

@@ -23,7 +23,15 @@ from mmbench.progress import Progress
 from mmbench.report.costs import costs_json, costs_of, print_costs, write_costs
 from mmbench.report.text import counted, duration
 from mmbench.runner import run
-from mmbench.session import default_name, make_executor, memory_limit, nothing_to_run, preflight
+from mmbench.session import (
+    default_name,
+    known_libraries,
+    make_executor,
+    memory_limit,
+    missing,
+    nothing_to_run,
+    preflight,
+)
 from mmbench.standing import Standing
 from mmbench.store import RunStore, check_run_name
 from mmbench.views import console
@@ -48,14 +56,16 @@ def profile_plan(plan: Plan, options: ProfileOptions, *, argv: Sequence[str], as
     out = console(stderr=as_json)
     folder = Path(config.results).expanduser() / name
     with RunStore.create(folder) as store, make_executor(plan, folder) as executor:
+        _settle(store, plan, cells, argv)
         try:
-            checked = preflight(plan, plan.cells(), store, executor, out)
+            due = (item.cell for item in missing(cells, store, frozenset(config.retry)))
+            checked = preflight(plan, due, store, executor, out)
         except KeyboardInterrupt:
             out.print(Text("interrupted before the first profile", style="yellow"))
             return 128 + signal.SIGINT
         if checked is not plan:
             plan, cells = checked, list(profile_cells(checked, options))
-        _settle(store, plan, cells, argv)
+            _settle(store, plan, cells, argv)
         states = store.states()
         standing = Standing(retry=frozenset(config.retry))
         for cell in cells:
@@ -146,7 +156,7 @@ def _settle(store: RunStore, plan: Plan, cells: Sequence[ProfileCell], argv: Seq
             "argv": list(argv),
             "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "config": config,
-            "environment": environment(),
+            "environment": {**environment(), **known_libraries(about)},
         }
     )
 

@@ -8,10 +8,10 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from rich.console import Console
 from rich.text import Text
@@ -33,7 +33,7 @@ from mmbench.reasons import Reasons
 from mmbench.registry import Reference
 from mmbench.report.decisions import decision_lines
 from mmbench.report.text import counted, duration
-from mmbench.runner import Event, Summary, is_final, run
+from mmbench.runner import Event, PlannedCell, Summary, is_final, run
 from mmbench.stage import Stage
 from mmbench.staged import run_stages
 from mmbench.standing import Standing
@@ -43,6 +43,9 @@ from mmbench.views import console, dataset_notes, plan_headline, size_text
 
 if TYPE_CHECKING:
     from mmbench.executors import Executor
+
+
+PlannedT = TypeVar("PlannedT", bound=PlannedCell)
 
 
 def run_plan(plan: Plan, *, argv: Sequence[str], as_json: bool = False) -> int:
@@ -64,8 +67,9 @@ def run_plan(plan: Plan, *, argv: Sequence[str], as_json: bool = False) -> int:
     out = console(stderr=as_json)
     with RunStore.create(folder) as store, make_executor(plan, folder) as executor:
         _settle(store, plan, argv)
+        first = missing(next(planner_of(plan).stages()).cells(), store, frozenset(config.retry))
         try:
-            checked = preflight(plan, next(planner_of(plan).stages()).cells(), store, executor, out)
+            checked = preflight(plan, first, store, executor, out)
         except KeyboardInterrupt:
             out.print(Text("interrupted before the first cell", style="yellow"))
             return 128 + signal.SIGINT
@@ -139,33 +143,41 @@ def run_plan(plan: Plan, *, argv: Sequence[str], as_json: bool = False) -> int:
     return summary.exit_code or int(not reported or bool(plan.broken or lacks_named))
 
 
-def preflight(plan: Plan, cells: Iterable[Cell], store: RunStore, executor: Executor, out: Console) -> Plan:
-    """Import what the missing cells need, say what is broken, and return the plan without it.
+def missing(cells: Iterable[PlannedT], store: RunStore, retry: frozenset[str]) -> Iterator[PlannedT]:
+    """Yield the cells that a command would launch."""
+    states = store.states()
+    for cell in cells:
+        state = states.get(cell.cell_id)
+        if cell.status == "run" and (state is None or not is_final(state, retry)):
+            yield cell
 
-    Nothing is imported where no cell is missing, or where an executor of a plugin runs the cells elsewhere.
+
+def preflight(plan: Plan, cells: Iterable[Cell], store: RunStore, executor: Executor, out: Console) -> Plan:
+    """Import what cells need, say what is broken, and return the plan without it.
+
+    Nothing is imported for no cell, or where an executor of a plugin runs the cells elsewhere.
 
     Args:
         plan: Of the run.
-        cells: Those whose turn comes first.
-        store: Says which of them are missing.
+        cells: Those that are missing.
+        store: Of the run; what the libraries are is kept with its environment.
         executor: Where they will run.
         out: Where to say it.
     """
     if plan.config.executor not in ("inline", "local"):
         return plan
-    states, retry = store.states(), frozenset(plan.config.retry)
-
-    def is_due(cell: Cell) -> bool:
-        state = states.get(cell.cell_id)
-        return cell.status == "run" and (state is None or not is_final(state, retry))
-
     report = check_components(
-        plan.entries(filter(is_due, cells)),
+        plan.entries(cells),
         executor,
         plugin_files=plan.registry.plugin_files,
         device=plan.config.device if plan.config.device.startswith("cuda") else "",
         memory_bytes=memory_limit(plan),
+        facts=True,
     )
+    if report.libraries:
+        about = store.read_run()
+        about["environment"]["libraries"] = dict(report.libraries)
+        store.write_run(about)
     if report.skipped:
         out.print(Text(f"warning: not every component was checked before the first cell: {report.skipped}", "yellow"))
     broken = {**report.reasons, **({DEVICE: report.device} if report.device else {})}
@@ -293,9 +305,15 @@ def _settle(store: RunStore, plan: Plan, argv: Sequence[str]) -> None:
             "argv": list(argv),
             "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "config": json.loads(plan.config.model_dump_json()),
-            "environment": environment(),
+            "environment": {**environment(), **known_libraries(about)},
         }
     )
+
+
+def known_libraries(about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an earlier command found out of the libraries; a command with cells to run finds it out anew."""
+    libraries = about.get("environment", {}).get("libraries")
+    return {"libraries": libraries} if libraries else {}
 
 
 def _bound_cache(plan: Plan, out: Console) -> None:

@@ -341,8 +341,12 @@ def print_environment(found: Mapping[str, Any]) -> None:
     for gpu in hardware["gpus"]:
         out.print(f"{gpu['name']}, {gpu['memory']}, driver {gpu['driver']}")
     out.print(f"{found['system']}, Python {found['python']}")
+    for name, value in found.get("libraries", {}).items():
+        out.print(Text(f"  {name}: {value}"))
     for name, version in found["packages"].items():
         out.print(f"  {name} {version}")
+    if found.get("distributions"):
+        out.print(f"{counted(len(found['distributions']), 'distribution')} in all; --freeze lists them for pip")
 
 
 def _progress(store: RunStore) -> tuple[Counter[str], list[dict[str, Any]]]:

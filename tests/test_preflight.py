@@ -205,6 +205,8 @@ def test_a_mismatched_pair_is_told_once_and_everything_else_is_trained(mismatche
     assert {cell_id for cell_id, status in statuses.items() if status == "run"} == set(records)
     assert [record["status"] for record in records.values()] == ["ok", "ok"]
     assert done.returncode == 1  # a broken installation is no choice
+    libraries = json.loads((tmp_path / "results" / "r" / "run.json").read_text())["environment"]["libraries"]
+    assert "cpu_capability" in libraries
     assert f"{count} unavailable" in report
 
 
