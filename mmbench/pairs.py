@@ -72,7 +72,7 @@ def install_line(companion: str, *, torch: str, version: str, wanted: SpecifierS
 
     Torch stays as it is, since everything else depends on it, unless no companion for it is allowed.
 
-    >>> install_line("torchaudio", torch="2.11.0", version="2.11.1")
+    >>> install_line("torchaudio", torch="2.12.1", version="2.11.1")
     "pip install 'torchaudio==2.11.0'"
     >>> install_line("torchvision", torch="2.12.1", version="0.26.0")
     "pip install 'torchvision==0.27.*'"
@@ -98,11 +98,13 @@ def fitting_releases(companion: str, torch: Version) -> str:
     """Return a specifier of the companion's releases that load under a torch.
 
     torchvision 0.N+15 belongs to torch 2.N, torchaudio has the number of its torch. Both stopped being bound to one
-    torch: torchaudio with 2.11.1, which needs a torch after 2.11.0, and torchvision with 0.29, which needs torch 2.14.
+    torch: torchaudio with 2.11.0, after which 2.11.1 needs a function that torch has from 2.13 on, and torchvision
+    with 0.29, which needs torch 2.14.
     """
     release = (torch.major, torch.minor)
     if companion == "torchaudio":
-        return ">=2.11.1" if torch.release > (2, 11, 0) else f"=={torch.base_version}"
+        bound = "==2.11.0" if release >= (2, 11) else f"=={torch.base_version}"
+        return ">=2.11.1" if release >= (2, 13) else bound
     if release >= (2, 14):
         return ">=0.29"
     return f"==0.{torch.minor + 15}.*" if torch.major == 2 else ""

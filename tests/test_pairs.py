@@ -20,6 +20,13 @@ from mmbench.pairs import companion_in, explain_pair, install_line
         ("torchvision", "2.15.0", "0.28.0", "pip install 'torchvision>=0.29'"),
         ("torchaudio", "2.8.0", "2.11.1", "pip install 'torchaudio==2.8.0'"),
         ("torchaudio", "2.11.0", "2.11.1", "pip install 'torchaudio==2.11.0'"),
+        (
+            "torchaudio",
+            "2.12.0",
+            "2.11.1",
+            "pip install 'torchaudio==2.11.0'",
+        ),  # the library of 2.11.1 wants torch 2.13
+        ("torchaudio", "2.13.0", "2.11.0", "pip install 'torchaudio>=2.11.1'"),
         ("torchaudio", "2.14.1", "2.11.0", "pip install 'torchaudio>=2.11.1'"),
         # The right release that does not load all the same is damaged.
         ("torchaudio", "2.14.1", "2.11.1", "pip install --force-reinstall --no-deps 'torchaudio==2.11.1'"),
