@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +17,7 @@ from mmbench.batches import SplitData, some_of
 from mmbench.data import Column
 from mmbench.diagnostics import Subject, diagnose
 from mmbench.diagnostics.calibration import confusion, errors, reliability
-from mmbench.diagnostics.emap import additive_projection, num_samples
+from mmbench.diagnostics.emap import additive_projection, gap_interval, num_samples
 from mmbench.diagnostics.encoded import absent, average, filled_with, join, take
 from mmbench.diagnostics.shapley import shapley_shares
 from mmbench.diagnostics.subsets import condition, proper_subsets
@@ -160,16 +161,45 @@ def test_emap_of_three_modalities_takes_the_interaction_away():
     assert torch.allclose(found[:, 1].float(), features["a"].tensor[:, 0], atol=1e-5)
 
 
-def test_quick_takes_fewer_samples_of_a_larger_fusion():
-    small, large = model_of(additive), model_of(additive)
-    large.fusion.weight = nn.Parameter(torch.zeros(1000, 1000))
+def test_every_fusion_is_projected_on_the_same_number_of_samples():
     features = features_of({"a": np.zeros(1), "b": np.zeros(1)})
+    wide = features_of({"a": np.zeros((1, 5_000_000)), "b": np.zeros(1)})
 
-    assert num_samples(small, features, 10_000, "quick") == 64
-    assert num_samples(large, features, 10_000, "quick") == 24
-    assert num_samples(small, features, 30, "quick") == 30
-    assert num_samples(small, features, 3000, "full") == 3000
-    assert num_samples(large, features, 10_000, "full") == 447
+    assert num_samples(features, 10_000, "quick") == 64
+    assert num_samples(features, 30, "quick") == 30
+    assert num_samples(features, 3000, "full") == 400
+    assert num_samples(wide, 3000, "full") == 19  # what can be kept
+
+
+def test_the_interval_of_the_gap_is_agresti_and_mins_for_right_and_wrong():
+    # 43 samples, one of which only the model gets right: as published, half a pair more in each of four cells.
+    low, high = gap_interval(np.array([1.0] + [0.0] * 42))
+
+    n, b, c = 45.0, 1.5, 0.5
+    mean, error = (b - c) / n, math.sqrt((b + c) - (b - c) ** 2 / n) / n
+    assert (low, high) == pytest.approx((mean - 1.959964 * error, mean + 1.959964 * error))
+    assert low < 0 < 1 / 43 < high
+    assert gap_interval(np.zeros(43))[1] > 0.02  # models that answer alike may differ on other samples
+
+
+@pytest.mark.parametrize(("n", "right", "wrong"), [(64, 0.0, 0.0), (64, 0.05, 0.05), (64, 0.3, 0.05), (400, 0.1, 0.02)])
+def test_the_interval_of_the_gap_holds_the_true_gap(n, right, wrong):
+    rng = np.random.default_rng(0)
+    held = 0
+    for _ in range(400):
+        low, high = gap_interval(rng.choice([1.0, -1.0, 0.0], n, p=[right, wrong, 1 - right - wrong]))
+        held += low <= right - wrong <= high
+
+    assert held >= 0.93 * 400
+
+
+def test_the_interval_of_a_gap_in_errors_is_students():
+    differences = np.random.default_rng(0).normal(0.2, 1.0, 64)
+
+    found = gap_interval(differences)
+
+    interval = scipy.stats.ttest_1samp(differences, 0).confidence_interval()
+    assert found == pytest.approx((interval.low, interval.high))
 
 
 def test_samples_are_chosen_at_random_and_always_the_same():

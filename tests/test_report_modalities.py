@@ -97,7 +97,9 @@ def diagnostics(fusion: str, name: str, score: dict[str, Any], about: dict[str, 
         Metric(value=0.4, condition=f"drop:{name}", **score),
         Metric(value=0.7, condition="drop:text", **score),
         Metric(value=0.75, condition="emap", **score),
-        Metric(name="emap_gap", value=0.2 if fusion == "gated" else 0.05, **derived),
+        Metric(
+            name="emap_gap", value=0.2 if fusion == "gated" else 0.05, **{**derived, "n": 64}, ci_low=-0.01, ci_high=0.3
+        ),
         Metric(name=f"shapley:{name}", value=0.3, **derived),
         Metric(name="shapley:text", value=0.15, **derived),
         Metric(name=f"robustness:{name}.blur", value=float(under), **derived),
@@ -113,7 +115,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def without_diagnostics(row: Row) -> Row:
-    return dataclasses.replace(row, conditions={}, diagnostics={})
+    return dataclasses.replace(row, conditions={}, diagnostics={}, emap_precision=None)
 
 
 def test_scores_under_other_conditions_move_no_score_rank_gain_or_group(folder: Path, tmp_path: Path) -> None:
@@ -206,15 +208,17 @@ def test_markdown_and_terminal_say_what_the_portraits_say(folder: Path) -> None:
     print_tables(report, Console(file=stream, width=400))
 
     assert (
-        "| image:cnn + text:lstm | gated | 0.950 | +0.450 | +0.200 | +0.300 | +0.150 | 0.400 | 0.700 | 9 | 1 |" in text
-    )
+        "| image:cnn + text:lstm | gated | 0.950 | +0.450 | +0.200 [-0.010, +0.300] | 64 | +0.300 | +0.150 | 0.400 | "
+        "0.700 | 9 | 1 |"
+    ) in text
     assert (
         "| gated fusion of image:cnn + text:lstm | image.blur | 0.950 | 0.900 | 0.900 | 0.800 | 0.700 | 0.600 |" in text
     )
     assert "It most often mistakes b for image (2), image for b (2)." in text
     assert (
         "modalities of gated fusion of image:cnn + text:lstm: Shapley shares image +0.300, text +0.150; interactions "
-        "add +0.200 (EMAP); without image 0.400; without text 0.700; 9 of 40 test samples right by fusion only"
+        "add +0.200 [-0.010, +0.300] (EMAP on 64 samples); without image 0.400; without text 0.700; 9 of 40 test samples "
+        "right by fusion only"
     ) in stream.getvalue()
 
 
@@ -242,7 +246,16 @@ def test_the_page_shows_portraits_curves_reliability_and_confusion(browser: Brow
     assert heads[start : start + 4] == ["Modalities", "Missing modalities", "Robustness", "Where the best row is wrong"]
     assert "Which modality learns" in heads
     first = texts(browser, ".portraits tbody tr:first-child td")
-    assert first == ["image:cnn + text:lstm, gated", "0.950 ± 0.000", "+0.450", "+0.200", "+0.300", "+0.150", "9", "1"]
+    assert first == [
+        "image:cnn + text:lstm, gated",
+        "0.950 ± 0.000",
+        "+0.450",
+        "+0.200 [-0.010, +0.300], 64 samples",
+        "+0.300",
+        "+0.150",
+        "9",
+        "1",
+    ]
     assert texts(browser, ".conditions thead th") == ["row", "clean", "drop:image", "drop:text"]
     assert len(texts(browser, ".robustness svg path")) == 2
     assert texts(browser, ".robustness tbody tr:first-child td")[1:] == ["0.950", "0.790", "+0.085"]

@@ -6,11 +6,14 @@ Scores on changed inputs are metrics of phase "evaluate" with a condition other 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Literal, TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from mmbench.batches import SplitData, some_of
 from mmbench.diagnostics import emap
@@ -23,7 +26,7 @@ from mmbench.diagnostics.subject import Findings, Scored, Subject, derived_metri
 from mmbench.diagnostics.subsets import MAX_MODALITIES, Subset, condition, predict_subsets, proper_subsets
 from mmbench.record import Metric
 from mmbench.spec import TaskSpec
-from mmbench.tasks import majority_predictions
+from mmbench.tasks import majority_predictions, predictions, primary_metric
 
 Depth: TypeAlias = Literal["none", "quick", "full"]
 #: Training samples whose mean features stand in for a modality, for fusions that take no mask.
@@ -35,8 +38,8 @@ def diagnose(subject: Subject, depth: Depth, disturbed: DisturbedInputs | None =
 
     Args:
         subject: The cell.
-        depth: "none"; "quick": missing modalities, Shapley shares, EMAP on some samples, calibration; "full": EMAP on
-            as many samples as the fusion's size allows, usually all, and noise curves.
+        depth: "none"; "quick": missing modalities, Shapley shares, EMAP on 64 samples, calibration; "full": EMAP on
+            400, and noise curves.
         disturbed: Gives the disturbed inputs of "full"; without it there are no noise curves.
     """
     findings = Findings()
@@ -61,7 +64,7 @@ def _modalities(subject: Subject, depth: Depth, findings: Findings) -> None:
     fill, fill_note = _filling(subject)
     probe = _encode(subject, test, [0])
     num_test = len(test)
-    num_pairs = emap.num_samples(model, probe, num_test, depth)
+    num_pairs = emap.num_samples(probe, num_test, depth)
     positions = some_of(num_pairs, num_test)
     subsets = proper_subsets(model.modalities)
     logits, parts = predict_subsets(
@@ -138,10 +141,35 @@ def _emap(subject: Subject, task: TaskSpec, projected: torch.Tensor, rows: Seque
     full = scored(task, subject.clean[task.name][list(rows)], target[list(rows)])
     known = additive.value is not None and full.value is not None
     gap = sign(task) * (full.value - additive.value) if known else None  # type: ignore[operator]
+    differences = None if gap is None else _differences(subject, task, projected, rows)
+    low, high = (differences is not None and emap.gap_interval(differences)) or (None, None)
+    found = derived_metric(task, "emap_gap", gap, n=len(rows), note=note or full.note)
     return [
         score_metric(task, additive, condition="emap", n=len(rows), note=note),
-        derived_metric(task, "emap_gap", gap, n=len(rows), note=note or full.note),
+        dataclasses.replace(found, ci_low=low, ci_high=high),
     ]
+
+
+def _differences(
+    subject: Subject, task: TaskSpec, projected: torch.Tensor, rows: Sequence[int]
+) -> NDArray[np.float64] | None:
+    """By how much the model is better than its projection on each sample; None for a metric that is no mean of such.
+
+    Shapes: -> (n,).
+    """
+    whole, target = subject.clean[task.name][list(rows)], subject.target(task)[list(rows)]
+    additive = predictions(task, projected.float(), subject.scalers[task.name]).cpu().numpy()
+    metric = primary_metric(task)
+    if task.kind == "multiclass" and metric in ("accuracy", "f1_micro"):
+        right = [(given.argmax(axis=1) == target).astype(np.float64) for given in (whole, additive)]
+    elif task.kind == "multilabel" and metric == "exact_match":
+        right = [((given > 0.5) == target).all(axis=1).astype(np.float64) for given in (whole, additive)]
+    elif task.kind == "regression" and metric == "mae":
+        right = [-np.abs(given - target).mean(axis=1) for given in (whole, additive)]
+    else:
+        return None
+    differences: NDArray[np.float64] = right[0] - right[1]
+    return differences
 
 
 __all__ = ["Depth", "DisturbedInputs", "Findings", "Subject", "diagnose"]

@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mmbench.diagnostics.encoded import Encoded, take
-from mmbench.features import Features
 from mmbench.model import MultimodalModel
 
-#: Fewest and most samples that it takes, where the test split has them, and the multiplications that it may spend by a
-#: rule of thumb: parameters of the fusion x tokens.
-LIMITS: Mapping[str, tuple[int, int, float]] = {"quick": (24, 64, 1.5e8), "full": (200, 4000, 2e11)}
+#: Samples that it takes, where the test split has them: the same for every fusion, so that rows can be compared.
+SAMPLES: Mapping[str, int] = {"quick": 64, "full": 400}
 #: Features kept for it, and pairs made at a time.
 MAX_KEPT_NUMBERS = 100_000_000
 PAIRS_AT_ONCE = 2048
@@ -48,25 +48,40 @@ def additive_projection(model: MultimodalModel, features: Encoded, *, autocast: 
     return projected
 
 
-def num_samples(model: MultimodalModel, features: Encoded, num_test: int, depth: str) -> int:
-    """Return how many samples to take: what the size of the fusion allows, the same on every machine.
+def num_samples(features: Encoded, num_test: int, depth: str) -> int:
+    """Return how many samples to take: all rows of a board take the same, unless features are too wide to keep.
 
     Args:
-        model, num_test: The cell's.
         features: Of any batch.
+        num_test: Samples of the test split.
         depth: "quick" or "full".
     """
-    least, most, work = LIMITS[depth]
-    tokens = max(_tokens(given) for given in features.values())
-    parameters = sum(item.numel() for item in (*model.fusion.parameters(), *model.heads.parameters()))
     width = sum(layer.tensor[0].numel() for given in features.values() for layer in given.layers)
-    passes = 1 if len(features) == 2 else len(features)
-    allowed = min(most, math.isqrt(int(work / (passes * (parameters * tokens + width)))))
-    return min(num_test, max(least, min(allowed, MAX_KEPT_NUMBERS // max(width, 1))))
+    return max(1, min(num_test, SAMPLES[depth], MAX_KEPT_NUMBERS // max(width, 1)))
 
 
-def _tokens(features: Features) -> int:
-    return sum(1 if layer.layout == "vector" else layer.tensor.shape[1] for layer in features.layers)
+def gap_interval(differences: NDArray[np.float64]) -> tuple[float, float] | None:
+    """Return the 95 % interval of a mean of differences between two scores of the same samples; None for fewer than 3.
+
+    Of right and wrong answers, differences of -1, 0 and 1: Agresti and Min 2005, "Simple improved confidence intervals
+    for comparing matched proportions": Wald's with half a pair more in each of the four cells, which has no width of
+    zero where both models answer alike. Else Student's.
+
+    Shapes: (N,).
+    """
+    from scipy.special import stdtrit
+
+    n = len(differences)
+    if n < 3:
+        return None
+    if np.isin(differences, (-1.0, 0.0, 1.0)).all():
+        better, worse = (differences > 0).sum() + 0.5, (differences < 0).sum() + 0.5
+        mean = (better - worse) / (n + 2)
+        half = 1.959964 * math.sqrt(better + worse - (better - worse) ** 2 / (n + 2)) / (n + 2)
+        return max(-1.0, mean - half), min(1.0, mean + half)
+    mean = float(differences.mean())
+    half = float(stdtrit(n - 1, 0.975)) * float(differences.std(ddof=1)) / math.sqrt(n)
+    return mean - half, mean + half
 
 
 def _pair_means(

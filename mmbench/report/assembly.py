@@ -12,6 +12,7 @@ from typing import Any
 from mmbench.combo import MAJORITY
 from mmbench.record import DONE, FAILURES, Direction, Metric, Record
 from mmbench.report.outcomes import PENDING, STOPPED, Outcome, outcomes, split_encoders
+from mmbench.report.portrait import Precision
 from mmbench.report.tables import Board, Gain, Problem, Report, Row, Score, num_to_run, val_order
 from mmbench.report.timing_claims import Timing, timing_of
 from mmbench.store import RunStore
@@ -184,6 +185,7 @@ def _row(
         numbers=numbers,
         conditions=_conditions(done, task, metric),
         diagnostics=_diagnostics(done, task),
+        emap_precision=_emap_precision(done, task),
         timings=timings,
         tuned=next((cell.tuned for cell in cells if cell.tuned), {}),
     )
@@ -284,6 +286,25 @@ def _diagnostics(done: Sequence[Outcome], task: str) -> dict[str, float | None]:
             if item.phase == "diagnose" and item.task == task:
                 values[item.name].append(item.value)
     return {name: _mean(given) for name, given in values.items()}
+
+
+def _emap_precision(done: Sequence[Outcome], task: str) -> Precision | None:
+    """The interval of one seed over its samples is that of the mean: seeds are diagnosed on the same samples."""
+    found = [
+        item
+        for cell in done
+        for item in cell.metrics
+        if item.phase == "diagnose" and item.task == task and item.name == "emap_gap" and item.value is not None
+    ]
+    if not found:
+        return None
+    sizes = [item.n for item in found if item.n is not None]
+    known = all(item.ci_low is not None and item.ci_high is not None for item in found)
+    return Precision(
+        n=min(sizes) if sizes else None,
+        low=_mean(item.ci_low for item in found) if known else None,
+        high=_mean(item.ci_high for item in found) if known else None,
+    )
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

@@ -22,7 +22,8 @@ def modality_lines(board: Board, found: Modalities) -> Iterator[str]:
         yield (
             f"Shapley shares divide what the row's {metric_words(board.metric)} is above the majority floor among its "
             "modalities. The EMAP gap is what interactions between modalities add to the best additive approximation "
-            "of the same model (Hessel and Lee 2020). The other columns are scores with modalities taken away."
+            "of the same model (Hessel and Lee 2020), on as many test samples as stand beside it, with its 95 % "
+            "interval over them. The other columns are scores with modalities taken away."
         )
         yield ""
         yield from _portraits(board, found)
@@ -44,7 +45,7 @@ def modality_line(board: Board, found: Modalities) -> str:
     if shares:
         parts.append(f"Shapley shares {', '.join(shares)}")
     if portrait.emap_gap is not None:
-        parts.append(f"interactions add {signed(portrait.emap_gap)} (EMAP)")
+        parts.append(f"interactions add {gap_words(portrait)} (EMAP{_size(portrait)})")
     gone = [(name, value) for name, value in portrait.subsets.items() if name.startswith("drop:")]
     parts += [f"without {clean(name[5:], 40)} {number(value)}" for name, value in gone[:5] if value is not None]
     if portrait.solved is not None:
@@ -52,12 +53,29 @@ def modality_line(board: Board, found: Modalities) -> str:
     return f"modalities of {combo(board.rows[portrait.place])}: {'; '.join(parts)}" if parts else ""
 
 
+def gap_words(portrait: Portrait) -> str:
+    """The EMAP gap with its 95 % interval, where that is known."""
+    precision = portrait.emap_precision
+    if precision is None or precision.low is None or precision.high is None:
+        return signed(portrait.emap_gap)
+    return f"{signed(portrait.emap_gap)} [{signed(precision.low)}, {signed(precision.high)}]"
+
+
+def _size(portrait: Portrait) -> str:
+    return f" on {size} samples" if (size := _n(portrait)) else ""
+
+
+def _n(portrait: Portrait) -> str:
+    precision = portrait.emap_precision
+    return "" if precision is None or precision.n is None else str(precision.n)
+
+
 def _portraits(board: Board, found: Modalities) -> Iterator[str]:
     modalities = dict.fromkeys(name for portrait in found.portraits for name in portrait.shares)
     conditions = dict.fromkeys(name for portrait in found.portraits for name in portrait.subsets)
     # Single modalities and all but one: with more of them the page has every subset.
     shown = [name for name in conditions if "+" not in name]
-    heads = ["encoders", "fusion", "test", "gain", "EMAP gap"]
+    heads = ["encoders", "fusion", "test", "gain", "EMAP gap", "EMAP samples"]
     heads += [f"share of {markdown(name, MAX_NAME)}" for name in modalities]
     heads += [markdown(name, MAX_NAME) for name in shown]
     heads += ["right only by fusion", "lost by fusion"]
@@ -69,7 +87,8 @@ def _portraits(board: Board, found: Modalities) -> Iterator[str]:
             markdown(row.fusion if row.objective == "supervised" else f"{row.fusion}, {row.objective}", 2 * MAX_NAME),
             number(row.score.mean if row.score else None),
             signed(row.gain.value) if row.gain else "",
-            signed(portrait.emap_gap),
+            gap_words(portrait),
+            _n(portrait),
             *(signed(portrait.shares.get(name)) for name in modalities),
             *(number(portrait.subsets.get(name)) for name in shown),
             _count(solved.only_fusion) if solved else "–",

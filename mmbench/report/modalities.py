@@ -71,6 +71,7 @@ def _portrait(board: Board, place: int, folder: Path) -> Portrait:
         else {},
         emap_gap=row.diagnostics.get("emap_gap"),
         emap=row.conditions.get("emap"),
+        emap_precision=row.emap_precision,
         subsets={name: value for name, value in row.conditions.items() if is_subset(name)},
         solved=_solved(board, row, folder),
         gradients=_gradients(history, row.modalities),

@@ -13,6 +13,7 @@ from mmbench.report.decisions import tuned_words
 from mmbench.report.intervals import Undefined
 from mmbench.report.looked_at import MAX_PAGE_BYTES, looked_at
 from mmbench.report.markdown import critical_words, told_apart
+from mmbench.report.markdown_modalities import gap_words
 from mmbench.report.methods import across_datasets
 from mmbench.report.modalities import cell_info, is_subset
 from mmbench.report.outcomes import split_encoders
@@ -292,6 +293,8 @@ def _portrait(portrait: Portrait, names: Sequence[str]) -> dict[str, Any]:
         "shares": [_rounded(portrait.shares.get(name)) for name in names],
         "gap": _rounded(portrait.emap_gap),
         "emap": _rounded(portrait.emap),
+        "gapWords": gap_words(portrait),
+        "gapSamples": portrait.emap_precision.n if portrait.emap_precision else None,
         "solved": None
         if solved is None
         else [_rounded(value) for value in (solved.only_fusion, solved.only_single, solved.both, solved.neither)],

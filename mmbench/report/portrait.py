@@ -27,6 +27,20 @@ class Solved:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Precision:
+    """How well a diagnosed number is known.
+
+    Attributes:
+        n: Test samples that it rests on, the fewest of all seeds; None where the record does not say.
+        low, high: 95 % interval over those samples, mean over seeds; None where nothing gives one.
+    """
+
+    n: int | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Portrait:
     """What one row of several modalities makes of them.
 
@@ -35,6 +49,7 @@ class Portrait:
         shares: Shapley share by modality, in the metric's unit; positive is better.
         emap_gap: What interactions add to the score of the best additive approximation; positive is better.
         emap: That score.
+        emap_precision: How well the gap is known; None without one.
         subsets: Score by condition, "drop:audio" or "only:image".
         solved: Which samples only fusion gets right; None where nothing can be compared.
         gradients: By modality: norm of its encoder's gradient by epoch, of the first seed.
@@ -45,6 +60,7 @@ class Portrait:
     emap_gap: float | None
     emap: float | None
     subsets: Mapping[str, float | None]
+    emap_precision: Precision | None = None
     solved: Solved | None = None
     gradients: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from mmbench.record import DONE, Direction
 from mmbench.report.outcomes import STOPPED
-from mmbench.report.portrait import Modalities
+from mmbench.report.portrait import Modalities, Precision
 from mmbench.report.timing_claims import Timing
 
 
@@ -87,6 +87,7 @@ class Row:
             not be measured.
         conditions: Mean of the board's metric on test by condition other than "clean" ("drop:audio").
         diagnostics: Mean over seeds of what is derived from them ("shapley:audio", "emap_gap"); not of `numbers`.
+        emap_precision: How well "emap_gap" of `diagnostics` is known; None without one.
         timings: How those of `numbers` that are times or rates were measured, by name.
         tuned: What a sweep chose for it on val: "values" by name, "num_trials", "val_score", "method".
         rank: By the mean on test: 1 is best; equal means share a rank; None for rows that lack seeds.
@@ -112,6 +113,7 @@ class Row:
     numbers: Mapping[str, float | None] = field(default_factory=dict)
     conditions: Mapping[str, float | None] = field(default_factory=dict)
     diagnostics: Mapping[str, float | None] = field(default_factory=dict)
+    emap_precision: Precision | None = None
     timings: Mapping[str, Timing] = field(default_factory=dict)
     tuned: Mapping[str, Any] = field(default_factory=dict)
     rank: int | None = None

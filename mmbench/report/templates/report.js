@@ -603,7 +603,7 @@
     const total = (solved) => Math.round(solved.reduce((sum, value) => sum + value, 0));
     const whole = (value) => (Number.isInteger(value) ? String(value) : number(value, 1));
     return el("section", { class: "portraits" }, el("h3", null, "Modalities"),
-      el("p", { class: "note" }, "Interactions add: the EMAP gap, what the model's score is above that of its best additive approximation. Columns named like a modality hold its Shapley share: they divide the score above the majority floor. Only fusion right: test samples that no modality's best row alone gets right; lost: those that one does and the fusion does not" + (board.numTest ? `; of ${board.numTest}, mean over seeds.` : ".")),
+      el("p", { class: "note" }, "Interactions add: the EMAP gap, what the model's score is above that of its best additive approximation, on some of the test samples, with its 95 % interval over them. Columns named like a modality hold its Shapley share: they divide the score above the majority floor. Only fusion right: test samples that no modality's best row alone gets right; lost: those that one does and the fusion does not" + (board.numTest ? `; of ${board.numTest}, mean over seeds.` : ".")),
       el("table", { class: "cards" },
         el("thead", null, el("tr", null, heads.map(([head, right]) => el("th", { class: right ? "n" : null, scope: "col" }, bdi(head))))),
         el("tbody", null, told.map((item) => {
@@ -612,7 +612,7 @@
             [bdi(row.name), "encoders"],
             [score(row), "n"],
             [row.gain === null ? "" : signed(row.gain), "n"],
-            [item.gap === null ? "–" : el("span", { class: item.gap > 0 ? "up" : "", title: `additive part alone: ${number(item.emap)}` }, signed(item.gap)), "n"],
+            [item.gap === null ? "–" : el("span", { class: item.gap > 0 ? "up" : "", title: `additive part alone: ${number(item.emap)}` }, item.gapWords + (item.gapSamples ? `, ${item.gapSamples} samples` : "")), "n"],
             ...item.shares.map((value) => [value === null ? "–" : el("span", { class: "share" }, el("i", { style: `width:${(60 * Math.max(value, 0)) / most}px` }), signed(value)), "n"]),
             [item.solved ? el("span", { title: `of ${total(item.solved)}` }, whole(item.solved[0])) : "–", "n"],
             [item.solved ? whole(item.solved[1]) : "–", "n"],
