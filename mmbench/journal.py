@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import json
 import re
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any
 
 from mmbench.durable import LineFile
-from mmbench.record import STATUSES, Record, Status
+from mmbench.errors import UsageError
+from mmbench.record import Record, Status, check_record
 from mmbench.tail import Tail
+
+if TYPE_CHECKING:
+    from gzip import GzipFile
 
 JOURNAL_FILE = "journal.jsonl"
 CELL_ID = re.compile(r"[0-9a-f]{16}")
+#: An outcome has at most 16 MiB; escaped, a record has some times as much.
+MAX_LINE_BYTES = 128 << 20
+#: The last key of a line, over what stands before it. Lines of earlier versions have none.
+_CHECKSUM = re.compile(rb',"crc32":(\d{1,10})\}\s*$')
 #: What a line of the journal can go wrong with, once it is JSON or is not.
 _UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
 
@@ -61,8 +70,8 @@ class Journal:
 
     def append(self, record: Record) -> None:
         """Write a record to the disk; when this returns, it stays."""
-        line = json.dumps(record.to_json(), allow_nan=False, separators=(",", ":"))
-        self._file.append(line.encode() + b"\n")
+        line = json.dumps(record.to_json(), allow_nan=False, separators=(",", ":")).encode()
+        self._file.append(b'%s,"crc32":%d}\n' % (line[:-1], zlib.crc32(line)))
 
     def __iter__(self) -> Iterator[Record]:
         """Yield every record in the order of the attempts."""
@@ -78,7 +87,9 @@ class Journal:
         """Return what is decided about each cell; takes little memory however much the records hold."""
         states: dict[str, CellState] = {}
         for data in self.lines():
-            if data.get("status") not in STATUSES:
+            try:
+                check_record(data)  # what `records` cannot read is not done
+            except _UNREADABLE:
                 self.num_damaged += 1
                 continue
             note(states, data)
@@ -105,19 +116,33 @@ class Journal:
         if not self.packed.exists():
             return
         import gzip
-        import zlib
 
         try:
             with gzip.open(self.packed) as stream:
-                yield from stream
-        except (EOFError, gzip.BadGzipFile, zlib.error):
+                yield from self._bounded(stream)
+        except (OSError, EOFError, zlib.error):
             self.num_damaged += 1  # what came before the damage counts
 
     def _raw_lines(self) -> Iterator[bytes]:
         yield from self.packed_lines()
-        if self.path.exists():
+        if not self.path.exists():
+            return
+        try:
             with self.path.open("rb") as stream:
-                yield from stream
+                yield from self._bounded(stream)
+        except OSError as error:
+            raise UsageError(f"{self.path} cannot be read: {error.strerror or error}; move it away") from None
+
+    def _bounded(self, stream: IO[bytes] | GzipFile) -> Iterator[bytes]:
+        """Yield lines, but for those longer than any that is written: they count as damaged."""
+        while line := stream.readline(MAX_LINE_BYTES):
+            whole = len(line) < MAX_LINE_BYTES or line.endswith(b"\n")
+            if whole:
+                yield line
+                continue
+            self.num_damaged += 1
+            while line and not line.endswith(b"\n"):
+                line = stream.readline(MAX_LINE_BYTES)
 
 
 class Follower(Tail):
@@ -146,6 +171,9 @@ def note(states: dict[str, CellState], data: Mapping[str, Any]) -> CellState:
 def _read(line: bytes) -> dict[str, Any] | None:
     """Return the JSON of a line that is about a cell, or None."""
     try:
+        told = _CHECKSUM.search(line)
+        if told is not None and zlib.crc32(line[: told.start()] + b"}") != int(told.group(1)):
+            return None
         data = json.loads(line.decode())
         return data if isinstance(data, dict) and CELL_ID.fullmatch(data["cell_id"]) is not None else None
     except _UNREADABLE:

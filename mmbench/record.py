@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -88,7 +88,12 @@ class Metric:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Metric:
-        """Rebuild a metric from `to_json`; fields this version does not know are dropped."""
+        """Rebuild a metric from `to_json`; fields this version does not know are dropped.
+
+        Raises:
+            ValueError: a field is missing or has another type.
+        """
+        _check_fields("metric", data, _METRIC_FIELDS, needs=("phase", "name", "value"))
         known = cls.__dataclass_fields__
         # A run has millions of numbers and a handful of words: interned, they fit in memory.
         given: dict[str, Any] = {
@@ -99,6 +104,32 @@ class Metric:
         return cls(**given)
 
 
+_NUMBER = (int, float)
+#: What each field of a metric may be; a bool is no number.
+_METRIC_FIELDS: Mapping[str, tuple[type, ...]] = {
+    **dict.fromkeys(("phase", "name", "split", "condition", "task", "unit", "note", "direction"), (str,)),
+    **dict.fromkeys(("value", "ci_low", "ci_high"), (int, float, type(None))),
+    "n": (int, type(None)),
+}
+_RECORD_FIELDS: Mapping[str, tuple[type, ...]] = {
+    **dict.fromkeys(("cell_id", "status", "reason", "started_at"), (str,)),
+    "attempt": (int,),
+    "duration_s": _NUMBER,
+    "metrics": (list, tuple),
+    "info": (dict,),
+}
+#: What those parts of a record's info may be that mmbench itself reads.
+_INFO_FIELDS: Mapping[str, tuple[type, ...]] = {
+    **dict.fromkeys(
+        (
+            "identity", "num_samples", "versions", "times_s", "perf_setup", "layouts", "feature_dims", "device_memory",
+            "diagnostics", "encoder_cost",
+        ),
+        (dict, type(None)),
+    ),
+    **dict.fromkeys(("split_hash", "perf_key", "device", "precision", "selected_by"), (str, type(None))),
+    **dict.fromkeys(("warnings", "history", "pooled"), (list, tuple, type(None))),
+}  # fmt: skip
 _METRIC_DEFAULTS = {name: item.default for name, item in Metric.__dataclass_fields__.items()}
 
 
@@ -150,8 +181,7 @@ class Record:
         if not isinstance(data, Mapping) or data.get("schema") != SCHEMA:
             schema = data.get("schema") if isinstance(data, Mapping) else None
             raise ValueError(f"a record of schema {SCHEMA} was expected, got {schema!r}")
-        if data.get("status") not in STATUSES or not isinstance(data.get("cell_id"), str):
-            raise ValueError(f"a record needs a cell_id and a known status, got {data.get('status')!r}")
+        check_record(data)
         return cls(
             cell_id=data["cell_id"],
             status=data["status"],
@@ -162,3 +192,47 @@ class Record:
             metrics=tuple(Metric.from_json(metric) for metric in data.get("metrics", ())),
             info=dict(data.get("info", {})),
         )
+
+
+def check_record(data: Mapping[str, Any]) -> None:
+    """Check that `Record.from_json` takes the fields of a line of the journal, without making a record of them.
+
+    Raises:
+        ValueError: a field is missing or has another type.
+    """
+    if data.get("schema") != SCHEMA:
+        raise ValueError(f"a record of schema {SCHEMA} was expected, got {data.get('schema')!r}")
+    _check_fields("record", data, _RECORD_FIELDS, needs=("cell_id", "status"))
+    if data["status"] not in STATUSES:
+        raise ValueError(f"a record needs a known status, got {data['status']!r}")
+    if not 0 <= data.get("duration_s", 0.0) < math.inf or data.get("attempt", 1) > 2**31:
+        raise ValueError("a record's duration or number of attempts cannot be")
+    for metric in data.get("metrics", ()):
+        _check_fields("metric", metric, _METRIC_FIELDS, needs=("phase", "name", "value"))
+    check_info(data.get("info", {}))
+
+
+def check_info(info: Mapping[str, Any]) -> None:
+    """Check the parts of a record's info that mmbench itself reads.
+
+    Raises:
+        ValueError: one has another type.
+    """
+    _check_fields("info", info, _INFO_FIELDS)
+    if not all(isinstance(warning, str) for warning in info.get("warnings") or ()):
+        raise ValueError("info's warnings must be text")
+    if not all(isinstance(epoch, Mapping) for epoch in info.get("history") or ()):
+        raise ValueError("info's history must be a list of objects")
+
+
+def _check_fields(
+    what: str, data: Mapping[str, Any], fields: Mapping[str, tuple[type, ...]], needs: Iterable[str] = ()
+) -> None:
+    if not isinstance(data, Mapping):
+        raise ValueError(f"a {what} must be an object, got {type(data).__name__}")
+    for name, value in data.items():
+        if name in fields and not (isinstance(value, fields[name]) and type(value) is not bool):
+            raise ValueError(f"a {what}'s {name} cannot be {type(value).__name__}")
+    for name in needs:
+        if name not in data:
+            raise ValueError(f"a {what} needs {name}")

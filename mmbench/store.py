@@ -38,6 +38,32 @@ PLAN_FILE = "plan.json"
 RECORD_FILE = "record.json"
 DECISIONS_FILE = "decisions.json"
 
+_RUN_FIELDS: Mapping[str, type | tuple[type, ...]] = {
+    "argv": list,
+    "config": dict,
+    "environment": dict,
+    "kind": str,
+    "merged": (list, dict),
+    "started_at": str,
+}
+_ROW_FIELDS: Mapping[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("dataset", "encoders", "fusion", "objective", "role", "status", "reason", "variant"), str),
+    "seed": int,
+    "measured": (dict, str, type(None)),
+    "tuned": (dict, type(None)),
+}
+_DATASET_FIELDS: Mapping[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("ref", "summary", "key"), str),
+    **dict.fromkeys(("tasks", "modalities"), list),
+    **dict.fromkeys(("ceilings", "train"), dict),
+}
+_TASK_FIELDS: Mapping[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("name", "kind", "primary"), str),
+    "num_outputs": int,
+    "class_names": (list, tuple),
+    "weight": (int, float),
+}
+
 #: What an executor says of an attempt in words.
 _WORDS = ("log.txt", "traceback.txt")
 #: Where executors keep what outlives a command; it is there before the run is.
@@ -125,9 +151,12 @@ class RunStore:
         """Return ``run.json``, or {} when it is missing or damaged."""
         try:
             data = json.loads((self.folder / RUN_FILE).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
-        return data if isinstance(data, dict) else {}
+        if not isinstance(data, dict):
+            return {}
+        # A part of another type than it is written with is damage too.
+        return {name: value for name, value in data.items() if isinstance(value, _RUN_FIELDS.get(name, object))}
 
     def write_plan(self, rows: Iterable[Mapping[str, Any]], datasets: Mapping[str, Any] | None = None) -> int:
         """Write ``plan.json``, one cell a line, without keeping the rows; return how many there are.
@@ -181,14 +210,15 @@ class RunStore:
         path = self.folder / PLAN_FILE
         if not path.exists():
             return
-        with path.open(encoding="utf-8") as stream:
+        with path.open("rb") as stream:
             self._read_plan_head(stream.readline())
             for line in stream:
-                if line.startswith("]"):
+                if line.startswith(b"]"):
                     return
                 try:
-                    row = json.loads(line.rstrip().removesuffix(","))
-                except ValueError as error:
+                    row = json.loads(line.rstrip().removesuffix(b",").decode())
+                    _check_row(row)
+                except (ValueError, RecursionError) as error:
                     raise self._damaged_plan(error) from None
                 yield row
         raise self._damaged_plan("it ends too early")
@@ -202,14 +232,15 @@ class RunStore:
         path = self.folder / PLAN_FILE
         if not path.exists():
             return {}
-        with path.open(encoding="utf-8") as stream:
+        with path.open("rb") as stream:
             return self._read_plan_head(stream.readline())
 
-    def _read_plan_head(self, line: str) -> dict[str, Any]:
+    def _read_plan_head(self, line: bytes) -> dict[str, Any]:
         try:
-            head = json.loads(line + "]}")
+            head = json.loads(line.decode() + "]}")
             schema, datasets = head["schema"], head.get("datasets", {})
-        except (ValueError, TypeError, KeyError) as error:
+            _check_datasets(datasets)
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise self._damaged_plan(error) from None
         if schema != PLAN_SCHEMA:
             where = self.folder / PLAN_FILE
@@ -352,6 +383,44 @@ class RunStore:
         for path in self.folder.glob(".*.writing"):
             if path.is_symlink() or path.is_file():
                 path.unlink(missing_ok=True)
+
+
+def _check_row(row: Any) -> None:
+    """Check the parts of a row of the plan that mmbench itself reads.
+
+    Raises:
+        ValueError: one has another type.
+    """
+    if not (isinstance(row, dict) and CELL_ID.fullmatch(str(row.get("cell_id"))) and isinstance(row["cell_id"], str)):
+        raise ValueError("a row has no cell_id")
+    for name, kind in _ROW_FIELDS.items():
+        if name in row and not (isinstance(row[name], kind) and type(row[name]) is not bool):
+            raise ValueError(f"a row's {name} cannot be {type(row[name]).__name__}")
+
+
+def _check_datasets(datasets: Any) -> None:
+    """Check what a plan says of its datasets.
+
+    Raises:
+        ValueError: a part that mmbench itself reads has another type.
+    """
+    if not (isinstance(datasets, dict) and all(isinstance(about, dict) for about in datasets.values())):
+        raise ValueError("its datasets are no objects")
+    for about in datasets.values():
+        for name, kind in _DATASET_FIELDS.items():
+            if name in about and not isinstance(about[name], kind):
+                raise ValueError(f"a dataset's {name} cannot be {type(about[name]).__name__}")
+        if not all(type(value) in (int, float) for value in about.get("ceilings", {}).values()):
+            raise ValueError("a dataset's ceilings are no numbers")
+        for name in ("tasks", "modalities"):
+            if not all(isinstance(item, dict) and isinstance(item.get("name"), str) for item in about.get(name) or ()):
+                raise ValueError(f"a dataset's {name} have no names")
+        for task in about.get("tasks") or ():
+            for name, kind in _TASK_FIELDS.items():
+                if name in task and not (isinstance(task[name], kind) and type(task[name]) is not bool):
+                    raise ValueError(f"a task's {name} cannot be {type(task[name]).__name__}")
+            if not all(isinstance(name, str) for name in task.get("class_names") or ()):
+                raise ValueError("a task's class_names are no text")
 
 
 def check_run_name(name: str) -> None:

@@ -49,7 +49,7 @@ def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:
         started_at="2026-11-21T03:00:00.000+00:00",
         duration_s=1.25,
         metrics=(Metric(phase="profile", name="latency_s", value=None, unit="s", note="no GPU"),),
-        info={"history": [1, 2.5, None], "nested": {"a": True}},
+        info={"curve": [1, 2.5, None], "nested": {"a": True}},
     )
 
     write(tmp_path / "journal.jsonl", before)

@@ -306,7 +306,7 @@ def _checked(result: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
 def _checked_metric(item: Any) -> dict[str, Any]:
     try:
         metric = Metric.from_json(item)
-    except (TypeError, AttributeError) as error:
+    except (TypeError, AttributeError, ValueError) as error:
         raise ContractError(f"the cell returned a metric that cannot be read: {item!r} ({error})") from None
     value = metric.value
     if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):

@@ -50,7 +50,7 @@ from mmbench.executors.watch import (
     rss_bytes,
     signal_tree,
 )
-from mmbench.record import STATUSES, Metric, Status
+from mmbench.record import STATUSES, Metric, Status, check_info
 
 #: Imported once in the server. `torch._dynamo` is what the first optimiser of a process imports, which takes a second.
 PRELOAD = (
@@ -336,6 +336,7 @@ def _read_outcome(path: Path, nonce: str) -> dict[str, Any] | None:
             return None
         for metric in data["metrics"]:
             Metric.from_json(metric)
+        check_info(data["info"])
         if data["status"] in STATUSES and isinstance(data["reason"], str) and isinstance(data["info"], dict):
             return {**data, "reason": one_line(data["reason"])}
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmbench.errors import UsageError
+from mmbench.isolation import shortened
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,7 +28,27 @@ def build_report(folder: Path) -> Report:
     from mmbench.report.evidence import with_evidence
     from mmbench.report.modalities import with_modalities
 
-    return with_modalities(with_evidence(build_report(folder), folder), folder)
+    with _sound(folder):
+        return with_modalities(with_evidence(build_report(folder), folder), folder)
+
+
+@contextmanager
+def _sound(folder: Path) -> Iterator[None]:
+    """Say in one sentence that a file of a run holds what mmbench does not write.
+
+    The types of what is read are checked where it is read; this is for what remains, such as a number out of range.
+
+    Raises:
+        UsageError: the body failed.
+    """
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        raise UsageError(
+            f"the report of {folder} cannot be made: its plan.json, run.json or a file of a cell holds what mmbench "
+            f"does not write ({type(error).__name__}: {shortened(' '.join(str(error).split()), 200)}); "
+            "if nobody changed them, please report it"
+        ) from error
 
 
 def write_report(folder: Path, report: Report | None = None) -> list[Path]:
@@ -53,14 +75,15 @@ def write_report(folder: Path, report: Report | None = None) -> list[Path]:
     from mmbench.report.score_reader import packed_file
 
     made = report or build_report(folder)
-    files: dict[str, str | bytes] = {
-        "report.html": render_html(made, folder),
-        "report.md": render_markdown(made),
-        "leaderboard.csv": leaderboard_csv(made),
-        "leaderboard.tex": render_latex(made),
-    }
-    if packed := packed_file(made, folder):
-        files[PACKED_FILE] = packed
+    with _sound(folder):
+        files: dict[str, str | bytes] = {
+            "report.html": render_html(made, folder),
+            "report.md": render_markdown(made),
+            "leaderboard.csv": leaderboard_csv(made),
+            "leaderboard.tex": render_latex(made),
+        }
+        if packed := packed_file(made, folder):
+            files[PACKED_FILE] = packed
     return write_files(folder / "report", files)
 
 

@@ -1,4 +1,4 @@
-"""Hashes of many files, remembered by size and modification time so that planning again reads none of them."""
+"""Hashes of many files, remembered by what `os.stat` says so that planning again reads none of them."""
 
 from __future__ import annotations
 
@@ -57,12 +57,14 @@ def file_digests(
     digests: dict[str, str] = {}
     errors: list[str] = []
     settled_before = time.time_ns() - _SETTLED_NS
-    fresh: dict[str, list[int | str]] = {}
+    new: dict[str, list[int | str]] = {}
     for name in sorted(files):
         status = files[name]
         known = remembered.get(name)
-        if known and known[0] == status.st_size and known[1] == status.st_mtime_ns:
-            digest = str(known[2])
+        # Archives and copies set the modification time; the time of change and the inode they cannot choose.
+        stamp = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+        if known and known[:-1] == stamp:
+            digest = str(known[-1])
         else:
             try:
                 check(name)
@@ -71,11 +73,11 @@ def file_digests(
                 continue
             with (root / name).open("rb") as stream:
                 digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            if status.st_mtime_ns < settled_before:
-                fresh[name] = [status.st_size, status.st_mtime_ns, digest]
+            if max(status.st_mtime_ns, status.st_ctime_ns) < settled_before:
+                new[name] = [*stamp, digest]
         digests[name] = digest
-    if fresh:
-        _write(memo_path, {**remembered, **fresh})
+    if new:
+        _write(memo_path, {**remembered, **new})
     if errors:
         raise DataError(error_list(f"{len(errors):,} files cannot be used", errors))
     return digests
@@ -87,7 +89,7 @@ def _read(path: Path) -> dict[str, list[int | str]]:
     except (OSError, ValueError):
         return {}
     return (
-        {key: value for key, value in memo.items() if isinstance(value, list) and len(value) == 3}
+        {key: value for key, value in memo.items() if isinstance(value, list) and len(value) == 5}
         if isinstance(memo, dict)
         else {}
     )
