@@ -92,16 +92,22 @@ def list_command(
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(help="A part, by name or dist/name.")],
+    name: Annotated[str, typer.Argument(help="A part, by name or dist/name, or data as in -d.")],
     plugin: Plugin = None,
     as_json: Json = False,
+    croissant: Annotated[
+        bool, typer.Option("--croissant", help="Print a dataset's Croissant metadata (JSON-LD).")
+    ] = False,
 ) -> None:
-    """Show everything that is known of one part: facts, options with their defaults, paper, licence."""
-    from mmbench import views
+    """Show everything that is known of one part, and the data card of a dataset: splits, classes, sizes, warnings."""
+    from mmbench.show_session import print_part, show_json
 
     registry = registry_of(plugin)
-    entries = views.find_entries(registry, name)
-    emit(as_json, lambda: [views.entry_json(entry) for entry in entries], lambda: views.print_entries(entries))
+    emit(
+        as_json or croissant,
+        lambda: show_json(registry, name, as_croissant=croissant),
+        lambda: print_part(registry, name),
+    )
 
 
 @app.command()

@@ -210,7 +210,8 @@ class DatasetSource:
         ids = {split: tuple(described["sample_ids"][split]) for split in SPLITS}
         names = [modality.name for modality in self.info.modalities]
         statistics: dict[Split, dict[str, InputStatistics]] = {
-            split: {name: InputStatistics(**described["statistics"][split][name]) for name in names} for split in SPLITS
+            split: {name: InputStatistics.from_json(described["statistics"][split][name]) for name in names}
+            for split in SPLITS
         }
         digests = {
             split: {name: arrays[f"{split}.digests.{number}"] for number, name in enumerate(names)} for split in SPLITS

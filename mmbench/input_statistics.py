@@ -51,6 +51,12 @@ class InputStatistics:
     errors: tuple[str, ...] = ()
     num_errors: int = 0
 
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> InputStatistics:
+        """Return the statistics that `dataclasses.asdict` and JSON wrote."""
+        amounts = {name: tuple(map(float, values)) for name, values in data["amounts"].items()}
+        return cls(**{**data, "amounts": amounts, "errors": tuple(data["errors"])})
+
 
 def statistics_of(summaries: Sequence[InputSummary | None], errors: Sequence[str] = ()) -> InputStatistics:
     """Return the statistics of one split's summaries, None where a sample lacks the modality."""

@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -33,13 +34,14 @@ from mmbench.reasons import Reasons
 from mmbench.registry import Reference
 from mmbench.report.decisions import decision_lines
 from mmbench.report.text import counted, duration
+from mmbench.run_cards import plan_cards, write_cards
 from mmbench.runner import Event, PlannedCell, Summary, is_final, run
 from mmbench.stage import Stage
 from mmbench.staged import run_stages
 from mmbench.standing import Standing
 from mmbench.store import EXECUTORS_FOLDER, RunStore, check_run_name
 from mmbench.trackers import Trackers, open_tracker
-from mmbench.views import console, dataset_notes, plan_headline, size_text
+from mmbench.views import console, plan_headline, print_data, size_text
 
 if TYPE_CHECKING:
     from mmbench.executors import Executor
@@ -65,6 +67,7 @@ def run_plan(plan: Plan, *, argv: Sequence[str], as_json: bool = False) -> int:
     folder = Path(config.results).expanduser() / name
     wanted = tracker_references(plan)
     out = console(stderr=as_json)
+    cards = plan_cards(plan)
     with RunStore.create(folder) as store, make_executor(plan, folder) as executor:
         _settle(store, plan, argv)
         first = missing(next(planner_of(plan).stages()).cells(), store, frozenset(config.retry))
@@ -86,8 +89,7 @@ def run_plan(plan: Plan, *, argv: Sequence[str], as_json: bool = False) -> int:
         with Heartbeat(store, standing, measured=config.executor in ("inline", "local")) as heart:
             trackers = Trackers(store.folder, [open_tracker(store.folder, reference) for reference in wanted])
             out.print(f"run {store.name}: {plan_headline(plan, planner)}")
-            for note in dataset_notes(plan):
-                out.print(note)
+            print_data(out, plan, cards)
             began = time.monotonic()
             admission = make_admission(plan)
             trackers.start(store.read_run(), counts["run"] + counts["baselines"])
@@ -125,6 +127,7 @@ def run_plan(plan: Plan, *, argv: Sequence[str], as_json: bool = False) -> int:
             summary = run_stages(planner, store, launch, max_failures=config.max_failures, on_decisions=say)
             heart.phase, reported = "reporting", True
             if summary.num_launched or not (store.folder / "report").is_dir():
+                _keep_cards(store, plan)
                 reported = _report_or_warn(store, out)
                 out.print(f"{counted(summary.num_launched, 'cell')} in {duration(time.monotonic() - began)}")
                 _bound_cache(plan, out)
@@ -239,6 +242,12 @@ def tracker_references(plan: Plan) -> list[Reference]:
     for reference in references:
         check_packages(reference.entry)
     return references
+
+
+def _keep_cards(store: RunStore, plan: Plan) -> None:
+    """Write the data cards of what cells read, for the report; a run is no less without them."""
+    with suppress(MmbenchError, OSError):
+        write_cards(store.folder, plan_cards(plan, cached_only=True))
 
 
 def _report_or_warn(store: RunStore, out: Console) -> bool:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mmbench.cache import Trimmed
+    from mmbench.data_card import DataCard
     from mmbench.merge import Merged
     from mmbench.plan import Plan
     from mmbench.registry import Entry, Registry
@@ -184,6 +185,7 @@ def print_plugins(registry: Registry) -> None:
 def write_plan_json(plan: Plan, out: TextIO) -> None:
     """Write counts, estimate and every cell as JSON, a cell a line: a plan of a million is never held whole."""
     from mmbench.planners import planner_of
+    from mmbench.run_cards import plan_cards
 
     planner = planner_of(plan)
     stages = planner.outlook()
@@ -194,6 +196,7 @@ def write_plan_json(plan: Plan, out: TextIO) -> None:
         "estimate_s": plan.estimate_s(),
         "notes": list(plan.notes),
         "datasets": plan.datasets_json(),
+        "cards": {name: card.to_json() for name, card in plan_cards(plan).items()},
         "shared": plan.shared(),
         "paths": plan.paths(),
         "stages": [to_json(item) for item in stages],
@@ -203,6 +206,19 @@ def write_plan_json(plan: Plan, out: TextIO) -> None:
         (",\n    " if number else "\n    ") + json_text(row, indent=None) for number, row in enumerate(planner.rows())
     )
     out.write("\n  ]\n}\n")
+
+
+def print_cards(out: Console, cards: Iterable[DataCard]) -> None:
+    """Print data cards, warnings in yellow."""
+    from mmbench.data_card import card_lines
+
+    for card in cards:
+        for line in card_lines(card):
+            out.print(Text(line, style=_style_of_note(line)))
+
+
+def _style_of_note(line: str) -> str:
+    return "yellow" if line.startswith("warning:") else ""
 
 
 def plan_headline(plan: Plan, planner: Planner | None = None) -> str:
@@ -224,26 +240,27 @@ def plan_headline(plan: Plan, planner: Planner | None = None) -> str:
     return f"{counted(counts['cells'], 'cell')}: {', '.join(parts)}"
 
 
-def dataset_notes(plan: Plan) -> list[Text]:
-    """Return how the data were understood, a line for each note, those that warn in yellow."""
+def print_data(out: Console, plan: Plan, cards: Mapping[str, DataCard]) -> None:
+    """Print how the data of a plan were understood: the card of a dataset, or its notes where it has none."""
     many = len(plan.datasets) > 1
-    return [
-        Text(f"{part.label}: {note}" if many else note, style="yellow" if note.startswith("warning:") else "")
-        for part in plan.datasets
-        for note in part.info.notes
-    ]
+    for part in plan.datasets:
+        if part.label in cards:
+            print_cards(out, [cards[part.label]])
+            continue
+        for note in part.info.notes:
+            out.print(Text(f"{part.label}: {note}" if many else note, style=_style_of_note(note)))
 
 
 def print_plan(plan: Plan, rows: int) -> None:
     """Print the headline and the first rows."""
     from mmbench.planners import planner_of
     from mmbench.report.decisions import tuned_words
+    from mmbench.run_cards import plan_cards
 
     out = console()
     planner = planner_of(plan)
     out.print(plan_headline(plan, planner))
-    for note in dataset_notes(plan):
-        out.print(note)
+    print_data(out, plan, plan_cards(plan))
     stages = planner.outlook()
     for stage in stages:
         out.print(Text(f"  {stage.title}: {'' if stage.exact else 'at most '}{counted(stage.num_cells, 'cell')}"))

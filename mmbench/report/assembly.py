@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from mmbench.combo import MAJORITY
+from mmbench.data_card import DataCard
 from mmbench.record import DONE, FAILURES, Direction, Metric, Record
 from mmbench.report.outcomes import PENDING, STOPPED, Outcome, outcomes, split_encoders
 from mmbench.report.portrait import Precision
 from mmbench.report.tables import Board, Gain, Problem, Report, Row, Score, num_to_run, val_order
 from mmbench.report.timing_claims import Timing, timing_of
+from mmbench.run_cards import read_cards
 from mmbench.store import RunStore
 
 #: The usual primary metric and its direction, by kind of task; `mmbench.tasks.METRICS` says the same (a test).
@@ -41,6 +43,7 @@ def build_report(folder: Path) -> Report:
         store.read_run(),
         choosing=outcomes(store.planned(), records, choosing=True),
         decisions=store.decisions(),
+        cards=read_cards(store.folder),
     )
 
 
@@ -52,6 +55,7 @@ def assemble(
     *,
     choosing: Iterable[Outcome] = (),
     decisions: Sequence[Mapping[str, Any]] = (),
+    cards: Sequence[DataCard] = (),
 ) -> Report:
     """Build a report from outcomes.
 
@@ -62,6 +66,7 @@ def assemble(
         provenance: ``run.json``.
         choosing: Every cell that only helped to choose others; of these, failures alone are shown.
         decisions: ``decisions.json``.
+        cards: What was read of each dataset.
     """
     by_dataset: dict[str, list[Outcome]] = defaultdict(list)
     for outcome in found:
@@ -79,6 +84,7 @@ def assemble(
         failures=_problems(item for item in [*everything, *choosing] if item.status not in _NO_FAILURES),
         impossible=_problems(item for item in everything if item.status == "incompatible"),
         provenance=dict(provenance or {}),
+        cards=tuple(cards),
         decisions=tuple(decisions),
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from mmbench.data_card import DataCard, card_lines
 from mmbench.report.answer import answer, board_answer, cautions, combo, metric_words, spread
 from mmbench.report.decisions import tuned_words
 from mmbench.report.intervals import Undefined
@@ -35,6 +36,7 @@ def _lines(report: Report) -> Iterator[str]:
         yield from _board(board, answered_here=len(report.boards) > 1)
     yield from _problems("Without a result", report.failures)
     yield from _problems("Not possible", report.impossible)
+    yield from _data(report.cards)
     yield from _provenance(report.provenance)
 
 
@@ -247,6 +249,20 @@ def _problems(title: str, problems: Sequence[Problem]) -> Iterator[str]:
     if len(problems) > 200:
         yield ""
         yield f"… {len(problems) - 200} more reasons; the export has every cell's."
+
+
+def _data(cards: Sequence[DataCard]) -> Iterator[str]:
+    if not cards:
+        return
+    yield ""
+    yield "## Data"
+    for card in cards:
+        first, *rest = card_lines(card)
+        yield ""
+        yield markdown(first, 1000)
+        yield ""
+        for line in rest:
+            yield f"- {markdown(line.strip(), 1000)}"
 
 
 def _provenance(about: Mapping[str, Any]) -> Iterator[str]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmbench.data_card import card_lines
 from mmbench.record import DONE
 from mmbench.report.answer import answer, board_answer, cautions, combo, metric_words, spread
 from mmbench.report.decisions import tuned_words
@@ -75,6 +76,7 @@ def page_data(report: Report, folder: Path | None = None) -> dict[str, Any]:
         "impossible": [_problem(item) for item in report.impossible[:MAX_PROBLEMS]],
         "numFailures": len(report.failures),
         "numImpossible": len(report.impossible),
+        "data": [[clean(line.strip(), 1000) for line in card_lines(card)] for card in report.cards],
         "provenance": [list(line) for line in provenance(report.provenance) if line[0] != "Command"],
         "command": clean(reproduce(report.provenance), 2000),
     }

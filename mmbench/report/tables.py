@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from mmbench.data_card import DataCard
 from mmbench.record import DONE, Direction
 from mmbench.report.outcomes import STOPPED
 from mmbench.report.portrait import Modalities, Precision
@@ -277,6 +278,7 @@ class Report:
         impossible: Cells that no command could run.
         provenance: ``run.json``: command, configuration, versions, hardware, git.
         decisions: ``decisions.json``: what a race or a sweep decided on val before the boards' rows were trained.
+        cards: What was read of each dataset.
     """
 
     run: str
@@ -286,6 +288,7 @@ class Report:
     impossible: tuple[Problem, ...]
     provenance: Mapping[str, Any]
     decisions: tuple[Mapping[str, Any], ...] = ()
+    cards: tuple[DataCard, ...] = ()
 
     @property
     def num_planned(self) -> int:

@@ -21,6 +21,7 @@ from mmbench.data import Split
 from mmbench.errors import DataError, SpecError, UsageError
 from mmbench.spec import DatasetInfo
 from mmbench_datasets.cells import number
+from mmbench_datasets.column_notes import column_notes
 from mmbench_datasets.faults import Faults
 from mmbench_datasets.features import read_features, with_train
 from mmbench_datasets.filehash import file_digests, hash_files
@@ -262,6 +263,7 @@ def _understood(
     sources = sorted(sources, key=lambda source: source.name)
     present = {source.name: present_rows(table, source) for source in sources}
     notes += check_presence(table, present, rows)
+    notes += column_notes(table, sources, used)
     frames = {"max_frames": max_frames} if any(source.kind == "video" for source in sources) else {}
     return Manifest(
         table=table,

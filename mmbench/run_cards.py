@@ -1,0 +1,87 @@
+"""The data cards of a plan and of a run's folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmbench.data_card import DataCard, read_card
+from mmbench.durable import write_atomically
+from mmbench.errors import DataError, MmbenchError
+from mmbench.selection import encoder_references
+
+if TYPE_CHECKING:
+    from mmbench.parts import DatasetPart
+    from mmbench.plan import Plan
+
+CARDS_FILE = "data_cards.json"
+
+
+def plan_cards(plan: Plan, *, cached_only: bool = False) -> dict[str, DataCard]:
+    """Return the data cards of a plan by the label of the dataset.
+
+    People's own data are read for it, headers of files alone; other datasets have a card once a cell read them.
+
+    Args:
+        plan: The selection.
+        cached_only: Open nothing.
+
+    Raises:
+        DataError: data that the plan names cannot be used.
+    """
+    found = {}
+    for part in plan.datasets:
+        own = bool(part.reference.target)
+        card = read_card(
+            part,
+            cache_dir=Path(plan.runtime["cache_dir"]),
+            data_dir=Path(plan.runtime["data_dir"]),
+            cached_only=cached_only or not own,
+        )
+        if card is None:
+            continue
+        if not cached_only:
+            _check(card, plan)
+        found[part.label] = card.with_readings(_encoders(plan, part))
+    return found
+
+
+def write_cards(folder: Path, cards: Mapping[str, DataCard]) -> None:
+    """Write the data cards of a run beside those of datasets that an earlier plan had.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    known = {card.name: card for card in read_cards(folder)}
+    data = [card.to_json() for card in {**known, **cards}.values()]
+    write_atomically(folder / CARDS_FILE, [json.dumps(data, indent=1), "\n"])
+
+
+def read_cards(folder: Path) -> tuple[DataCard, ...]:
+    """Return the data cards of a run; those that are damaged or not there are left out."""
+    try:
+        data = json.loads((folder / CARDS_FILE).read_text(encoding="utf-8"))
+        return tuple(DataCard.from_json(item) for item in data)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return ()
+
+
+def _check(card: DataCard, plan: Plan) -> None:
+    """Raise where a modality that the plan reads cannot be used."""
+    for modality in card.modalities:
+        if modality.fault and (not plan.config.modality or modality.name in plan.config.modality):
+            raise DataError(f"{card.name}: {modality.fault}")
+
+
+def _encoders(plan: Plan, part: DatasetPart) -> Iterable[tuple[str, str, Mapping[str, object]]]:
+    """Yield modality, name and options of each encoder that the plan selects for a dataset."""
+    names = {modality.name for modality in part.info.modalities}
+    for modality in part.info.modalities:
+        try:
+            references = encoder_references(plan.config, plan.registry, modality, names)
+        except MmbenchError:
+            continue
+        for reference in references:
+            yield modality.name, reference.entry.spec.name, reference.options
