@@ -84,7 +84,7 @@ def _words(kind: str, name: str) -> dict[str, Any]:
         "stem": "".join(word.capitalize() for word in short.split("-")),
         "parts": parts,
         "imports": [*sorted(specs), "hookimpl"],
-        "dependencies": ["mmbench[base]>=0.1", "numpy>=1.26", *(["torch>=2.6"] if heavy else [])],
+        "dependencies": ["mmbench[base]>=0.1", "numpy>=1.26", *(["torch>=2.9"] if heavy else [])],
         "what": "An encoder, a fusion, an objective and a dataset" if kind == "plugin" else f"{_WHAT[kind]}, {short},",
     }
 

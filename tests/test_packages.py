@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
 import subprocess
 import sys
 import tomllib
+import venv
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+
+import mmbench
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = (ROOT / "pyproject.toml", *sorted(ROOT.glob("plugins/*/pyproject.toml")))
@@ -18,11 +24,10 @@ def project(file):
     return tomllib.loads(file.read_text(encoding="utf-8"))["project"]
 
 
-def requirements(file, *, lint=True):
+def requirements(file):
     """Return the requirements of a package and of its extras."""
-    extras = project(file).get("optional-dependencies", {})
-    texts = [text for name, texts in extras.items() if lint or name != "lint" for text in texts]
-    return [Requirement(text) for text in (*project(file)["dependencies"], *texts)]
+    extras = project(file).get("optional-dependencies", {}).values()
+    return [Requirement(text) for texts in (project(file)["dependencies"], *extras) for text in texts]
 
 
 def name_of(file):
@@ -67,3 +72,105 @@ def test_the_audio_package_allows_only_pairs_of_torch_and_torchaudio_that_load(t
     bounds = {one.name: one.specifier for one in requirements(ROOT / "plugins" / "mmbench-audio" / "pyproject.toml")}
 
     assert (torch in bounds["torch"] and torchaudio in bounds["torchaudio"]) is loads
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_a_package_says_all_that_an_index_shows(file):
+    said = project(file)
+
+    assert said["version"] == mmbench.__version__
+    assert said["license"] == "Apache-2.0"
+    assert said["requires-python"] == ">=3.11"
+    assert 20 < len(said["description"]) < 200
+    assert (file.parent / said["readme"]).stat().st_size > 300
+    assert said["keywords"]
+    versions = [text.rpartition(" ")[2] for text in said["classifiers"] if text.startswith("Programming Language")]
+    assert versions == ["3", "3.11", "3.12", "3.13", "3.14"]
+
+
+def test_the_citation_names_the_version():
+    assert f"version: {mmbench.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+
+
+def test_one_extra_brings_what_a_run_needs_and_another_all_plugins():
+    extras = project(FILES[0])["optional-dependencies"]
+
+    assert [Requirement(text).name for text in extras["base"]] == [
+        "mmbench-datasets",
+        "mmbench-fusion",
+        "mmbench-objectives",
+    ]
+    named = {Requirement(text).name for name in ("base", "all") for text in extras[name]}
+    assert named == {name_of(file) for file in FILES}
+
+
+def test_the_module_is_the_command():
+    done = subprocess.run([sys.executable, "-m", "mmbench", "--help"], capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "python -m mmbench" in done.stdout
+
+
+def dependencies_alone(folder):
+    """Link what is installed here, but mmbench, into `folder`: in it pip finds all dependencies and no mmbench."""
+    for place in filter(None, sys.path):
+        if not Path(place).name.endswith("-packages"):
+            continue
+        for entry in Path(place).iterdir():
+            ours = re.match(r"_*(editable_impl_)?mmbench", entry.name) or entry.suffix == ".pth"
+            if not ours and not (folder / entry.name).exists():
+                (folder / entry.name).symlink_to(entry)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """The folder of sdists and wheels that a release would have, and what its script says."""
+    folder = tmp_path_factory.mktemp("built") / "dist"
+    command = [sys.executable, ROOT / ".ci" / "release", "--out", folder, "--home", "https://example.org/mmbench"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder, done.stdout
+
+
+@pytest.mark.slow
+def test_all_packages_are_built_as_sdist_and_wheel_at_one_version(built):
+    folder, said = built
+
+    assert f"13 packages of version {mmbench.__version__}" in said
+    endings = [file.name.partition(f"-{mmbench.__version__}")[2] for file in folder.iterdir()]
+    assert sorted(endings) == [*["-py3-none-any.whl"] * 13, *[".tar.gz"] * 13]
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1200)
+def test_built_packages_install_by_one_name_and_run_outside_the_checkout(built, tmp_path):
+    """The dependencies are those that are installed here."""
+    apart, elsewhere = tmp_path / "dependencies", tmp_path / "elsewhere"
+    apart.mkdir()
+    elsewhere.mkdir()
+    dependencies_alone(apart)
+    venv.create(tmp_path / "venv", with_pip=False)  # pip is among the dependencies
+    python = tmp_path / "venv" / "bin" / "python"
+    (site,) = (tmp_path / "venv" / "lib").glob("python3*/site-packages")
+    (site / "dependencies.pth").write_text(f"{apart}\n", encoding="utf-8")
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "PYTHONPATH"))}
+    environ["PIP_CONFIG_FILE"] = os.devnull  # which may name more places to look for packages
+
+    def run(*command):
+        done = subprocess.run(command, cwd=elsewhere, env=environ, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    pip = (python, "-m", "pip", "install", "--quiet", "--no-index", "--find-links", built[0])
+    run(*pip, "mmbench[base]")
+    base = run(python, "-m", "pip", "list", "--format", "json", "--path", site)
+    run(*pip, "mmbench[all]")
+    run(python, "-m", "mmbench", "run", "--grid", "smoke", "--run", "smoke")
+
+    assert {each["name"] for each in json.loads(base)} == {
+        "mmbench",
+        "mmbench-datasets",
+        "mmbench-fusion",
+        "mmbench-objectives",
+    }
+    assert (elsewhere / "results" / "smoke" / "report" / "report.html").is_file()
