@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.text import Text
 
@@ -21,6 +21,9 @@ from mmbench.registry import Entry, Registry
 from mmbench.report.text import counted
 from mmbench.spec import SPEC_OF_ROLE, DatasetSpec, Kind, Role, role_of
 from mmbench.views import console
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 _MISSING_MODULE = re.compile(r"No module named '([\w.]+)'")
 
@@ -107,22 +110,9 @@ def _cure(plugin: PluginInfo) -> str:
 
 
 def _unmet_requirements(registry: Registry) -> Iterable[Finding]:
-    """Compare what each plugin's distribution asks for with what is installed."""
-    from packaging.requirements import InvalidRequirement, Requirement
-
+    """Compare what each plugin's distribution asks for, with the extras that it names, with what is installed."""
     for dist in sorted({"mmbench", *(plugin.dist for plugin in registry.plugins)}):
-        try:
-            wanted = metadata.requires(dist) or []
-        except metadata.PackageNotFoundError:  # a local file
-            continue
-        for text in wanted:
-            try:
-                requirement = Requirement(text)
-                applies = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
-            except InvalidRequirement:
-                continue
-            if not applies:
-                continue
+        for requirement in _requirements(dist, ""):
             said = f"{requirement.name}{requirement.specifier}"
             try:
                 version = metadata.version(requirement.name)
@@ -133,6 +123,30 @@ def _unmet_requirements(registry: Registry) -> Iterable[Finding]:
                     continue
                 problem = f"needs {said}, but {requirement.name} {version} is installed"
             yield Finding(severity="error", subject=dist, problem=problem, mend=f"pip install '{said}'")
+
+
+def _requirements(dist: str, extra: str) -> Iterator[Requirement]:
+    """Yield what a distribution asks for, or what one of its extras adds, and what the extras in there stand for."""
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    try:
+        wanted = metadata.requires(dist) or []
+    except metadata.PackageNotFoundError:  # a local file
+        return
+    for text in wanted:
+        try:
+            requirement = Requirement(text)
+            marker = requirement.marker
+            always = marker is None or marker.evaluate({"extra": ""})
+            applies = always if not extra else not always and marker is not None and marker.evaluate({"extra": extra})
+        except InvalidRequirement:
+            continue
+        if not applies:
+            continue
+        yield requirement
+        for name in sorted(requirement.extras):
+            if (requirement.name, name) != (dist, extra):
+                yield from _requirements(requirement.name, name)
 
 
 def _empty_roles(registry: Registry) -> Iterable[Finding]:

@@ -76,6 +76,8 @@ def _words(kind: str, name: str) -> dict[str, Any]:
     parts = PARTS[kind]
     specs = {_SPECS[part] for part in parts} | ({"Modality", "TaskSpec"} if "dataset" in parts else set())
     heavy = any(part != "dataset" for part in parts)
+    # `base` has no encoders: a package that brings none needs one for its README's commands to run.
+    runs_with = ["mmbench[base]>=0.1", *([] if "encoder" in parts else ["mmbench-tabular>=0.1"])]
     return {
         "name": short,
         "dist": dist,
@@ -84,7 +86,7 @@ def _words(kind: str, name: str) -> dict[str, Any]:
         "stem": "".join(word.capitalize() for word in short.split("-")),
         "parts": parts,
         "imports": [*sorted(specs), "hookimpl"],
-        "dependencies": ["mmbench[base]>=0.1", "numpy>=1.26", *(["torch>=2.9"] if heavy else [])],
+        "dependencies": [*runs_with, "numpy>=1.26", *(["torch>=2.9"] if heavy else [])],
         "what": "An encoder, a fusion, an objective and a dataset" if kind == "plugin" else f"{_WHAT[kind]}, {short},",
     }
 

@@ -135,6 +135,23 @@ def test_a_requirement_that_is_not_met_is_an_error(monkeypatch: pytest.MonkeyPat
     assert (second.problem, second.mend) == ("needs absent>1, which is not installed", "pip install 'absent>1'")
 
 
+def test_what_an_extra_stands_for_is_required_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    needs = {
+        "mmbench-a": ["mmbench[base]>=0.1"],
+        "mmbench": [
+            'mmbench-datasets>=0.1; extra == "base"',
+            'mmbench[base]; extra == "all"',
+            'six; extra == "all"',
+            "pip",
+        ],
+    }
+    installed(monkeypatch, {"mmbench": "0.1.0", "pip": "26"}, needs)
+
+    found = findings(Registry(plugins=[plugin("mmbench-a")]))
+
+    assert [(item.subject, item.mend) for item in found] == [("mmbench-a", "pip install 'mmbench-datasets>=0.1'")]
+
+
 def test_a_part_whose_packages_are_missing_says_which() -> None:
     found = only(Registry(entries=[fusion("one", "fancy", requires=("no_such_package", "json"))]))
 

@@ -48,7 +48,7 @@ def test_a_package_declares_entry_point_version_and_licence(tmp_path: Path) -> N
     assert project["name"] == "mmbench-street"
     assert project["entry-points"] == {"mmbench": {"street": "mmbench_street"}}
     assert (project["version"], project["license"], project["requires-python"]) == ("0.1.0", "Apache-2.0", ">=3.11")
-    assert project["dependencies"] == ["mmbench[base]>=0.1", "numpy>=1.26"]
+    assert project["dependencies"] == ["mmbench[base]>=0.1", "mmbench-tabular>=0.1", "numpy>=1.26"]
 
 
 @pytest.mark.parametrize(
