@@ -183,7 +183,9 @@ def _evaluate(
         predicted = predict_split(split)
         for task in source.info.tasks:
             target = data[split].targets[task.name].cpu().numpy()
-            found += metrics(task, predicted[task.name], target, split=split, confidence=split == "test")
+            found += metrics(
+                task, predicted[task.name], target, split=split, confidence=split == "test", groups=data[split].groups
+            )
         kept.update(_kept(split, data[split], predicted))
     return found, kept
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from mmbench.data import Split
 from mmbench.errors import Diverged
 from mmbench.record import Metric
 from mmbench.resampling import intervals_of
+from mmbench.sample_intervals import clusters_of_names
 from mmbench.spec import TaskSpec
 from mmbench.tallies import (
     COUNTED,
@@ -48,6 +50,7 @@ def metrics(
     split: Split,
     condition: str = "clean",
     confidence: bool = False,
+    groups: Sequence[str] = (),
 ) -> list[Metric]:
     """Compute every metric of the task, in the order of `mmbench.tasks.METRICS`.
 
@@ -59,8 +62,9 @@ def metrics(
             `mmbench.tasks.predictions` gives.
         target: int (N,) for multiclass and retrieval, else (N, K).
         split, condition: Copied into the metrics.
-        confidence: Whether to add 95 % intervals over the samples: Wilson's for shares of samples, else percentile
-            bootstrap with a fixed seed (the same resamples in every cell). They say nothing of the spread over seeds.
+        confidence: Whether to add 95 % intervals over the samples. They say nothing of the spread over seeds.
+        groups: Names of the samples' groups, whose samples count as one observation there; for retrieval the partners
+            where none are given.
 
     Raises:
         Diverged: a prediction is not finite.
@@ -69,7 +73,7 @@ def metrics(
     known = metric_specs(task)
     values, truth = _checked(task, predictions, target)
     scores = _scores(task, values, truth)
-    intervals = intervals_of(task, values, truth) if confidence and len(truth) > 1 else {}
+    intervals = intervals_of(task, values, truth, _clusters(task, truth, groups)) if confidence else {}
     return [
         Metric(
             phase="evaluate",
@@ -116,6 +120,12 @@ def primary_value(task: TaskSpec, predictions: NDArray[Any] | Tensor, target: ND
         return float(COUNTED[name](tp, support, predicted)[0])
     score = _scores(task, values, truth)[name]
     return math.nan if score.value is None else score.value
+
+
+def _clusters(task: TaskSpec, truth: NDArray[Any], groups: Sequence[str]) -> NDArray[np.int64] | None:
+    if not groups and task.kind == "retrieval":
+        groups = [str(group) for group in truth.tolist()]
+    return clusters_of_names(tuple(groups)) if groups else None
 
 
 def _checked(task: TaskSpec, predictions: NDArray[Any], target: NDArray[Any]) -> tuple[Floats, NDArray[Any]]:

@@ -1,4 +1,4 @@
-"""95 % intervals of metrics over the samples: Wilson's for shares of samples, else percentile bootstrap."""
+"""95 % intervals of metrics over the samples, from the influence of each; of very many classes by bootstrap."""
 
 from __future__ import annotations
 
@@ -9,42 +9,43 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from mmbench import retrieval
+from mmbench.influence import influence_of
+from mmbench.kept_predictions import MOST_NUMBERS
+from mmbench.sample_intervals import interval_over_samples
 from mmbench.spec import TaskSpec
-from mmbench.tallies import COUNTED, Floats, class_counts, decisions, losses, varies
-from mmbench.tasks import RECALL_AT, primary_metric
+from mmbench.tallies import COUNTED, Floats, class_counts, losses
+from mmbench.tasks import metric_specs
 
 Interval: TypeAlias = tuple[float, float]
 
 NUM_RESAMPLES = 1000
-#: Average precision sorts and sums every class in every resample: this many numbers at most, and no fewer resamples.
-MAX_RANKED = 2_000_000
-MIN_RESAMPLES = 200
 #: Counts of classes in resamples held at once.
 _MOST_COUNTS = 4_000_000
 _Z95 = 1.959963984540054
 
 
-def intervals_of(task: TaskSpec, values: Floats, truth: NDArray[Any]) -> Mapping[str, Interval]:
-    """95 % intervals of the metrics that are shares of samples or functions of means over samples.
+def intervals_of(
+    task: TaskSpec, values: Floats, truth: NDArray[Any], clusters: NDArray[np.int64] | None = None
+) -> Mapping[str, Interval]:
+    """95 % intervals over the samples of every metric that changes smoothly with their weights.
 
-    Area under the ROC curve, rank correlation and calibration error have none here; average precision, which has to be
-    computed anew for every resample, has one where it is the primary metric.
+    From the influence of each sample (`mmbench.influence`), and by a bootstrap where samples times classes are too many
+    to hold. Calibration error and median rank have none.
+
+    Args:
+        task: Says which metrics there are.
+        values, truth: Predictions and target.
+        clusters: (N,) the number of the group of each sample; None where samples are independent.
     """
-    if task.kind == "regression":
-        return _regression_intervals(values, truth)
-    if task.kind == "retrieval":
-        each = [retrieval.recall(values, truth, task.num_outputs, k)[:, None] for k in RECALL_AT]
-        return {f"recall_at_{k}": _percentiles(mean[:, 0]) for k, mean in zip(RECALL_AT, _resampled_means(*each))}
-    intervals = (
-        _class_intervals(task, values, truth) if task.kind == "multiclass" else _label_intervals(task, values, truth)
-    )
-    if primary_metric(task) == "map":
-        resamples = min(NUM_RESAMPLES, MAX_RANKED // values.size)
-        if resamples >= MIN_RESAMPLES:
-            actual = decisions(task, values, truth)[1]
-            intervals["map"] = _percentiles(_resampled_average_precision(values, actual, resamples))
-    return intervals
+    if task.kind == "multiclass" and values.size > MOST_NUMBERS:
+        return _class_intervals(task, values, truth)
+    found: dict[str, Interval] = {}
+    for name in metric_specs(task):
+        influence = influence_of(task.kind, name, values, truth, task.num_outputs)
+        bounds = None if influence is None else interval_over_samples(influence, clusters)
+        if bounds is not None and np.isfinite(bounds).all():
+            found[name] = bounds
+    return found
 
 
 def _class_intervals(task: TaskSpec, values: Floats, truth: NDArray[Any]) -> dict[str, Interval]:
@@ -63,18 +64,6 @@ def _class_intervals(task: TaskSpec, values: Floats, truth: NDArray[Any]) -> dic
     return {**intervals, **dict.fromkeys(("accuracy", "f1_micro"), wilson_interval(right, len(truth)))}
 
 
-def _label_intervals(task: TaskSpec, values: Floats, truth: NDArray[Any]) -> dict[str, Interval]:
-    tp, support, predicted = decisions(task, values, truth)
-    means = _resampled_means(losses(task, values, truth)[:, None], tp, support, predicted)
-    intervals = {"log_loss": _percentiles(means[0][:, 0])}
-    counts = [mean * len(truth) for mean in means[1:]]
-    for name, metric in COUNTED.items():
-        if name != "balanced_accuracy":
-            intervals[name] = _percentiles(metric(*counts))
-    intervals["exact_match"] = wilson_interval(int((support == predicted).all(axis=1).sum()), len(truth))
-    return intervals
-
-
 def wilson_interval(successes: int, n: int) -> Interval:
     """95 % score interval of a share (Wilson 1927), which stays in [0, 1] and is right for small n.
 
@@ -88,25 +77,6 @@ def wilson_interval(successes: int, n: int) -> Interval:
     return 0.0 if successes == 0 else centre - half, 1.0 if successes == n else centre + half
 
 
-def _regression_intervals(values: Floats, truth: Floats) -> Mapping[str, Interval]:
-    errors = values - truth
-    x, y = values - values.mean(axis=0), truth - truth.mean(axis=0)  # centred, or the moments would cancel
-    absolute, squared, mx, my, mxx, myy, mxy = _resampled_means(
-        np.abs(errors), np.square(errors), x, y, x * x, y * y, x * y
-    )
-    intervals = {"mae": _percentiles(absolute.mean(axis=1)), "rmse": _percentiles(np.sqrt(squared).mean(axis=1))}
-    with np.errstate(divide="ignore", invalid="ignore"):  # a resample may draw one sample only
-        variance_x, variance_y = mxx - mx * mx, myy - my * my
-        pearson = (mxy - mx * my) / np.sqrt(variance_x * variance_y)
-        r2 = 1 - squared / variance_y
-    preds_vary, target_varies = varies(values, truth)
-    if (target_varies & preds_vary).all():
-        intervals["pearson"] = _percentiles(pearson.mean(axis=1))
-    if target_varies.all():
-        intervals["r2"] = _percentiles(r2.mean(axis=1))
-    return intervals
-
-
 def _draws(n: int, resamples: int) -> Iterator[Floats]:
     """How often each sample is drawn in each bootstrap resample, in chunks of resamples: (some, N).
 
@@ -118,33 +88,6 @@ def _draws(n: int, resamples: int) -> Iterator[Floats]:
         rows = min(chunk, resamples - start)
         drawn = rng.integers(0, n, size=(rows, n)) + n * np.arange(rows)[:, None]
         yield np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n).astype(np.float64)
-
-
-def _resampled_means(*columns: NDArray[Any]) -> list[Floats]:
-    """Means of columns (N, C) over bootstrap resamples of the samples, each (R, C)."""
-    joined = np.concatenate([np.asarray(column, dtype=np.float64) for column in columns], axis=1)
-    means = np.concatenate([times @ joined for times in _draws(len(joined), NUM_RESAMPLES)]) / len(joined)
-    return np.split(means, np.cumsum([column.shape[1] for column in columns])[:-1], axis=1)
-
-
-def _resampled_average_precision(values: Floats, positive: NDArray[np.bool_], resamples: int) -> Floats:
-    """Mean average precision of bootstrap resamples: (R,)."""
-    orders = np.argsort(-values, axis=0, kind="stable")
-    found = []
-    for times in _draws(len(values), resamples):
-        per_class = []
-        for order, scores, truth in zip(orders.T, values.T, positive.T):
-            ranked = scores[order]
-            ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))  # equal scores enter together
-            drawn = times[:, order]
-            taken = np.cumsum(drawn, axis=1)[:, ends]
-            right = np.cumsum(drawn * truth[order], axis=1)[:, ends]
-            gained = np.diff(right, axis=1, prepend=0.0)
-            total = right[:, -1]
-            with np.errstate(invalid="ignore"):  # a resample without positives has no average precision
-                per_class.append((gained * right / np.maximum(taken, 1)).sum(axis=1) / total)
-        found.append(np.nanmean(per_class, axis=0))
-    return np.concatenate(found)
 
 
 def _percentiles(resampled: Floats) -> Interval:

@@ -11,7 +11,8 @@ import pytest
 import scipy.stats
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
-from sklearn.metrics import log_loss, mean_absolute_error
+from scipy.special import expit
+from sklearn.metrics import average_precision_score, log_loss, mean_absolute_error
 
 from mmbench.kept_predictions import kept_arrays
 from mmbench.record import Metric, Record
@@ -327,3 +328,53 @@ def test_groups_that_are_single_samples_change_nothing(made: Folder) -> None:
 
     assert score is not None
     assert score.ci_over == "samples"
+
+
+# Metrics that are no mean over samples
+
+
+def test_average_precision_over_seeds_has_intervals_within_0_and_1_tests_and_groups(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    target = (rng.random((200, 4)) < 0.3).astype(np.int64)
+    rows, records = [], []
+    for number, (fusion, noise, seed) in enumerate(
+        [
+            (fusion, noise, seed)
+            for fusion, noise in (("gated", 0.2), ("concat", 0.25), ("sum", 3.0))
+            for seed in range(3)
+        ]
+    ):
+        cell_id, preds = f"{number:016x}", expit(target + noise * rng.normal(size=target.shape))
+        rows.append(
+            {"cell_id": cell_id, "dataset": "d", "encoders": DUO, "fusion": fusion, "objective": "supervised", "seed": seed,
+             "role": "cell", "status": "run", "reason": ""}
+        )  # fmt: skip
+        score = float(average_precision_score(target, preds))
+        common = {"phase": "evaluate", "task": "tags", "name": "map", "value": score, "n": 200, "direction": "max"}
+        records.append(Record(cell_id=cell_id, status="ok", metrics=(Metric(split="test", **common),)))
+        (tmp_path / "r" / "cells" / cell_id).mkdir(parents=True)
+        names = [f"s{at}" for at in range(200)]
+        arrays = kept_arrays("test", {"tags": preds}, {"tags": target}, names)
+        save_file(arrays, tmp_path / "r" / "cells" / cell_id / "predictions.safetensors")
+    with RunStore.create(tmp_path / "r") as store:
+        store.write_plan(rows, {"d": {"tasks": [{"name": "tags", "kind": "multilabel", "num_outputs": 4}]}})
+        for record in records:
+            store.journal.append(record)
+
+    board = build_report(tmp_path / "r").boards[0]
+
+    assert {item.fusion: item.group for item in board.rows} == {"gated": 1, "concat": 1, "sum": 2}
+    scores = [item.score for item in board.rows]
+    assert all(score is not None and score.ci_over == "seeds and samples" for score in scores)
+    assert all(
+        score is not None and 0 <= (score.ci_low or 0) < score.mean <= (score.ci_high or 0) <= 1 for score in scores
+    )
+    assert board.untested == ""
+
+
+def test_a_class_with_few_test_samples_is_a_caution(made: Folder) -> None:
+    made.add(DUO, "gated", right(150))
+    board = dataclasses.replace(made.board(), fewest_positives=4, metric="f1_macro")
+
+    assert any(text.startswith("the rarest class has 4 test samples, fewer than 10") for text in cautions(board))
+    assert not any("rarest" in text for text in cautions(dataclasses.replace(board, fewest_positives=40)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from mmbench.influence import FEW_POSITIVES
 from mmbench.record import DONE
 from mmbench.report.decisions import choice_words
 from mmbench.report.intervals import Undefined
@@ -214,6 +215,7 @@ def cautions(board: Board) -> list[str]:
         found.append(f"not every row could be compared sample by sample: {clean(board.untested, 200)}.")
     found += [
         *_small_test(board),
+        *_few_positives(board),
         *_imbalance(board),
         *_no_gain(board),
         *_no_val(board),
@@ -300,6 +302,17 @@ def least_visible_gap(share: float, n: int, metric: str) -> float | None:
         return None
     p = min(max(share, 1 / (n + 1)), n / (n + 1))
     return (1.959964 + 0.841621) * math.sqrt(2 * p * (1 - p) / n)
+
+
+def _few_positives(board: Board) -> list[str]:
+    """Whether a class is so rare that intervals of a metric over classes say less than they promise."""
+    fewest = board.fewest_positives
+    if fewest is None or fewest >= FEW_POSITIVES:
+        return []
+    return [
+        f"the rarest class has {counted(fewest, 'test sample')}, fewer than {FEW_POSITIVES}: 95 % intervals of "
+        f"{metric_words(board.metric)} over so few hold in 85 to 99 of 100 (simulated)."
+    ]
 
 
 def _imbalance(board: Board) -> list[str]:

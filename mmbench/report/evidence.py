@@ -12,6 +12,7 @@ import numpy as np
 import scipy.special
 from numpy.typing import NDArray
 
+from mmbench.influence import Shape
 from mmbench.report.choice import with_choice
 from mmbench.report.intervals import Interval, mean_interval, own_seeds
 from mmbench.report.packed_scores import SampleScores
@@ -25,7 +26,8 @@ from mmbench.report.pairwise import (
 )
 from mmbench.report.score_reader import ScoredTask, ScoreReader
 from mmbench.report.tables import Board, Gain, Report, Row
-from mmbench.report.variance import SeedVariance, cluster_sums, seed_variance
+from mmbench.report.variance import SeedVariance, seed_variance
+from mmbench.sample_intervals import cluster_sums
 
 Floats: TypeAlias = NDArray[np.float64]
 
@@ -44,13 +46,21 @@ class Scored:
 
     Attributes:
         places: Positions of the rows in the board.
-        scores: (M, S, N), what each sample adds to the metric's mean under each seed.
+        scores: (M, S, N), what each sample adds to the metric under each seed: its score where the metric is a mean
+            over samples, else the metric plus the sample's influence.
         clusters: (N,) the number of each sample's group; None where samples are independent.
+        shape: How a metric that is no mean over samples spreads; None where it is a mean.
+        bias, least_variance: (M,) as in `mmbench.influence.Influence`, mean over seeds; None for means over samples.
+        fewest: Test samples of the rarest class, for metrics over classes; 0 for others.
     """
 
     places: tuple[int, ...]
     scores: Floats
     clusters: NDArray[np.int64] | None = None
+    shape: Shape | None = None
+    bias: Floats | None = None
+    least_variance: Floats | None = None
+    fewest: int = 0
 
 
 @dataclass(frozen=True)
@@ -72,8 +82,8 @@ class Paired:
 def with_evidence(report: Report, folder: Path) -> Report:
     """Return the report with intervals, gains and groups that rest on the scores of single test samples.
 
-    A board keeps what it has, and says why, where its metric is no mean over samples, or where neither predictions nor
-    packed scores are there.
+    A board keeps what it has, and says why, where neither predictions nor packed scores are there, or where they say
+    nothing about its metric.
     """
     reader = ScoreReader(folder)
     return replace(report, boards=tuple(_weigh(board, reader) for board in report.boards))
@@ -123,14 +133,16 @@ def with_scores(board: Board, scored: Scored) -> Board:
     """
     ranked = [place for place, row in enumerate(board.rows) if row.rank is not None]
     seeds = seed_variance(scored.scores, scored.clusters) if len(board.seeds) > 1 else None
-    share = is_share(scored.scores)
+    shape = scored.shape or _shape_of_mean(board.metric, scored.scores)
     rows = list(board.rows)
     for at, place in enumerate(scored.places):
         found = mean_interval(
             scored.scores[at],
-            shape="share" if share else "mean",
+            shape=shape,
             clusters=scored.clusters,
             seeds=None if seeds is None else seeds.of_row(at),
+            bias=0.0 if scored.bias is None else float(scored.bias[at]),
+            least_variance=0.0 if scored.least_variance is None else float(scored.least_variance[at]),
         )
         score = rows[place].score
         if isinstance(found, Interval) and score is not None:
@@ -157,6 +169,7 @@ def with_scores(board: Board, scored: Scored) -> Board:
         board,
         rows=tuple(rows),
         num_tested=len(tested),
+        fewest_positives=scored.fewest or None,
         least_gap=detectable_difference(among, 0, 1) if len(tested) > 1 and among.num_pairs else None,
     )
     return with_choice(board)
@@ -182,7 +195,7 @@ def read_scores(board: Board, reader_of: Callable[[Row], ScoreReader]) -> tuple[
     chosen += [place for place in needed if place not in chosen]
     first: _RowScores | None = None
     places: list[int] = []
-    found: list[Floats] = []
+    found: list[_RowScores] = []
     reason, room = "", MAX_NUMBERS
     for place in chosen:
         if room <= 0 and place not in needed:
@@ -196,20 +209,41 @@ def read_scores(board: Board, reader_of: Callable[[Row], ScoreReader]) -> tuple[
             continue
         first = first or scored
         places.append(place)
-        found.append(scored.scores)
+        found.append(scored)
         room -= scored.scores.size
     if first is None:
         return None, reason
-    return Scored(tuple(places), np.stack(found), first.clusters), reason
+    return Scored(
+        tuple(places),
+        np.stack([row.scores for row in found]),
+        first.clusters,
+        first.shape,
+        np.array([row.bias for row in found]),
+        np.array([row.least_variance for row in found]),
+        min(row.fewest for row in found),
+    ), reason
+
+
+def _shape_of_mean(metric: str, scores: Floats) -> Shape:
+    """How a mean over samples spreads: recall is a chance where candidates tie."""
+    if is_share(scores):
+        return "share"
+    return "unit" if metric.startswith("recall_at_") else "mean"
 
 
 @dataclass(frozen=True)
 class _RowScores:
-    """Scores (S, N) of a row, the digest of its samples, and the number of each sample's group."""
+    """Scores (S, N) of a row, the digest of its samples, the number of each sample's group, and what else is known of
+    the influences, mean over seeds.
+    """
 
     scores: Floats
     samples: str
     clusters: NDArray[np.int64] | None
+    shape: Shape | None
+    bias: float
+    least_variance: float
+    fewest: int
 
 
 def _row_scores(board: Board, row: Row, reader: ScoreReader, split: str = "test") -> _RowScores | str:
@@ -227,7 +261,15 @@ def _row_scores(board: Board, row: Row, reader: ScoreReader, split: str = "test"
         if by_seed and found.samples != by_seed[0].samples:
             return "cells were tested on different samples"
         by_seed.append(found)
-    return _RowScores(np.stack([one.scores for one in by_seed]), by_seed[0].samples, by_seed[0].groups)
+    return _RowScores(
+        np.stack([one.scores for one in by_seed]),
+        by_seed[0].samples,
+        by_seed[0].groups,
+        by_seed[0].shape,
+        float(np.mean([one.bias for one in by_seed])),
+        float(np.mean([one.least_variance for one in by_seed])),
+        min(one.fewest for one in by_seed),
+    )
 
 
 # Statistics

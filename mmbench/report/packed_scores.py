@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from mmbench.influence import Shape
 from mmbench.report.pairwise import is_share
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -32,17 +33,24 @@ _ID_BYTES = 8
 
 @dataclass(frozen=True)
 class SampleScores:
-    """What each test sample adds to the metric's mean, for one cell; samples in the order of their hashed ids.
+    """What each test sample adds to the metric, for one cell; samples in the order of their hashed ids.
+
+    That is its score where the metric is a mean over samples, else the metric plus the sample's influence.
 
     Attributes:
         scores: (N,).
         samples: Digest of all hashed ids. Cells with the same digest were tested on the same samples.
         groups: (N,), number of each sample's group, or None where samples are independent.
+        shape, bias, least_variance, fewest: Of `mmbench.influence.Influence`; shape is None for a mean over samples.
     """
 
     scores: Floats
     samples: str
     groups: Groups | None = None
+    shape: Shape | None = None
+    bias: float = 0.0
+    least_variance: float = 0.0
+    fewest: int = 0
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ import scipy.stats
 from numpy.typing import NDArray
 
 from mmbench.report.statistics import holm
-from mmbench.report.variance import SeedVariance, cluster_sums, seed_variance
+from mmbench.report.variance import SeedVariance, seed_variance
+from mmbench.sample_intervals import cluster_sums
 
 Floats: TypeAlias = NDArray[np.float64]
 

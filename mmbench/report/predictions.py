@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmbench import retrieval
-from mmbench.kept_predictions import Floats, Predictions, TopProbabilities
+from mmbench.influence import Influence, influence_of
+from mmbench.kept_predictions import MOST_NUMBERS, Floats, Predictions, TopProbabilities
+from mmbench.sample_intervals import clusters_of_names
 
 #: Probabilities are kept this far from 0 and 1 in a log loss, as `mmbench.tallies` does.
 _EPSILON = float(np.finfo(np.float32).eps)
@@ -39,10 +41,7 @@ def clusters_of(kept: Predictions, kind: str) -> NDArray[np.int64] | None:
     names = kept.groups
     if names is None and kind == "retrieval":
         names = tuple(map(str, np.asarray(kept.target).tolist()))
-    if names is None or len(set(names)) == len(names):
-        return None
-    found: NDArray[np.int64] = np.unique(np.asarray(names, dtype=str), return_inverse=True)[1].ravel()
-    return found
+    return None if names is None else clusters_of_names(names)
 
 
 def sample_scores(
@@ -81,3 +80,18 @@ def checked_scores(kept: Predictions, kind: str, metric: str, num_outputs: int) 
     except (IndexError, ValueError, TypeError, ZeroDivisionError):  # another number of classes or dimensions
         return None
     return scores if scores is not None and scores.ndim == 1 and np.isfinite(scores).all() else None
+
+
+def checked_influence(kept: Predictions, kind: str, metric: str, num_outputs: int) -> Influence | None:
+    """Return the influence of each sample on a metric of what a file held; None where there is none, or too much.
+
+    Of thousands of classes a file holds the most probable ones only, so metrics over classes are left out there.
+    """
+    many = isinstance(kept.prediction, TopProbabilities) or kept.prediction.size > MOST_NUMBERS
+    if not kept.is_whole or (many and kind == "multiclass" and metric not in ("accuracy", "f1_micro", "log_loss")):
+        return None
+    try:
+        found = influence_of(kind, metric, kept.prediction, kept.target, num_outputs)
+    except (IndexError, ValueError, TypeError, ZeroDivisionError):  # another number of classes or dimensions
+        return None
+    return found if found is not None and found.each.ndim == 1 and np.isfinite(found.each).all() else None

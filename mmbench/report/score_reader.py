@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mmbench.kept_predictions import Predictions, load_predictions
 from mmbench.report.packed_scores import PACKED_FILE, PackedScores, SampleScores, ScoreKey, in_canonical_order, pack
-from mmbench.report.predictions import checked_scores, clusters_of
+from mmbench.report.predictions import checked_influence, checked_scores, clusters_of
 from mmbench.report.tables import Report
 
 #: Scores that a packed file holds at most; rows further down are left out.
@@ -24,7 +24,7 @@ class ScoredTask:
 
     Attributes:
         name, kind, num_outputs: Of the task.
-        metric: One that is a mean over samples, or any other, of which there are no scores.
+        metric: One that is a mean over samples, or another, of which samples have an influence.
         split: "test" or "val"; packed files hold test alone.
     """
 
@@ -54,10 +54,22 @@ class ScoreReader:
             packed = self._packed_scores().get(ScoreKey(cell_id, task.name, task.metric))
             return packed if packed is not None and task.split == "test" else NOT_KEPT
         scores = checked_scores(kept, task.kind, task.metric, task.num_outputs)
+        influence = None if scores is not None else checked_influence(kept, task.kind, task.metric, task.num_outputs)
+        if influence is not None:
+            scores = influence.value + influence.each
         if scores is None:
             return f"{task.metric} is no mean over samples, so single samples say nothing about it"
         try:
-            return in_canonical_order(scores, kept.ids, clusters_of(kept, task.kind))
+            found = in_canonical_order(scores, kept.ids, clusters_of(kept, task.kind))
+            if influence is None:
+                return found
+            return replace(
+                found,
+                shape=influence.shape,
+                bias=influence.bias,
+                least_variance=influence.least_variance,
+                fewest=influence.fewest,
+            )
         except ValueError as error:
             return f"the predictions of cell {{cell}} cannot be used: {error}"
 
@@ -90,7 +102,8 @@ def _scores_of(report: Report, folder: Path) -> Iterable[tuple[ScoreKey, SampleS
         for row in board.rows:
             for cell_id in row_cells(row.cell_ids, row.done):
                 scored = reader.read(cell_id, task)
-                if isinstance(scored, SampleScores) and len(scored.scores) <= room:
+                # Influences would not stand the rounding, and hold for this model alone.
+                if isinstance(scored, SampleScores) and scored.shape is None and len(scored.scores) <= room:
                     room -= len(scored.scores)
                     yield ScoreKey(cell_id, board.task, board.metric), scored
 

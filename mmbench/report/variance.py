@@ -17,6 +17,8 @@ import scipy.special
 import scipy.stats
 from numpy.typing import NDArray
 
+from mmbench.sample_intervals import cluster_sums
+
 Floats: TypeAlias = NDArray[np.float64]
 
 #: Rows needed for an estimate of how much their variances differ.
@@ -78,19 +80,6 @@ class SeedVariance:
             np.array([row.residual for row in known]),
             sum(row.degrees for row in rows if row is not None),
         )
-
-
-def cluster_sums(values: Floats, clusters: NDArray[np.int64] | None) -> Floats:
-    """Return sums of values over the samples of each cluster; the values themselves without clusters.
-
-    Shapes: (..., N) -> (..., G).
-    """
-    if clusters is None:
-        return values
-    order = np.argsort(clusters, kind="stable")
-    starts = np.flatnonzero(np.diff(clusters[order], prepend=-1))
-    sums: Floats = np.add.reduceat(values[..., order], starts, axis=-1)
-    return sums
 
 
 def residual_variance(scores: Floats, clusters: NDArray[np.int64] | None = None) -> Floats:
