@@ -462,7 +462,7 @@ def clean(
 
 def main() -> None:
     """Run the command line; a person's mistake becomes one message and its exit code."""
-    from mmbench.encoding import use_safe_streams
+    from mmbench.encoding import printable, use_safe_streams
     from mmbench.executors import OFFLINE
 
     use_safe_streams()
@@ -473,7 +473,7 @@ def main() -> None:
         with _one_command(sys.argv[1:2]):
             app()
     except MmbenchError as error:
-        sys.stderr.write(f"mmbench: {error}\n")
+        sys.stderr.write(printable(f"mmbench: {error}\n"))
         raise SystemExit(error.exit_code) from None
 
 
@@ -499,8 +499,10 @@ def _plan(flags: dict[str, Any], config_file: Path | None, *, strict_plugins: bo
     jobs = config.jobs or max(1, usable_cpus() // config.threads)
     runtime = local_runtime(config, cache=cache_dir(config), data=data_dir(), jobs=jobs)
     made = make_plan(config, registry, runtime=runtime)
+    from mmbench.encoding import printable
+
     for note in made.notes:
-        sys.stderr.write(f"mmbench: {note}\n")
+        sys.stderr.write(printable(f"mmbench: {note}\n"))
     return made
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
-from mmbench.encoding import json_text
+from mmbench.encoding import json_text, printable
 from mmbench.errors import PluginError, UsageError
 
 selection = partial(typer.Option, rich_help_panel="Selection")
@@ -171,7 +171,7 @@ def registry_of(plugin: list[Path] | None, *, strict: bool = False) -> Any:
     registry = load_registry(tuple(plugin or ()))
     failed = [item for item in registry.plugins if item.status == "failed"]
     for item in failed:
-        sys.stderr.write(f"mmbench: plugin {item.name!r} ({item.dist}) is left out: {item.reason}\n")
+        sys.stderr.write(printable(f"mmbench: plugin {item.name!r} ({item.dist}) is left out: {item.reason}\n"))
     if strict and failed:
         raise PluginError(f"{len(failed)} plugin(s) failed to load and --strict-plugins was given")
     return registry

@@ -28,6 +28,7 @@ from mmbench.durable import empty, identity, make_ordinary, remove, sync, sync_t
 from mmbench.errors import UsageError, did_you_mean
 from mmbench.journal import CELL_ID, JOURNAL_FILE, CellState, Journal
 from mmbench.record import Record
+from mmbench.redaction import redacted
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -144,8 +145,9 @@ class RunStore:
         return self.folder.resolve().name
 
     def write_run(self, about: Mapping[str, Any]) -> None:
-        """Write ``run.json``: command, configuration, versions, hardware, git."""
-        write_or_say(self.folder / RUN_FILE, [json.dumps(about, indent=2, default=str), "\n"])
+        """Write ``run.json``: command, configuration, versions, hardware, git, without the secrets in them."""
+        plain = json.loads(json.dumps(about, default=str))
+        write_or_say(self.folder / RUN_FILE, [json.dumps(redacted(plain), indent=2), "\n"])
 
     def read_run(self) -> dict[str, Any]:
         """Return ``run.json``, or {} when it is missing or damaged."""

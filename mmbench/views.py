@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rich import box
 from rich.cells import cell_len
 from rich.console import Console
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from mmbench.encoding import json_text
+from mmbench.encoding import json_text, printable
 from mmbench.errors import UsageError, did_you_mean
 from mmbench.record import FAILURES
 from mmbench.report.outcomes import PENDING, status_of, style_of
@@ -45,9 +46,17 @@ _ROLE_OF_LIST: Mapping[str, Role] = {
 }
 
 
+class SafeConsole(Console):
+    """A console that shows the texts it is given and obeys none of them; its own colors and links stay."""
+
+    def render(self, renderable: Any, options: Any = None) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=printable(segment.text))
+
+
 def console(*, stderr: bool = False) -> Console:
     """Return a console that never wraps what a program might read from a pipe."""
-    made = Console(stderr=stderr, highlight=False, emoji=False, markup=False)
+    made = SafeConsole(stderr=stderr, highlight=False, emoji=False, markup=False)
     if not made.is_terminal:
         made.width = 240
     return made

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Mapping
 from typing import Any
 
 from mmbench.config import SMOKE_TRAIN
+from mmbench.redaction import redacted
 from mmbench.report.outcomes import split_encoders
 from mmbench.report.tables import Board, Report, Row
+
+#: The start of an absolute path, up to the last two of its parts.
+_FOLDERS = re.compile(
+    r"(?:(?<=[:=\"'])|^)(?:~|[A-Za-z]:)?(?:[/\\][^/\\\[\]+,=\s]+)+(?=[/\\][^/\\\[\]+,=]+[/\\][^/\\\[\]+,=]+)"
+)
 
 
 def reproduce(about: Mapping[str, Any]) -> str:
@@ -17,7 +24,9 @@ def reproduce(about: Mapping[str, Any]) -> str:
     argv = about.get("argv")
     if not isinstance(argv, list) or not argv:
         return ""
-    words = [str(word) for word in argv]
+    # A run of an earlier version may hold secrets; paths are of no use on another machine, and say whose this was.
+    program, *rest = [str(word) for word in redacted(argv)]
+    words = [program, *(_FOLDERS.sub("…", word) for word in rest)]
     if words[0].rsplit("/", 1)[-1] != "mmbench":
         words = ["mmbench", *words]
     return " ".join(shlex.quote(word) for word in words)
