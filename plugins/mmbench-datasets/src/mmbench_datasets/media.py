@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +64,11 @@ class PixelRange:
     high: float
 
 
+#: What Pillow raises at damaged files; warnings among them where Python makes errors of them.
+_DECODER_ERRORS = (
+    *(OSError, ValueError, SyntaxError, EOFError, ArithmeticError, LookupError, TypeError, AttributeError),
+    *(RuntimeError, struct.error, Warning),
+)
 #: All that 16 bits can hold: the upper byte is kept.
 FULL_RANGE = PixelRange(0, 65_535)
 
@@ -70,8 +76,18 @@ FULL_RANGE = PixelRange(0, 65_535)
 MediaFile: TypeAlias = Path | Embedded
 
 
+class _Bytes(io.BytesIO):
+    """Content whose beginning is as far back as one can seek: libsndfile asks for more in damaged files."""
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        try:
+            return super().seek(offset, whence)
+        except ValueError:
+            return super().seek(0)
+
+
 def _opened(file: MediaFile) -> Any:
-    return io.BytesIO(file.content) if isinstance(file, Embedded) else file
+    return _Bytes(file.content) if isinstance(file, Embedded) else file
 
 
 def format_of(file: MediaFile) -> Format:
@@ -110,7 +126,7 @@ def check_header(path: MediaFile, kind: Kind, where: str, *, max_seconds: float 
                 _check_pixels(path, where, *opened.size)
                 suspect = _may_be_cut(path, str(opened.format))
                 opened.verify()
-        except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        except (*_DECODER_ERRORS, Image.DecompressionBombError) as error:
             raise _unreadable_image(path, where, error) from None
         if suspect:
             read_image(path, where, channels=3)
@@ -157,7 +173,7 @@ def image_summary(path: MediaFile, where: str, *, channels: int = 0, digest: int
             if opened.getexif().get(0x0112, 1) in (5, 6, 7, 8):
                 width, height = height, width
             grey = opened.mode in (*_GREY_MODES, "LA")
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    except (*_DECODER_ERRORS, Image.DecompressionBombError) as error:
         raise _unreadable_image(path, where, error) from None
     facts = {"channels": channels or (1 if grey else 3), "size": [height, width]}
     return InputSummary(facts=facts, amounts={"height": float(height), "width": float(width)}, digest=digest)
@@ -197,7 +213,7 @@ def range_of_images(files: Iterable[MediaFile]) -> PixelRange | None:
                 if opened.width * opened.height > _MOST_PIXELS:
                     continue
                 pixels = np.asarray(opened).ravel()
-        except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError):
+        except (*_DECODER_ERRORS, Image.DecompressionBombError):
             continue
         chosen = pixels[:: max(1, len(pixels) // _RANGE_VALUES)].astype(np.float64)
         values.append(chosen[np.isfinite(chosen)])
@@ -241,7 +257,7 @@ def read_image(
             pixels = np.asarray(upright.convert("L" if channels == 1 else "RGB"), dtype=np.uint8)
     except DataError:
         raise
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    except (*_DECODER_ERRORS, Image.DecompressionBombError) as error:
         raise _unreadable_image(path, where, error) from None
     return np.ascontiguousarray(pixels[None] if channels == 1 else pixels.transpose(2, 0, 1))
 
@@ -318,7 +334,7 @@ def _sound_stream(file: MediaFile) -> Any:
     held = min(len(content) - at - 4, _LENGTH_UNKNOWN - 1)
     content[at : at + 4] = held.to_bytes(4, "little")
     content[4:8] = min(len(content) - 8, _LENGTH_UNKNOWN - 1).to_bytes(4, "little")
-    return io.BytesIO(bytes(content))
+    return _Bytes(bytes(content))
 
 
 def _unknown_length(stream: BinaryIO) -> int:
@@ -428,7 +444,7 @@ def _mode(path: MediaFile) -> str:
     try:
         with Image.open(_opened(path), formats=_IMAGE_FORMATS) as opened:
             return opened.mode
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError):
+    except (*_DECODER_ERRORS, Image.DecompressionBombError):
         return ""
 
 
