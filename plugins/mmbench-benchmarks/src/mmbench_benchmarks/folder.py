@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -132,7 +133,7 @@ class Folder:
 
     def lines(self, path: str) -> list[str]:
         """Read the lines of a text file that are not blank."""
-        return [line.strip() for line in self.text(path).splitlines() if line.strip()]
+        return [line.strip() for line in _lines(self.text(path)) if line.strip()]
 
     def json(self, path: str) -> Any:
         """Read a JSON file.
@@ -147,7 +148,7 @@ class Folder:
 
     def json_lines(self, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield the place and the object of every line of a JSON Lines file."""
-        for number, line in enumerate(self.text(path).splitlines(), start=1):
+        for number, line in enumerate(_lines(self.text(path)), start=1):
             if not line.strip():
                 continue
             where = f"{path} line {number}"
@@ -166,7 +167,7 @@ class Folder:
             DataError: a row has fewer cells than `num_columns`, or the file is no CSV.
         """
         rows = []
-        reader = csv.reader(self.text(path).splitlines(keepends=True), strict=True)
+        reader = csv.reader(io.StringIO(self.text(path), newline=""), strict=True)
         try:
             for cells in reader:
                 if not cells:
@@ -178,6 +179,11 @@ class Folder:
         except csv.Error as error:
             raise DataError(f"{path} line {reader.line_num} is no well-formed CSV ({error}); get it again") from None
         return rows
+
+
+def _lines(text: str) -> list[str]:
+    """Return lines as files end them: `splitlines` would divide texts at U+2028 and the like, too."""
+    return text.replace("\r\n", "\n").split("\n")
 
 
 def _exists(path: Path) -> bool:

@@ -12,6 +12,7 @@ from mmbench.errors import DataError, UsageError
 
 _LARGEST_CELL = 64 * 1024 * 1024
 _SEPARATORS = (",", ";", "\t", "|")
+_LONGEST_HEADER = 1 << 20
 _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -67,8 +68,11 @@ def read_cells(name: str, content: bytes, separator: str, encoding: str = "") ->
             return _checked(name, *lines, separator, notes)
     rows, numbers, reason = _parse(text, separator)
     if reason or not _is_even(rows) or (rows and len(rows[0]) < 2):
+        first_line = text[:_LONGEST_HEADER].lstrip("\r\n").split("\n", 1)[0]
         for other in _SEPARATORS:
-            others, lines_of_others, unreadable = _parse(text, other) if other != separator else ([], [], "same")
+            if other == separator or other not in first_line:
+                continue
+            others, lines_of_others, unreadable = _parse(text, other)
             if not unreadable and len(others) > 1 and len(others[0]) > 1 and _is_even(others):
                 notes.append(f"cells are separated by {_WORDS[other]}")
                 return _checked(name, others, lines_of_others, other, notes)
