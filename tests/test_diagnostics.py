@@ -165,7 +165,7 @@ def test_every_fusion_is_projected_on_the_same_number_of_samples():
     features = features_of({"a": np.zeros(1), "b": np.zeros(1)})
     wide = features_of({"a": np.zeros((1, 5_000_000)), "b": np.zeros(1)})
 
-    assert num_samples(features, 10_000, "quick") == 64
+    assert num_samples(features, 10_000, "quick") == 40
     assert num_samples(features, 30, "quick") == 30
     assert num_samples(features, 3000, "full") == 400
     assert num_samples(wide, 3000, "full") == 19  # what can be kept
@@ -339,7 +339,7 @@ def test_a_model_of_exclusive_or_is_all_synergy(takes_missing, depth):
         # Of an unbalanced choice a sum of two terms gets at most three of the four corners right.
         assert found["emap_gap", "clean"].value == pytest.approx(1 - found["accuracy", "emap"].value)
         assert found["accuracy", "emap"].value < 0.85
-    assert found["accuracy", "emap"].n == (64 if depth == "quick" else 200)
+    assert found["accuracy", "emap"].n == (40 if depth == "quick" else 200)
     assert ("mean features" in found["accuracy", "drop:a"].note) is not takes_missing
     assert {item.phase for item in findings.metrics if item.condition == "clean"} == {"diagnose"}
     assert findings.info["errors"]["label"]["confusion"] == [[100, 0, 0], [0, 100, 0], [0, 0, 0]]

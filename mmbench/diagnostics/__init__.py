@@ -38,7 +38,7 @@ def diagnose(subject: Subject, depth: Depth, disturbed: DisturbedInputs | None =
 
     Args:
         subject: The cell.
-        depth: "none"; "quick": missing modalities, Shapley shares, EMAP on 64 samples, calibration; "full": EMAP on
+        depth: "none"; "quick": missing modalities, Shapley shares, EMAP on 40 samples, calibration; "full": EMAP on
             400, and noise curves.
         disturbed: Gives the disturbed inputs of "full"; without it there are no noise curves.
     """
