@@ -324,7 +324,7 @@ def test_a_picture_within_an_arrow_file_is_held_to_the_same_limits(tmp_path, tol
     make, reason = IMAGES[case]
 
     said = told("hf", arrow_set(tmp_path / "set", [make()]))
-    assert said.startswith("DataError: row 0 of 'image'")
+    assert said.startswith("DataError: train row 0 of 'image'")
     assert any(each in said for each in reason.split("|"))
 
 
@@ -346,4 +346,4 @@ def test_a_fifo_in_place_of_a_file_does_not_hang(tmp_path, told):
     (tmp_path / "5.png").unlink()
     os.mkfifo(tmp_path / "5.png")
 
-    assert "names 1 files that are not there: '5.png'" in told("manifest", target)
+    assert "names the file '5.png', which is not there as a regular file" in told("manifest", target)

@@ -36,7 +36,8 @@ def find_paths(table: Table, files: TableFiles, source: Source, faults: Faults) 
                 path = ""
         if path is None:
             similar = files.similar(cell)
-            hint = f" (there is {similar!r})" if similar else ""
+            is_special = similar and cell.strip().endswith(similar)
+            hint = " as a regular file" if is_special else f" (there is {similar!r})" if similar else ""
             faults.add(
                 row,
                 f"{table.where(row)}: column {column!r} names the file {cell!r}, which is not there{hint}; paths start "
