@@ -196,6 +196,30 @@ def test_a_missing_package_makes_cells_unavailable_with_what_to_do():
     assert "toy/net needs no_such_package_x: pip install no_such_package_x" in reasons
 
 
+def test_what_is_unavailable_counts_as_asked_for_only_where_the_selection_names_it():
+    parts = [*PARTS, encoder("net", "image", requires=("no_such_package_x",))]
+    reason = "toy/net needs no_such_package_x: pip install no_such_package_x"
+
+    assert plan(parts, dataset=["pairs"], encoder=["image=net"]).unavailable_by_name() == [reason]
+    assert plan(parts, dataset=["pairs"], encoder=["toy/net"]).unavailable_by_name() == [reason]
+    assert plan(parts, dataset=["pairs"], encoder=["image=n*"]).unavailable_by_name() == []
+    assert plan(parts, dataset=["pairs"]).unavailable_by_name() == []
+
+
+def test_what_cannot_be_imported_takes_its_own_cells_along():
+    made = plan(dataset=["pairs"], encoder=["image=*"])
+
+    rows = [cell.row() for cell in made.without({"toy/cnn": "toy/cnn is broken"}).cells()]
+
+    assert {row["status"] for row in rows if "image:cnn" in row["encoders"]} <= {"unavailable", "incompatible"}
+    lost = [row for row in rows if row["status"] == "unavailable"]
+    assert lost and all("image:cnn" in row["encoders"] for row in lost)
+    assert {row["reason"] for row in lost} == {"toy/cnn is broken"}
+    assert [cell.row() for cell in made.cells() if "image:cnn" not in cell.encoders_label] == [
+        row for row in rows if "image:cnn" not in row["encoders"]
+    ]
+
+
 def test_adding_a_plugin_changes_no_other_cell():
     before = {cell.cell_id for cell in plan(dataset=["pairs"]).cells()}
     after = {
