@@ -50,6 +50,8 @@ RECALL_AT = (1, 5, 10)
 
 #: By kind of task, in the order in which tables show them; the first is the kind's usual primary metric.
 #: A mean "over classes" runs over the classes (labels) that occur in the target; a metric's note says when some do not.
+#: Of two classes too: `auroc` and `map` are means over both, where functions of scikit-learn take the second alone as
+#: positive. A dataset does not say which of its classes is; `map` differs for it by up to .06, `auroc` only by ties.
 METRICS: Mapping[TaskKind, tuple[MetricSpec, ...]] = MappingProxyType(
     {
         "multiclass": (
