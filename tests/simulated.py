@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri
+from scipy.special import expit, ndtri, stdtrit
 
+from mmbench.influence import influence_of
 from mmbench.report.evidence import Scored, with_scores
+from mmbench.report.intervals import Interval, mean_interval
 from mmbench.report.tables import Board, Gain, Row, Score
 
 Floats = NDArray[np.float64]
@@ -92,3 +96,63 @@ def board_of(val: Floats, test: Floats, num_unimodal: int, clusters: NDArray[np.
         ceilings={}, num_done=len(rows), num_planned=len(rows), statuses={"ok": len(rows)},
     )  # fmt: skip
     return with_scores(board, Scored(tuple(range(len(rows))), test[order], clusters))
+
+
+def model_predictions(
+    kind: str, rng: np.random.Generator, num: int, seeds: int
+) -> tuple[str, list[Floats], NDArray[Any]]:
+    """Return the kind of task, predictions of models that differ by seed on the same samples, and the target."""
+    if kind.startswith("labels"):
+        threshold = -ndtri(int(kind.removeprefix("labels")) / 100) * math.sqrt(2)
+        seen = rng.normal(size=(num, 8))
+        target = (seen + rng.normal(size=(num, 8)) > threshold).astype(int)
+        preds = [expit(1.5 * (seen + 0.6 * rng.normal(size=(num, 8)) - threshold)) for _ in range(seeds)]
+        return "multilabel", preds, target
+    if kind.startswith("classes"):
+        shares = {"classes4": [0.25] * 4, "classes2": [0.8, 0.2]}[kind]
+        target, seen = rng.choice(len(shares), num, p=shares), rng.normal(size=(num, len(shares)))
+        preds = []
+        for _ in range(seeds):
+            logits = 1.5 * np.eye(len(shares))[target] + 0.8 * seen + 0.6 * rng.normal(size=seen.shape) + np.log(shares)
+            preds.append(np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True))
+        return "multiclass", preds, target
+    target, seen = rng.normal(size=(num, 1)), rng.normal(size=(num, 1))
+    if kind == "lognormal":
+        return (
+            "regression",
+            [target + np.exp(0.8 * seen + 0.6 * rng.normal(size=(num, 1))) for _ in range(seeds)],
+            target,
+        )
+    return "regression", [target + 0.7 * seen + 0.5 * rng.normal(size=(num, 1)) for _ in range(seeds)], target
+
+
+def metric_coverage(kind: str, metric: str, num: int, seeds: int, trials: int) -> float:
+    """Return how often the interval of a metric holds what it is on endless samples."""
+    return metric_coverages(kind, metric, num, seeds, trials)[0]
+
+
+def metric_coverages(kind: str, metric: str, num: int, seeds: int, trials: int) -> tuple[float, float]:
+    """Return how often the interval holds, and how often Student's over the seeds alone does (NaN for one seed)."""
+    rng = np.random.default_rng([num, seeds, len(metric)])
+    endless = []
+    for start in range(2):
+        task, (preds,), target = model_predictions(kind, np.random.default_rng(start), 30_000, 1)
+        found = influence_of(task, metric, preds, target)
+        assert found is not None
+        endless.append(found.value)
+    truth, held, by_seeds = float(np.mean(endless)), 0, 0
+    for _ in range(trials):
+        task, several, target = model_predictions(kind, rng, num, seeds)
+        known = [item for item in (influence_of(task, metric, each, target) for each in several) if item is not None]
+        interval = mean_interval(
+            np.stack([item.value + item.each for item in known]),
+            shape=known[0].shape,
+            bias=float(np.mean([item.bias for item in known])),
+            least_variance=float(np.mean([item.least_variance for item in known])),
+        )
+        assert isinstance(interval, Interval)
+        held += interval.low <= truth <= interval.high
+        values = [item.value for item in known]
+        half = float(stdtrit(seeds - 1, 0.975)) * np.std(values, ddof=1) / math.sqrt(seeds) if seeds > 1 else math.nan
+        by_seeds += abs(np.mean(values) - truth) <= half
+    return held / trials, by_seeds / trials if seeds > 1 else math.nan
