@@ -32,8 +32,7 @@ HOOK_OF_ROLE: Mapping[Role, str] = {
     "executor": "mmbench_executors",
 }
 SKIP_HOOK = "mmbench_skip"
-#: torch alone takes half a minute from a cold network disk, or where every core is busy.
-IMPORT_LIMIT_S = 60.0
+IMPORT_LIMIT_S = 10.0
 
 _HOOKS: Mapping[str, tuple[str, ...]] = {
     name: tuple(inspect.signature(function).parameters)
