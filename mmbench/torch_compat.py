@@ -35,7 +35,7 @@ class Api:
 
     paths: tuple[str, ...]
     without: str
-    tested: tuple[str, str] = ("2.6", "2.14")
+    tested: tuple[str, str] = ("2.9", "2.14")
 
     def missing(self) -> str:
         """Return why this version of torch cannot do it, or ""."""
