@@ -230,3 +230,14 @@ def test_a_group_must_be_a_number(plan, tmp_path):
     ]
     with pytest.raises(DataError, match="target 'match' of sample 'train-0' is NaN"):
         run_cell(cell.payload(), Path(tmp_path))
+
+
+def test_ranks_are_the_same_in_however_many_chunks_they_are_counted(monkeypatch):
+    rng = np.random.default_rng(3)
+    vectors, groups = rng.normal(size=(40, 6)), np.arange(40) // 2
+    whole = ranks(vectors, groups, 3)
+
+    monkeypatch.setattr("mmbench.retrieval._CHUNK", 7)
+
+    assert np.array_equal(ranks(vectors, groups, 3), whole)
+    assert (whole > 1).mean() > 0.5
