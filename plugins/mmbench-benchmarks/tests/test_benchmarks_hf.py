@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import soundfile
 from mmbench_benchmarks.hf import describe_hf, open_hf
+from mmbench_datasets.manifest import describe, open_manifest
 from PIL import Image
 
 from mmbench.data import SPLITS
 from mmbench.errors import DataError, Unavailable, UsageError
+from mmbench.registry import load_registry
 
 pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed: pip install 'mmbench-benchmarks[hf]'")
 datasets = pytest.importorskip(
@@ -353,3 +355,57 @@ def test_a_modality_that_no_row_of_train_has_is_refused(tmp_path):
 
     with pytest.raises(DataError, match=r"no row of train has 'words' \(8 rows\)"):
         describe_hf(target, words="caption", img="img")
+
+
+def test_the_path_of_a_saved_dataset_is_a_dataset(tmp_path):
+    target = saved(tmp_path / "set", train=rows(0, 8), validation=rows(8, 4), test=rows(12, 4))
+
+    (found,) = load_registry().match("dataset", f"{target}[words=caption]")
+    assert (found.entry.spec.name, found.target) == ("hf", target)
+    assert describe_hf(target, words="caption").title == "set"
+
+
+def test_a_repository_of_parquet_files_keeps_class_names_pictures_and_splits(tmp_path):
+    folder = tmp_path / "repo"
+    (folder / "data").mkdir(parents=True)
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n")
+    for name, begin, count in (("train", 0, 12), ("validation", 12, 4), ("test", 16, 4)):
+        rows(begin, count).to_parquet(str(folder / "data" / f"{name}-00000-of-00001.parquet"))
+
+    (found,) = load_registry().match("dataset", str(folder))
+    assert found.entry.spec.name == "manifest"
+    info = describe(str(folder))
+    assert {modality.name: modality.kind for modality in info.modalities} == {
+        "caption": "text", "img": "image", "sound": "audio", "steps": "sequence",
+    }  # fmt: skip
+    assert info.tasks[0].class_names == ("dog", "cat")
+    splits = open_manifest(tmp_path, target=str(folder))
+    assert {split: len(splits[split]) for split in SPLITS} == {"train": 12, "val": 4, "test": 4}
+    sample = splits["test"][1]
+    assert sample.targets == {"label": 1}
+    np.testing.assert_array_equal(sample.inputs["img"], np.full((3, 4, 6), 17, dtype=np.uint8))
+    assert float(sample.inputs["sound"].values[0]) == 17 / 64
+
+
+def test_multi_hot_lists_ragged_lists_and_empty_lists_are_told_apart(tmp_path):
+    plain = datasets.Dataset.from_dict(
+        {
+            "text": [f"some words {row}" for row in range(40)],
+            "hot": [[row % 2, 1 - row % 2, 1] for row in range(40)],
+            "tags": [[] if row % 5 == 0 else ["x", "y", "z"][row % 3 :][:2] for row in range(40)],
+            "ragged": [[1.0] * (2 + row % 3) for row in range(40)],
+            "steps": [[] if row == 7 else [[float(row), 1.0]] * (1 + row % 2) for row in range(40)],
+        }
+    )
+    plain.save_to_disk(tmp_path / "set")
+    target = str(tmp_path / "set")
+
+    assert (describe_hf(target, label="hot").tasks[0].kind, describe_hf(target, label="hot").tasks[0].num_outputs) == (
+        "multilabel",
+        3,
+    )
+    assert describe_hf(target, label="tags").tasks[0].class_names == ("x", "y", "z")
+    with pytest.raises(DataError, match=r"train row 1: 's' \(column 'ragged'\) has 3 numbers, and most rows have 2"):
+        describe_hf(target, label="hot", s="ragged")
+    assert describe_hf(target, label="hot", s="ragged:sequence").modalities[0].kind == "sequence"
+    assert describe_hf(target, label="hot", s="steps").missing == ("s",)

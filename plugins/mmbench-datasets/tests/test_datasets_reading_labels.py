@@ -189,6 +189,13 @@ def test_lists_of_whole_numbers_of_one_length_are_asked_about(tmp_path):
     assert targets(target, label="label:regression")[:2] == [(3.0, 7.0), (2.0, 5.0)]
 
 
+@pytest.mark.parametrize("item", ["1e999", "-1e999", "9" * 400, "nan"])
+def test_a_list_with_a_number_that_is_none_names_the_row(tmp_path, item):
+    target = labelled(tmp_path, ["[1, 0]", f"[1, {item}]".replace("nan", "NaN"), "[0, 1]"])
+
+    assert "line 3: the label (column 'label')" in refuse(target)
+
+
 def test_a_list_with_a_gap_names_the_row(tmp_path):
     assert "line 3: the label (column 'label') is '[1, null]', not a list of words or numbers" in refuse(
         labelled(tmp_path, ["[1, 0]", "[1, null]", "[0, 1]"])

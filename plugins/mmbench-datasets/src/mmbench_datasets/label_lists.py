@@ -14,6 +14,8 @@ from mmbench_datasets.cells import parse_list, parse_numbers
 from mmbench_datasets.faults import Faults
 from mmbench_datasets.table import Table, part_name
 
+_LARGEST_NUMBER = 1e38
+
 
 def is_list_column(table: Table, column: str) -> bool:
     """Whether the labels of a column are lists: of the file's own, or every cell is a list written as text."""
@@ -100,7 +102,7 @@ def _lists(table: Table, column: str, faults: Faults) -> list[list[Any]]:
             items = [] if cell is None else cell if isinstance(cell, list) else None
         else:
             items = (parse_list(cell) or parse_numbers(cell) or []) if cell.strip() else []
-        if items is None or any(item is None or item != item or isinstance(item, list | dict) for item in items):
+        if items is None or not all(_is_label(item) for item in items):
             shown = table.columns[column][row][:80]
             faults.add(
                 row,
@@ -110,6 +112,13 @@ def _lists(table: Table, column: str, faults: Faults) -> list[list[Any]]:
             items = []
         lists.append([int(item) if isinstance(item, bool) else item for item in items])
     return lists
+
+
+def _is_label(item: Any) -> bool:
+    """Whether an item of a list is a word or a finite number."""
+    if isinstance(item, int | float):
+        return abs(item) < _LARGEST_NUMBER  # False for NaN, too
+    return isinstance(item, str)
 
 
 def _are_binary(lists: Sequence[Sequence[Any]]) -> bool:

@@ -17,7 +17,7 @@ from mmbench_datasets.files import TableFiles
 from mmbench_datasets.numbers import read_number_column
 from mmbench_datasets.sniff import HEAD_BYTES, sniff
 from mmbench_datasets.table import Table, part_name
-from mmbench_datasets.vectors import vector_column
+from mmbench_datasets.vectors import is_ragged, vector_column
 
 MEDIA_ENDINGS: Mapping[str, Kind] = {
     **dict.fromkeys((".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff"), "image"),
@@ -272,6 +272,12 @@ def inferred_sources(
             source = _source_of(table, files, column, "")
         except (DataError, UsageError) as error:
             notes.append(f"column {column!r} is left out: {error}")
+            continue
+        vectors = vector_column(table, column) if source.form == "vectors" else None
+        if vectors and is_ragged(vectors):
+            notes.append(
+                f"column {column!r} is left out: its lists differ in length; take it by {column}={column}:sequence"
+            )
             continue
         if source.form in ("files", "embedded", "arrays", "vectors") or (
             source.kind == "text" and _reads_as_text(column, cells)

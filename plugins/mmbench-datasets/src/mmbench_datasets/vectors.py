@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -86,6 +87,13 @@ def _is_number(item: Any) -> bool:
     return item is None or isinstance(item, int | float)
 
 
+def is_ragged(column: VectorColumn) -> bool:
+    """Whether lists of numbers differ in length."""
+    if column.depth == 2:
+        return False
+    return len({len(item) for item in column.items if isinstance(item, list) and item}) > 1
+
+
 def common_width(column: VectorColumn) -> int:
     """Return the most frequent length of a row, or of a step for lists of lists; the larger of equals."""
     widths: Counter[int] = Counter()
@@ -122,7 +130,14 @@ def vector_fault(item: Any, *, depth: int, width: int, kind: str) -> str:
 def as_vector(item: Sequence[Any]) -> NDArray[np.float32]:
     """Return a list of numbers as float32 (F,); null is NaN, which means not known."""
     with np.errstate(over="ignore"):
-        return np.array([np.nan if each is None else float(each) for each in item], dtype=np.float64).astype(np.float32)
+        return np.array([_as_float(each) for each in item], dtype=np.float64).astype(np.float32)
+
+
+def _as_float(item: float | None) -> float:
+    try:
+        return math.nan if item is None else float(item)
+    except OverflowError:  # a whole number of more than 308 digits
+        return math.inf
 
 
 def as_sequence(item: Sequence[Any]) -> NDArray[np.float32]:
