@@ -174,3 +174,42 @@ def test_built_packages_install_by_one_name_and_run_outside_the_checkout(built, 
         "mmbench-objectives",
     }
     assert (elsewhere / "results" / "smoke" / "report" / "report.html").is_file()
+
+
+def pins(file):
+    lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
+    return [Requirement(line) for line in lines if not line.startswith("#")]
+
+
+def test_the_constraints_hold_what_the_packages_allow_and_no_local_versions():
+    allowed = {}
+    for file in FILES:
+        for one in requirements(file):
+            allowed.setdefault(one.name, []).append(one.specifier)
+    constraints = {one.name: str(one.specifier).removeprefix("==") for one in pins("constraints.txt")}
+
+    assert [f"{name} {version}" for name, version in constraints.items() if "+" in version or "*" in version] == []
+    forbidden = [
+        f"{name}=={constraints[name]}"
+        for name, specifiers in allowed.items()
+        if name in constraints and not all(constraints[name] in each for each in specifiers)
+    ]
+    assert forbidden == []
+    for file in FILES:
+        missing = [Requirement(text).name for text in project(file)["dependencies"]]
+        assert [name for name in missing if name not in constraints and not name.startswith("mmbench")] == []
+
+
+def test_ci_finds_the_command_of_the_readme_and_that_takes_the_constraints():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (pattern,) = re.findall(r"sed -n 's/(.*)/\\1/p' README.md", (ROOT / ".ci" / "run").read_text(encoding="utf-8"))
+    commands = [line for line in readme.splitlines() if line.startswith("pip install") and "&&" in line]
+
+    assert [bool(re.match(pattern.replace("\\(", "(").replace("\\)", ")"), line)) for line in commands] == [False, True]
+    assert all(line.startswith("pip install -c constraints.txt ") for line in commands)
+
+
+def test_the_tests_that_other_versions_have_to_pass_exist():
+    lines = (ROOT / ".ci" / "chosen.txt").read_text(encoding="utf-8").split()
+
+    assert [line for line in lines if not (ROOT / line).exists()] == []
