@@ -14,6 +14,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from mmbench.errors import UsageError, did_you_mean
 
+MAX_SEEDS = 100_000
+_MOST_KEY_PARTS = 100
 BUILTIN_GRIDS = ("all", "smoke", "race")
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -30,10 +32,12 @@ def _seeds(value: Any) -> Any:
         try:
             value = [int(part) for part in value.split(",") if part.strip()] if "," in value else int(value)
         except ValueError:
-            raise ValueError(f"seeds takes a count such as 3 or a list such as 0,1,2; got {value!r}") from None
+            raise ValueError(f"seeds takes a count such as 3 or a list such as 0,1,2; got {value[:80]!r}") from None
     if isinstance(value, int):
         if value < 1:
             raise ValueError(f"seeds takes a count of at least 1, got {value}")
+        if value > MAX_SEEDS:
+            raise ValueError(f"seeds takes a count of at most {MAX_SEEDS:,}")
         value = list(range(value))
     return list(dict.fromkeys(value)) if isinstance(value, list) else value
 
@@ -212,7 +216,11 @@ def read_toml(path: Path) -> dict[str, Any]:
         UsageError: it is not there, not UTF-8 or not TOML; the message gives line and column.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        # The parser takes quadratic time for the parts of a key.
+        if any(line.partition("=")[0].count(".") > _MOST_KEY_PARTS for line in text.splitlines()):
+            raise UsageError(f"{path} has a key of more than {_MOST_KEY_PARTS} parts, which no run file has")
+        return tomllib.loads(text)
     except FileNotFoundError:
         raise UsageError(f"there is no run file {path}") from None
     except UnicodeDecodeError as error:
@@ -221,6 +229,8 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path} is not TOML: {error}") from None
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError, MemoryError) as error:  # numbers too long, tables too deep
+        raise UsageError(f"{path} cannot be read as TOML: {type(error).__name__}: {error}") from None
 
 
 def cache_dir(config: RunConfig | None = None) -> Path:

@@ -163,6 +163,10 @@ def _received(transfer: _Transfer, patience: Patience) -> bool:
             time.sleep(max(error.wait_s, min(patience.backoff_s * 2 ** max(failures - 1, 0), _LONGEST_WAIT_S)))
 
 
+#: How often the free room is looked at for a file whose size nobody says.
+_ROOM_EVERY_BYTES = 16 << 20
+
+
 class _Transfer:
     """What has arrived of a file, and how to get more of it."""
 
@@ -230,8 +234,21 @@ class _Transfer:
                 stream.flush()
                 os.fsync(stream.fileno())
 
+    def _check_room(self) -> None:
+        """Check that there is room for more of a file whose size nobody says; without room nothing of it is kept.
+
+        Raises:
+            DiskError: there is none.
+        """
+        try:
+            check_room(self.part.parent, _ROOM_EVERY_BYTES)
+        except DiskError:
+            self.forget()
+            raise
+
     def _copy(self, response: Any, stream: IO[bytes], done: int, total: int | None) -> None:
         self._on_progress(done, total)
+        checked = done
         while True:
             try:
                 chunk = response.read1(_CHUNK_BYTES)
@@ -244,6 +261,9 @@ class _Transfer:
             stream.write(chunk)
             done += len(chunk)
             self._check_size(done, exact=False)
+            if total is None and done >= checked + _ROOM_EVERY_BYTES:
+                checked = done
+                self._check_room()  # the server does not say when it ends
             self._on_progress(done, total)
         if total is not None and done < total:
             raise _BrokenError(f"the connection ended after {done} of {total} bytes")

@@ -7,7 +7,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -211,7 +211,7 @@ def _copy_files(origin: Path, folder: Path, record: Record) -> bool:
             for name in names:
                 path = Path(parent, name)
                 if path.is_file() and not path.is_symlink() and path != origin / RECORD_FILE:
-                    shutil.copyfile(path, target / name)
+                    _copy_data(path, target / name)
     except OSError:
         if _is_of(origin, record):
             raise
@@ -220,6 +220,24 @@ def _copy_files(origin: Path, folder: Path, record: Record) -> bool:
     shutil.rmtree(folder)
     folder.mkdir()
     return False
+
+
+def _copy_data(origin: Path, target: Path) -> None:
+    """Copy a file, its holes as holes: a sparse file of a few blocks may claim more than the disk holds."""
+    about = origin.stat()
+    if about.st_blocks * 512 >= about.st_size or not hasattr(os, "SEEK_DATA"):
+        shutil.copyfile(origin, target)
+        return
+    with origin.open("rb") as source, target.open("wb") as copy:
+        copy.truncate(about.st_size)
+        at = 0
+        with suppress(OSError):  # behind the last data
+            while at < about.st_size:
+                begin = os.lseek(source.fileno(), at, os.SEEK_DATA)
+                at = os.lseek(source.fileno(), begin, os.SEEK_HOLE)
+                source.seek(begin)
+                copy.seek(begin)
+                copy.write(source.read(at - begin))
 
 
 def _is_of(folder: Path, record: Record) -> bool:

@@ -29,6 +29,17 @@ _FORMAT = 1
 _DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError)
 
 
+#: Types of tar headers whose content is read whole, and the most that any of them needs.
+_LONG_HEADERS = (
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+)
+_LARGEST_HEADER = 1 << 20
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Member:
     """One thing in an archive; `link` is where a link points to, relative to the archive's root."""
@@ -167,9 +178,11 @@ class _Unpacking:
             with zipfile.ZipFile(self.archive) as opened:
                 yield from self._of_zip(opened)
             return
-        if not tarfile.is_tarfile(self.archive):
-            raise DataError(f"{self.archive} is neither a zip nor a tar archive")
-        with tarfile.open(self.archive) as opened_tar:
+        try:
+            tar = tarfile.open(self.archive, tarinfo=_Header)  # noqa: SIM115  (closed below)
+        except tarfile.ReadError:
+            raise DataError(f"{self.archive} is neither a zip nor a tar archive") from None
+        with tar as opened_tar:
             yield from self._of_tar(opened_tar)
             self._read_rest(opened_tar)
 
@@ -227,6 +240,15 @@ class _Unpacking:
         if outside:
             raise DataError(f"{self.archive}: {name!r} leads out of its folder; such an archive is not unpacked")
         return PurePosixPath(*parts)
+
+
+class _Header(tarfile.TarInfo):
+    """A header that may not be large: the content of some headers is read whole, whatever size it claims."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.type in _LONG_HEADERS and self.size > _LARGEST_HEADER:
+            raise DataError(f"{archive.name!s}: a header claims {self.size:,} bytes; such an archive is not unpacked")
+        return super()._proc_member(archive)  # type: ignore[misc,no-any-return]
 
 
 def _move(source: Path, folder: Path, files: Mapping[str, list[int]], archive: Path) -> None:

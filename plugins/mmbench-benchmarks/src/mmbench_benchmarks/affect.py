@@ -286,6 +286,8 @@ def _sequences(value: Any, where: str) -> Sequence[Array]:
 
 def _labels(value: Any, where: str) -> Array:
     """Return (N,): the first of each row's values, since CMU-MOSEI's emotions may follow the sentiment."""
+    if not isinstance(value, np.ndarray) and not (isinstance(value, list) and all(map(_is_flat, value))):
+        raise DataError(f"{where} must be numbers, one row per utterance, got {_shown(value)}")
     try:
         labels = np.asarray(value, dtype=np.float64)
         first = labels.reshape(len(labels), -1)[:, 0]
@@ -296,13 +298,29 @@ def _labels(value: Any, where: str) -> Array:
     return first
 
 
+def _is_flat(value: Any) -> bool:
+    """Return whether a row is a number, an array, or a list of numbers: a list of lists may grow beyond measure."""
+    if isinstance(value, list | tuple):
+        return all(isinstance(item, int | float | np.generic | np.ndarray) for item in value)
+    return isinstance(value, int | float | np.generic | np.ndarray)
+
+
+def _first(value: Any) -> Any:
+    """Return the first item of an array or of lists in lists, or "" where there is none."""
+    while isinstance(value, list | tuple | np.ndarray):
+        if isinstance(value, np.ndarray):
+            return value.flat[0] if value.size else ""
+        value = value[0] if value else ""
+    return value
+
+
 def _ids(part: Mapping[str, Any]) -> list[str]:
     """Return the utterances' names, "" where the file gives none."""
     given = part["id"]
     count = len(part["labels"])
     if not isinstance(given, list | np.ndarray) or len(given) != count:
         return [""] * count
-    return ["/".join(_text(word) for word in np.asarray(each, dtype=object).reshape(-1)[:1]) for each in given]
+    return [_text(_first(each)) for each in given]
 
 
 def _text(value: Any) -> str:

@@ -173,6 +173,10 @@ def _features(folder: Folder, below: str) -> dict[str, Mapping[str, Any]]:
     }
 
 
+#: A row of booleans takes a bit.
+_MOST_ROWS_PER_BYTE = 8
+
+
 def read_table(pyarrow: Any, stored: Stored, split: str) -> Any:
     """Map a split's files into memory as one table, its offsets checked.
 
@@ -190,6 +194,8 @@ def read_table(pyarrow: Any, stored: Stored, split: str) -> Any:
                         raise DataError(f"{name} is compressed, which the library never does; save the dataset again")
                 source.seek(0)
                 table = pyarrow.ipc.open_stream(source).read_all()
+                if table.num_rows > _MOST_ROWS_PER_BYTE * path.stat().st_size:
+                    raise DataError(f"{name} claims {table.num_rows:,} rows, more than its bytes hold; save it again")
                 table.validate(full=True)
                 tables.append(table)
         except (pyarrow.ArrowException, OSError, ValueError, TypeError, IndexError, struct.error) as error:

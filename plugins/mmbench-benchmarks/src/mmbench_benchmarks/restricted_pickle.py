@@ -5,7 +5,8 @@ Python's own unpickler calls whatever a file names. This one never looks a name 
 arrays, scalars and dtypes by itself. Every other name is refused, and so is every opcode that would need one.
 
 Memory stays in proportion to the file: lengths are checked against the bytes that are left, an array against the bytes
-that it is made of, and empty containers, which cost a hundred times their byte, are counted.
+that it is made of, and empty containers, which cost a hundred times their byte, are counted. So is what is made anew of
+an entry of the memo, which one byte can ask for again and again.
 """
 
 from __future__ import annotations
@@ -23,6 +24,12 @@ from numpy.typing import NDArray
 from mmbench.errors import DataError
 
 _MOST_CONTAINERS = 2_000_000
+#: What may be made of entries of the memo: so many times the file, or as much as is cheap.
+_LARGEST_SHARE, _CHEAP_BYTES = 8, 64 << 20
+#: Hashes of tuples are not seeded: keys can be found that all have the same, and take quadratic time.
+_MOST_TUPLE_KEYS = 4096
+#: About what an entry of a set or a dict takes in bytes.
+_ENTRY_BYTES = 64
 _DTYPE = re.compile(r"[biufcSUO?]\d{0,9}")
 _KEYS = (str, bytes, int, float, bool, type(None), np.generic)
 _ONLY_PLAIN = "and only arrays and plain containers may be built"
@@ -46,6 +53,7 @@ class _Name:
     def __init__(self, words: str, make: Callable[..., Any] | None = None) -> None:
         self.words = words
         self.make = make
+        self.makes_keys = words.endswith(("set", "OrderedDict"))
 
 
 class _Arguments(tuple[Any, ...]):
@@ -75,7 +83,8 @@ def load_pickle(path: Path) -> Any:
     """
     try:
         with path.open("rb") as stream:
-            return _Machine(_Bounded(stream, path.stat().st_size)).run()
+            size = path.stat().st_size
+            return _Machine(_Bounded(stream, size), size).run()
     except _RefusedError as error:
         raise DataError(f"{path.name} is refused: {error}; {_ADVICE}") from None
     except (ValueError, TypeError, IndexError, KeyError, OverflowError, MemoryError, RecursionError, OSError) as error:
@@ -113,8 +122,10 @@ class _Bounded:
 class _Machine:
     """The pickle machine: a stack, and a memo of what is used again."""
 
-    def __init__(self, stream: _Bounded) -> None:
+    def __init__(self, stream: _Bounded, size: int) -> None:
         self._stream = stream
+        self._bytes_left = max(_CHEAP_BYTES, _LARGEST_SHARE * size)
+        self._tuple_keys = 0
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
         self._containers = 0
@@ -146,6 +157,26 @@ class _Machine:
         self._containers += 1
         if self._containers > _MOST_CONTAINERS:
             raise _RefusedError(f"it holds more than {_MOST_CONTAINERS:,} containers, far more than any dataset needs")
+
+    def _spend(self, made: Any) -> None:
+        """Count the bytes that something new takes."""
+        if isinstance(made, np.ndarray):
+            size = made.nbytes
+        elif isinstance(made, bytes | bytearray):
+            size = len(made)
+        elif isinstance(made, list | tuple | set | frozenset | dict):
+            size = _ENTRY_BYTES * (len(made) + 1)
+        else:
+            return
+        self._bytes_left -= size
+        if self._bytes_left < 0:
+            raise _RefusedError("it makes much more of its bytes than it has, by using the same ones again and again")
+
+    def _count_tuple_keys(self, keys: list[Any]) -> None:
+        """Count those of the coming keys that are tuples, before they are hashed."""
+        self._tuple_keys += sum(type(key) is tuple for key in keys)
+        if self._tuple_keys > _MOST_TUPLE_KEYS:
+            raise _RefusedError(f"more than {_MOST_TUPLE_KEYS:,} of its keys are tuples")
 
     def _pop(self) -> Any:
         item = self._stack.pop()
@@ -181,7 +212,10 @@ class _Machine:
         self._stack.append(item)
 
     def push_items(self, kind: Callable[[Any], Any]) -> None:
-        self.push_container(kind(self._to_mark()))
+        items = self._to_mark()
+        if kind is not list:
+            self._count_tuple_keys(items[::2] if kind is _pairs else items)
+        self.push_container(kind(items))
 
     def push_tuple(self, count: int) -> None:
         items = self._take_raw(count)
@@ -208,6 +242,7 @@ class _Machine:
         target = self._stack[-1]
         if type(target) is not dict or len(items) % 2:
             raise _RefusedError(f"it sets items of {type(target).__name__}")
+        self._count_tuple_keys(items[::2])
         target.update(_pairs(items))
 
     def add(self) -> None:
@@ -215,6 +250,7 @@ class _Machine:
         target = self._stack[-1]
         if type(target) is not set:
             raise _RefusedError(f"it adds to {type(target).__name__}")
+        self._count_tuple_keys(items)
         target.update(map(_key, items))
 
     def mark(self) -> None:
@@ -266,13 +302,23 @@ class _Machine:
         if not (isinstance(called, _Name) and called.make and isinstance(arguments, tuple)):
             raise _RefusedError(f"it would call {called.words if isinstance(called, _Name) else type(called).__name__}")
         self._count()
-        self._stack.append(called.make(*arguments))
+        for argument in arguments if called.makes_keys else ():
+            self._spend(argument)  # before the work: its time is what is asked for
+            if isinstance(argument, list | tuple):
+                keys = [pair[0] for pair in argument if isinstance(pair, list | tuple) and pair]
+                self._count_tuple_keys([*argument, *keys])
+        made = called.make(*arguments)
+        self._spend(made)
+        self._stack.append(made)
 
     def build(self) -> None:
         state, pending = _finished(self._pop()), self._pop()
         if not isinstance(pending, _Pending) or type(state) is not tuple:
             raise _RefusedError(f"it would set the state of {type(pending).__name__}")
+        if pending.dtype is None and state and isinstance(state[-1], list):
+            self._spend(state[-1])
         made = _array(state) if pending.dtype is None else _byte_order(pending.dtype, state)
+        self._spend(made)
         for key in pending.keys:
             self._memo[key] = made
         self._stack.append(made)

@@ -94,20 +94,55 @@ def read_parquet(name: str, content: bytes) -> tuple[list[str], ArrowColumns, in
                 f"{name} holds {num_rows:,} rows of {num_columns} columns, more than {_MOST_CELLS:,} cells; "
                 "divide it, or leave columns out"
             )
+        schema = opened.schema_arrow
+        shared = _shared_texts(opened)
+        if shared:  # read as a dictionary and places in it, so that their size is known before they are unpacked
+            opened = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(content), read_dictionary=shared)
         batches, unpacked = [], 0
         for batch in opened.iter_batches(batch_size=_BATCH_ROWS):
-            unpacked += batch.nbytes
+            unpacked += sum(map(_unpacked_bytes, batch.columns))
             if unpacked > _MOST_UNPACKED_BYTES:
                 raise DataError(
                     f"{name} unpacks to more than 4 GiB; keep media in files of their own and their paths in the table"
                 )
-            batches.append(batch)
-        table = pyarrow.Table.from_batches(batches, opened.schema_arrow)
+            columns = [_plain(column, field.type) for column, field in zip(batch.columns, schema)]
+            batches.append(pyarrow.RecordBatch.from_arrays(columns, schema=schema))
+        table = pyarrow.Table.from_batches(batches, schema)
         table.validate(full=True)
         return list(table.column_names), arrow_columns(table, _features(table)), len(table)
     except (pyarrow.ArrowException, OSError, ValueError, TypeError, KeyError, OverflowError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{name} cannot be read as Parquet: {reason}") from None
+
+
+def _shared_texts(opened: Any) -> list[str]:
+    """Return the columns of texts whose rows may share a few long ones, so that they unpack to any size."""
+    from pyarrow import types
+
+    schema, metadata = opened.schema_arrow, opened.metadata
+    flat = {field.name for field in schema if types.is_string(field.type) or types.is_binary(field.type)}
+    found: dict[str, int] = {}
+    for group in range(metadata.num_row_groups):
+        for number in range(metadata.num_columns):
+            chunk = metadata.row_group(group).column(number)
+            if chunk.path_in_schema in flat:
+                most = chunk.num_values * max(chunk.total_uncompressed_size, chunk.total_compressed_size)
+                found[chunk.path_in_schema] = found.get(chunk.path_in_schema, 0) + most
+    return [name for name, most in found.items() if most > _MOST_UNPACKED_BYTES // 8]
+
+
+def _unpacked_bytes(column: Any) -> int:
+    """Return what a column of a batch takes once it is plain."""
+    from pyarrow import compute, types
+
+    if not types.is_dictionary(column.type):
+        return int(column.nbytes)
+    lengths = compute.cast(compute.binary_length(column.dictionary), "int64")
+    return int(compute.sum(lengths.take(column.indices)).as_py() or 0)
+
+
+def _plain(column: Any, kind: Any) -> Any:
+    return column if column.type == kind else column.cast(kind)
 
 
 def arrow_columns(table: Any, features: Mapping[str, Any]) -> ArrowColumns:
