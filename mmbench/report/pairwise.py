@@ -167,7 +167,9 @@ def _with_seeds(variance: Floats, degrees: Floats, seeds: SeedVariance, num_seed
     """Add what seeds contribute to the variance of a difference; join the degrees of freedom by Satterthwaite."""
     part = np.maximum(seeds.variance, seeds.residual) / num_seeds  # (M,)
     extra = seeds.of_seeds / num_seeds
-    total = variance + extra[:, None] + extra[None]
+    # Seeds that err on opposite samples cancel in the mean over seeds; other samples would not cancel so well.
+    least = (seeds.residual[:, None] + seeds.residual[None]) / num_seeds
+    total = np.maximum(variance, least) + extra[:, None] + extra[None]
     both = part[:, None] + part[None]
     with np.errstate(divide="ignore", invalid="ignore"):
         each = np.square(part) / seeds.degrees
