@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
+import sys
 import tarfile
 import time
 from pathlib import Path
@@ -86,3 +88,17 @@ def test_a_sparse_file_is_copied_with_its_holes(tmp_path: Path) -> None:
         stream.seek(512 << 20)
         assert stream.read(6) == b"middle"
         assert os.fstat(stream.fileno()).st_size == 1 << 30
+
+
+def test_a_table_of_100_000_columns_is_looked_at_in_seconds(tmp_path: Path) -> None:
+    names = ",".join(f"c{number}" for number in range(100_000))
+    (tmp_path / "wide.csv").write_text(f"{names}\n" + ("1," * 99_999 + "0\n") * 2)
+    command = [sys.executable, "-c", "from mmbench.cli import main; main()", "plan", "-f", "single"]
+
+    done = subprocess.run(
+        [*command, "-d", "manifest:wide.csv[label=zzz]"], cwd=tmp_path, capture_output=True, text=True, timeout=100
+    )
+
+    assert done.returncode == 2
+    assert done.stderr.startswith("mmbench: wide.csv has no column 'zzz' for labels; it has c0, c1")
+    assert len(done.stderr) < 1000

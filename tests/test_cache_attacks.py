@@ -303,6 +303,6 @@ def test_100_mutated_entries_are_read_right_or_not_at_all(tmp_path: Path) -> Non
     fuzz(tmp_path, 100)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_2000_mutated_entries_are_read_right_or_not_at_all(tmp_path: Path) -> None:
     fuzz(tmp_path, 2000)

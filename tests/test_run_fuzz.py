@@ -139,7 +139,7 @@ def test_100_changed_runs_are_read_without_a_traceback(tmp_path: Path) -> None:
     fuzz(tmp_path, 100)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_2000_changed_runs_are_read_without_a_traceback(tmp_path: Path) -> None:
     fuzz(tmp_path, 2000)
 
