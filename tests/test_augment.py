@@ -424,3 +424,20 @@ def test_the_cell_is_told_what_to_do_in_the_order_of_doing():
 
     told = {name: part["augment"] for name, part in cell.payload()["encoders"].items()}
     assert told == {"photo": ["crop", "flip"], "caption": ["drop"]}
+
+
+def test_an_image_is_rotated_by_at_most_fifteen_degrees_to_either_side():
+    size, radius = 65, 28
+    values = torch.zeros(64, 1, size, size)
+    values[:, :, 31:34, 59:62] = 1.0  # a square whose middle lies to the right of the image's
+    at = torch.arange(size) - size // 2
+
+    found = Augment("image", ["rotate"], 0, CPU)(Input(values, None)).values[:, 0]
+
+    mass = found.sum(dim=(1, 2))
+    rows, columns = (found * at[:, None]).sum(dim=(1, 2)) / mass, (found * at).sum(dim=(1, 2)) / mass
+    assert torch.hypot(rows, columns).tolist() == pytest.approx([radius] * 64, abs=0.3)
+    angles = torch.atan2(rows, columns).rad2deg()
+    assert angles.abs().max() <= 15.2
+    assert angles.min() < -10
+    assert angles.max() > 10

@@ -116,3 +116,12 @@ def test_fit_sees_present_samples_of_the_subset_only():
     values, _ = made.fit_inputs("x")
 
     assert values.flatten().tolist() == [1.0, 3.0]
+
+
+def test_an_encoder_fits_to_as_many_samples_as_asked_for_where_enough_have_the_modality():
+    rows = [np.full((1, 1), i, "f4") if i % 3 == 0 else None for i in range(60)]
+    made = split({"x": column(rows)}, len(rows))
+
+    values, _ = made.fit_inputs("x", max_samples=10)
+
+    assert values.flatten().tolist() == [3.0 * place for place in np.linspace(0, 19, 10).astype(int)]
