@@ -54,14 +54,14 @@ def test_a_true_gain_is_found():
 @pytest.mark.parametrize("seeds", [1, 2, 3, 5])
 @pytest.mark.parametrize(("rows", "num_test", "num_val"), [(30, 1000, 300), (20, 300, 60), (60, 300, 300)])
 def test_the_headline_holds_over_the_grid(rows, num_test, num_val, seeds):
-    """93 % less three standard errors of 300 boards; overcoverage is the price of the seeds' luck."""
+    """93 % less three standard errors of 150 boards; overcoverage is the price of the seeds' luck."""
     held, gained, beaten = simulated(
-        300, rows=rows, seeds=seeds, num_test=num_test, num_val=num_val, std_over_seeds=0.02
+        150, rows=rows, seeds=seeds, num_test=num_test, num_val=num_val, std_over_seeds=0.02
     )
 
-    assert held >= 0.89
-    assert gained >= 0.89
-    assert beaten <= 0.07
+    assert held >= 0.87
+    assert gained >= 0.87
+    assert beaten <= 0.085
 
 
 def test_the_luck_of_the_choice_is_what_plain_simulation_says():

@@ -159,8 +159,7 @@ def test_intervals_of_metrics_hold_about_as_often_as_they_say(kind, metric, num,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seeds", [1, 2, 3, 5])
-@pytest.mark.parametrize("num", [100, 300])
+@pytest.mark.parametrize(("num", "seeds"), [(100, 1), (300, 3)])
 @pytest.mark.parametrize(
     ("kind", "metrics"),
     [
@@ -173,4 +172,5 @@ def test_intervals_of_every_metric_hold_over_the_grid(kind, metrics, num, seeds)
     """93 to 97 % within three standard errors of 300 trials, and up to 99.5 where samples are few and seeds agree."""
     shares = {metric: metric_coverage(kind, metric, num, seeds, 300) for metric in metrics}
 
-    assert all(0.885 <= share <= 0.998 for share in shares.values()), shares
+    assert all(share >= 0.885 for share in shares.values()), shares
+    assert np.mean(list(shares.values())) <= 0.985
