@@ -42,7 +42,7 @@ TOP = "*"
 _FILES = ("report.html", "report.md", "leaderboard.csv", "leaderboard.tex", "costs.md", "costs.csv")
 _VERSIONS = ("mmbench", "torch")
 _NOTES = re.compile(r"<!-- notes: (\S+) -->\n(.*?)<!-- /notes -->", re.DOTALL)
-_FOLDERS = re.compile(r"(?<![\w.])/(?:[^\s/'\"]+/)+(?=[^\s/'\"])")
+_FOLDERS = re.compile(r"(?<![\w.])…?/(?:[^\s/'\"]+/)+(?=[^\s/'\"])")
 _SAME = 1e-9
 
 
