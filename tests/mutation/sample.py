@@ -52,7 +52,7 @@ def tested(folder: Path, tests: Sequence[str], markers: str) -> tuple[int, str]:
         finally:
             os._exit(code)
     _, status = os.waitpid(child, 0)
-    failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", log.read_text(errors="replace"), flags=re.MULTILINE)
+    failed = re.findall(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", log.read_text(errors="replace"), flags=re.MULTILINE)
     return os.waitstatus_to_exitcode(status), failed[0] if failed else ""
 
 
