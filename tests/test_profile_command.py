@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.serial
+
 ODD = '''
 """Encoders that are hard to measure."""
 import time

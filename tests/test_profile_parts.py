@@ -43,7 +43,7 @@ BRIEF = dataclasses.replace(QUICK, min_iterations=3, min_latency_iterations=3, m
 MIB = 2**20
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.serial]
 
 
 class Only(nn.Module):

@@ -26,6 +26,8 @@ from mmbench.standing import Standing
 from mmbench.status_session import Watched
 from mmbench.store import RunStore
 
+pytestmark = pytest.mark.serial
+
 SIX_CELLS = ("-d", "xor", "-f", "concat", "-f", "gated", "-f", "sum", "--protocol", "none")
 DATASETS = {"digits": {"train": {"epochs": 8}}}
 

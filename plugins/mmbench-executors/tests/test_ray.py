@@ -19,6 +19,8 @@ from mmbench_executors.ray import RayExecutor
 from mmbench.errors import Unavailable
 from mmbench.executors import Job, Outcome
 
+pytestmark = pytest.mark.serial
+
 HERE = Path(__file__).parent
 STORE = {"object_store_memory": 80 * 2**20}
 

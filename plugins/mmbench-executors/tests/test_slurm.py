@@ -14,6 +14,8 @@ from slurm_bench import Bench, drive, queue, run
 
 from mmbench.executors import Outcome
 
+pytestmark = pytest.mark.serial
+
 
 def test_cells_of_a_pack_run_one_after_the_other_in_jobs_of_an_array(bench: Bench) -> None:
     jobs = [bench.job(name) for name in "abcd"]

@@ -17,6 +17,8 @@ from slurm_bench import Bench, drive, queue, run
 from mmbench.durable import LineFile
 from mmbench.executors import Outcome
 
+pytestmark = pytest.mark.serial
+
 
 def die_at(executor: SlurmExecutor, owner: object, method: str) -> None:
     """Let an executor go on until it calls a method, as if its process had died there."""
