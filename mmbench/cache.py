@@ -365,8 +365,18 @@ def _is_ours(file: Path) -> bool:
 
 
 def _may_be_replaced(folder: Path) -> bool:
-    """Whether nothing but files of an entry, whole or damaged, and hidden files lie in a folder."""
-    return all(_is_ours(file) or (file.name.startswith(".") and not file.is_dir()) for file in folder.iterdir())
+    """Whether nothing but files of an entry, whole or damaged, and hidden files lie in a folder.
+
+    Another process may remove the entry meanwhile: what is gone is in nobody's way.
+    """
+    try:
+        files = list(folder.iterdir())
+    except FileNotFoundError:
+        return True
+    return all(
+        _is_ours(file) or (file.name.startswith(".") and not file.is_dir()) or not os.path.lexists(file)
+        for file in files
+    )
 
 
 def _made_for(folder: Path, *, at_root: bool) -> str | None:

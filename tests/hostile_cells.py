@@ -274,7 +274,7 @@ def returns_a_metric_that_is_text(payload: dict[str, Any], folder: Path) -> dict
 def returns_nan(payload: dict[str, Any], folder: Path) -> dict[str, Any]:
     nan = float("nan")
     metric = {"phase": "evaluate", "name": "accuracy", "value": nan, "ci_low": nan}
-    return {"metrics": [metric], "info": {"history": [1.0, nan, float("inf")]}}
+    return {"metrics": [metric], "info": {"losses": [1.0, nan, float("inf")]}}
 
 
 def returns_a_huge_answer(payload: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -82,4 +82,4 @@ def test_commands_end_with_their_exit_code_on_such_streams(tmp_path: Path, encod
     assert b"Traceback" not in done.stderr
     text = done.stdout.decode(encoding)
     if "--json" in arguments:
-        assert json.loads(text)["datasets"].popitem()[0].endswith("label é,text=text]")
+        assert json.loads(text)["datasets"]["m"]["reference"].endswith("[text=text,label=label é]")

@@ -121,13 +121,13 @@ def test_runs_that_cannot_be_compared_say_why(tmp_path, about, reason):
         compare_with_published(mine, theirs)
 
 
-def test_a_metric_that_is_no_mean_has_no_test_and_says_so(tmp_path):
+def test_a_metric_that_is_no_mean_has_no_packed_scores_and_says_so(tmp_path):
     theirs = published(tmp_path / "theirs", metric="f1_macro", datasets=BY_F1)
     mine = make_run(tmp_path / "mine", ("mine",), wrong=WRONG, metric="f1_macro", datasets=BY_F1)
 
     (joint,) = compare_with_published(mine, theirs).boards
 
-    assert joint.against == {} and "no mean over samples" in joint.test
+    assert joint.against == {} and "no per-sample scores" in joint.test
 
 
 def test_other_test_samples_are_not_paired(tmp_path):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import time
 
 import pytest
 from manifest_cases import media
@@ -14,12 +12,10 @@ from mmbench_datasets.manifest import describe
 pytestmark = pytest.mark.usefixtures("own_cache")
 
 
-def age(folder, seconds=10):
-    """Make files older than the clock's resolution, so that their hashes are remembered."""
-    past = time.time() - seconds
-    for path in folder.iterdir():
-        if path.is_file():
-            os.utime(path, (past, past))
+@pytest.fixture
+def remembered(monkeypatch):
+    """Files are remembered however new they are: the time of change cannot be set back."""
+    monkeypatch.setattr("mmbench_datasets.filehash._SETTLED_NS", -1)
 
 
 def test_the_fingerprint_follows_content_options_and_nothing_else(tmp_path):
@@ -29,7 +25,6 @@ def test_the_fingerprint_follows_content_options_and_nothing_else(tmp_path):
     assert describe(target).fingerprint == first
     assert describe(target, photo="photo").fingerprint != first
     (tmp_path / "unused.png").write_bytes(b"x")
-    age(tmp_path)
     assert describe(target).fingerprint == first
     (tmp_path / "i3.png").write_bytes((tmp_path / "i4.png").read_bytes())
     assert describe(target).fingerprint != first
@@ -43,18 +38,18 @@ def test_the_same_data_in_another_folder_have_the_same_fingerprint(tmp_path):
     assert describe(target).fingerprint == describe(str(tmp_path / "two" / "data.csv")).fingerprint
 
 
+@pytest.mark.usefixtures("remembered")
 def test_planning_again_reads_no_file_twice(tmp_path, monkeypatch):
     target = media(tmp_path)
-    age(tmp_path)
     first = describe(target).fingerprint
     monkeypatch.setattr("hashlib.file_digest", None)  # calling it would raise
 
     assert describe(target).fingerprint == first
 
 
+@pytest.mark.usefixtures("remembered")
 def test_a_damaged_memo_is_ignored(tmp_path):
     target = media(tmp_path)
-    age(tmp_path)
     first = describe(target).fingerprint
     (memo,) = (tmp_path / "cache" / "manifest-hashes").glob("*.json")
 
