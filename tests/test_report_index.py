@@ -116,7 +116,7 @@ def test_runs_with_packed_scores_are_said_to_be_testable(tmp_path: Path) -> None
 
     text = " ".join(write_index(tmp_path).read_text().split())
 
-    assert "rows can still be tested: `mmbench compare RUN --against` one of these folders." in text
+    assert "rows can still be tested: `mmbench compare RUN --against` that folder." in text
 
 
 def test_a_published_run_is_shown_as_its_written_report_has_it(tmp_path: Path) -> None:

@@ -109,12 +109,16 @@ def _lines(results: Path, names: Sequence[str], notes: Mapping[str, str]) -> Ite
     bare = [name for name in names if not any((results / name).glob(f"cells/*/{PREDICTIONS_FILE}"))]
     if bare:
         which = "" if len(bare) == len(names) else f" of {', '.join(bare)}"
-        intro += f" The per-sample predictions{which} under `cells/` are left out for their size" + (
-            f"; `report/{PACKED_FILE}` holds each test sample's score, so rows can still be tested: "
-            "`mmbench compare RUN --against` one of these folders."
-            if all((results / name / "report" / PACKED_FILE).is_file() for name in bare)
-            else ", so rows can be read and exported, not tested in pairs again."
-        )
+        intro += f" The per-sample predictions{which} under `cells/` are left out for their size"
+        testable = [name for name in bare if (results / name / "report" / PACKED_FILE).is_file()]
+        if testable:
+            which = "" if len(testable) == len(bare) else f" of {', '.join(testable)}"
+            intro += (
+                f"; `report/{PACKED_FILE}`{which} holds the score of each test sample, so that rows can still be "
+                "tested: `mmbench compare RUN --against` that folder."
+            )
+        else:
+            intro += ", so rows can be read and exported, not tested in pairs again."
     yield from textwrap.wrap(intro, 120, break_long_words=False, break_on_hyphens=False)
     yield ""
     yield from _note(TOP, notes)
