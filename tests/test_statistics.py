@@ -156,7 +156,7 @@ def test_intervals_hold_as_often_as_they_say_at_every_number_of_seeds(seeds, sam
 @pytest.mark.slow
 @pytest.mark.parametrize("seeds", [1, 2, 3, 5])
 def test_intervals_hold_as_often_as_they_say_over_the_whole_range(seeds):
-    """Within what 1,000 trials can tell of a share of 95 %."""
+    """Within what 1,000 trials can tell of a share of 95 %; of fewer than ten errors, counts are too coarse for 95 %."""
     shares = {
         (samples, accuracy, std): held_share(
             seeds=seeds, samples=samples, accuracy=accuracy, std_over_seeds=std, trials=1000
@@ -164,7 +164,8 @@ def test_intervals_hold_as_often_as_they_say_over_the_whole_range(seeds):
         for samples, accuracy, std in itertools.product((100, 300, 1000), (0.6, 0.8, 0.95), (0.0, 0.01, 0.03))
     }
 
-    assert all(0.925 <= share <= 0.98 for share in shares.values()), shares
+    highest = {key: 0.98 if key[0] * (1 - key[1]) >= 10 else 0.99 for key in shares}
+    assert all(0.925 <= share <= highest[key] for key, share in shares.items()), shares
     assert 0.94 <= np.mean(list(shares.values())) <= 0.965
 
 
