@@ -307,6 +307,10 @@ def test_a_run_loses_a_node_and_no_cell(tmp_path: Path, began: Began, cluster: A
     assert quality(tmp_path / "results" / "on-ray") == quality(tmp_path / "results" / "here")
 
 
+def _has_ray(process: psutil.Process) -> bool:
+    return "raylet" in {child.name() for child in process.children(recursive=True)}
+
+
 @pytest.mark.slow
 def test_a_local_ray_ends_with_the_command_however_that_ends(tmp_path: Path, began: Began) -> None:
     pytest.importorskip("ray", reason="Ray is not installed")
@@ -316,8 +320,9 @@ def test_a_local_ray_ends_with_the_command_however_that_ends(tmp_path: Path, beg
 
     for signum, code in ((signal.SIGINT, 130), (signal.SIGKILL, -9)):
         with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as run:
-            [driver] = until(lambda run=run: psutil.Process(run.pid).children())
             pid = began.new_pid()
+            # Beside Ray's driver there is the process that reads plugins.
+            driver = until(lambda run=run: next(filter(_has_ray, psutil.Process(run.pid).children()), None))
             local_ray = driver.children(recursive=True)
             assert {"raylet", "gcs_server"} <= {process.name() for process in local_ray}
             run.send_signal(signum)
