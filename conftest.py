@@ -1,4 +1,4 @@
-"""What holds for every test, of the core and of the plugin packages."""
+"""Test configuration shared by the core and the plugin packages."""
 
 from __future__ import annotations
 

@@ -167,7 +167,7 @@ class ArrayCache:
                 os.close(descriptor)
 
     def entries(self) -> list[CacheEntry]:
-        """Return what lies in the cache, the least recently used first.
+        """Return the entries of the cache, the least recently used first.
 
         A folder is an entry if its manifest has our format, its own checksum and a key equal to the folder's path, and
         if nothing else is in it. Whatever other programs keep there is not looked at, and no link is followed.
@@ -482,7 +482,7 @@ def _beside(folder: Path, prefix: str) -> Path:
 def _open(name: str, folder: int) -> io.BufferedReader:
     if name != _MANIFEST and not _ARRAY_FILE.fullmatch(name):
         raise ValueError(f"{name!r} is no file of a cache entry")
-    # Without waiting: a fifo would otherwise hold the process up until somebody writes to it.
+    # Without waiting: a fifo would otherwise block the process until another one writes to it.
     descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)

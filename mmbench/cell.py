@@ -191,7 +191,7 @@ def _evaluate(
 
 
 def _kept(split: Split, data: SplitData, predicted: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return what is kept of one split: predictions and targets by task, the ids and groups of the samples."""
+    """Return the arrays kept of one split: predictions and targets by task, the ids and groups of the samples."""
     targets = {name: data.targets[name].cpu().numpy() for name in predicted}
     return kept_arrays(split, predicted, targets, data.sample_ids, data.groups)
 

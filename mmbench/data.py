@@ -451,7 +451,7 @@ def error_list(headline: str, errors: Sequence[str]) -> str:
 
 
 def summary_of(value: Any) -> InputSummary:
-    """Return what a canonical input says of itself.
+    """Return the facts of a canonical input.
 
     >>> summary_of("two words").amounts
     {'words': 2.0}

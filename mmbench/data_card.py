@@ -34,7 +34,7 @@ _PLURALS = {"image": "images", "audio": "sounds", "video": "videos", "text": "te
 
 @dataclass(frozen=True, kw_only=True)
 class TaskCard:
-    """What a card says of a task.
+    """One task of a data card.
 
     Attributes:
         name, kind: As in `TaskSpec`.
@@ -56,7 +56,7 @@ class TaskCard:
 
 @dataclass(frozen=True, kw_only=True)
 class ModalityCard:
-    """What a card says of a modality.
+    """One modality of a data card.
 
     Attributes:
         name, kind: As in `Modality`.
@@ -82,7 +82,7 @@ class ModalityCard:
 
 @dataclass(frozen=True, kw_only=True)
 class DataCard:
-    """What was read of a dataset.
+    """Summary of a dataset as it was read.
 
     Attributes:
         name: The dataset's label, as in plans.
@@ -280,7 +280,7 @@ def _modality_lines(modality: ModalityCard) -> list[str]:
 
 
 def _shown_amounts(modality: ModalityCard) -> list[tuple[str, tuple[float, ...], str]]:
-    """Return what a card shows of a modality's amounts in train: name, percentiles, unit."""
+    """Return the sizes of a modality in train that a card shows: name, percentiles, unit."""
     amounts = modality.splits["train"].amounts
     units = {"side": "px", "rate": "Hz", "seconds": "s", "frames": "frames", "words": "words", "length": "steps"}
     found = []

@@ -47,7 +47,7 @@ def reader_of_path(
 
 
 def _is_path(text: str) -> bool:
-    """Whether somebody who wrote this meant a file or a folder."""
+    """Whether a reference is written as the path of a file or a folder."""
     if text.startswith(("/", "./", "../", "~")) or text in (".", ".."):
         return True
     try:

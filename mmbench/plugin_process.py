@@ -255,7 +255,7 @@ def _serve(requests: int, answers: int, limit_s: float, load: Callable[[], Loade
     _limit_processor_time(limit_s)
     try:
         loaded = load()
-    except KeyboardInterrupt as error:  # of the plugin itself: no terminal reaches this session
+    except KeyboardInterrupt as error:  # raised by the plugin itself: Ctrl-C does not reach this process group
         info = PluginInfo(name="", dist="", dist_version="", origin="", status="loaded")
         loaded = loading.failed(info, PluginError(in_words(error)))
     _limit_processor_time(None)
