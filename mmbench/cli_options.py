@@ -53,6 +53,14 @@ Exclude = Annotated[
     list[str] | None,
     selection("--exclude", metavar="NAME", help="Leave out a dataset, a fusion, an objective or MODALITY=ENCODER."),
 ]
+Metric = Annotated[
+    list[str] | None,
+    selection(
+        "--metric",
+        metavar="[TASK=]METRIC",
+        help="What ranks the rows and chooses the epoch, such as balanced_accuracy. Repeatable.",
+    ),
+]
 Seeds = Annotated[
     str | None,
     selection("--seeds", metavar="3|0,1,2", help="How many repeats, or which."),

@@ -95,7 +95,7 @@ class Cell:
             "encoders": {name: dict(part.identity) for name, part in self.encoders.items()},
             "fusion": dict(self.fusion.identity) if self.fusion else None,
             "objective": dict(self.objective.identity) if self.objective else None,
-            "train": self.dataset.train.model_dump(),
+            "train": self.dataset.train_identity,
             "master_seed": self.runtime["master_seed"],
             "seed": self.seed,
             **({"val_only": True} if self.val_only else {}),

@@ -115,6 +115,11 @@ class TrainConfig(BaseModel):
     precision: Literal["fp32", "bf16"] = "fp32"
     limit: Annotated[int, Field(ge=0)] = 0
 
+    @classmethod
+    def all_defaults(cls) -> dict[str, Any]:
+        """Return the default of every setting."""
+        return {name: field.default for name, field in cls.model_fields.items()}
+
 
 #: Tables of a run file whose keys are merged, each with an example.
 _TABLES: Mapping[str, str] = {"train": "epochs = 5", "race": "eta = 3", "sweep": 'method = "random"'}
@@ -134,6 +139,7 @@ class RunConfig(BaseModel):
     objective: Listed = ()
     modality: Listed = ()
     exclude: Listed = ()
+    metric: Listed = ()
     seeds: Annotated[tuple[int, ...], BeforeValidator(_seeds), Field(min_length=1)] = (0,)
     master_seed: int = 0
     baselines: bool = True

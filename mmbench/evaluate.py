@@ -14,6 +14,7 @@ from torch import Tensor
 from mmbench import retrieval
 from mmbench.data import Split
 from mmbench.errors import Diverged
+from mmbench.metric_catalog import RECALL_AT, metric_specs, primary_metric
 from mmbench.record import Metric
 from mmbench.resampling import intervals_of
 from mmbench.sample_intervals import clusters_of_names
@@ -30,7 +31,6 @@ from mmbench.tallies import (
     one_against_rest,
     varies,
 )
-from mmbench.tasks import RECALL_AT, metric_specs, primary_metric
 
 CALIBRATION_BINS = 15
 
@@ -52,7 +52,7 @@ def metrics(
     confidence: bool = False,
     groups: Sequence[str] = (),
 ) -> list[Metric]:
-    """Compute every metric of the task, in the order of `mmbench.tasks.METRICS`.
+    """Compute every metric of the task, in the order of `mmbench.metric_catalog.METRICS`.
 
     What cannot be computed (a correlation of a constant, an area under the curve of one class) is None with the reason.
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from mmbench.config import RunConfig, TrainConfig, resolve_train
 from mmbench.errors import DataError, MmbenchError, Unavailable
+from mmbench.metric_catalog import primary_metric, with_ranking_metrics
 from mmbench.part_code import call_function, lacking_packages
 from mmbench.reference import format_reference
 from mmbench.registry import Reference, Registry
@@ -69,12 +71,41 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetPart(Part):
-    """A chosen dataset with what planning knows of its data."""
+    """A chosen dataset with what planning knows of its data.
+
+    Attributes:
+        info: Its description; tasks have the ranking metrics that the selection chose.
+        train: Settings of its training.
+        metrics: Ranking metrics that the selection chose in place of the tasks' own, by task.
+        key: Of its cached arrays, which no metric changes.
+    """
 
     info: DatasetInfo
     train: TrainConfig
-    train_digest: str
+    metrics: Mapping[str, str]
     key: str
+
+    @property
+    def train_identity(self) -> dict[str, Any]:
+        """What of the training the quality key covers: settings, and a chosen metric that the results depend on.
+
+        The metric of the only task chooses the epoch; that of a regression also decides the majority baseline. A task
+        that keeps its own metric has none here.
+        """
+        by_metric = self.train.select == "primary" and len(self.info.tasks) == 1
+        decisive = {
+            task.name: self.metrics[task.name]
+            for task in self.info.tasks
+            if task.name in self.metrics and (by_metric or task.kind == "regression")
+        }
+        names = ",".join(f"{task}={name}" for task, name in decisive.items())
+        chosen = next(iter(decisive.values()), "") if len(self.info.tasks) == 1 else names
+        return {**self.train.model_dump(), **({"metric": chosen} if chosen else {})}
+
+    @cached_property
+    def train_digest(self) -> str:
+        """Hash of `train_identity`."""
+        return digest(self.train_identity)
 
     @property
     def full_reference(self) -> str:
@@ -116,16 +147,19 @@ def make_dataset_part(config: RunConfig, registry: Registry, reference: Referenc
         identity.pop("target", None)
     identity["fingerprint"] = info.fingerprint
     train = resolve_train(config, spec.train)
+    key = digest({**identity, "info": _content(info)})
+    tasks = with_ranking_metrics(info.tasks, config.metric)
+    before = {task.name: primary_metric(task) for task in info.tasks}
     return DatasetPart(
         reference=reference,
         label=reference.name or info.title or label_of(registry, reference),
         identity=identity,
         digest=digest(identity),
         unavailable=unavailable,
-        info=info,
+        info=replace(info, tasks=tasks),
         train=train,
-        train_digest=digest(train.model_dump()),
-        key=digest({**identity, "info": _content(info)}),
+        metrics={task.name: task.primary for task in tasks if primary_metric(task) != before[task.name]},
+        key=key,
     )
 
 

@@ -15,7 +15,8 @@ from mmbench.combo import Cell
 from mmbench.config import RunConfig, TrainConfig
 from mmbench.errors import EmptySelection, MmbenchError, UsageError, did_you_mean
 from mmbench.grid import DEVICE, DatasetGrid, in_turn
-from mmbench.parts import DatasetPart, Part, digest, label_of, make_dataset_part, make_part
+from mmbench.metric_catalog import check_metrics, keeps_its_own
+from mmbench.parts import DatasetPart, Part, label_of, make_dataset_part, make_part
 from mmbench.record import CellRole
 from mmbench.registry import Entry, Registry
 from mmbench.selection import dataset_references, is_excluded, is_named, nothing_selected, split_selector
@@ -129,9 +130,9 @@ class Plan:
             ValueError: a training setting cannot be.
         """
         settings = TrainConfig.model_validate({**cell.dataset.train.model_dump(), **(train or {})})
-        key = (cell.dataset.digest, digest(settings.model_dump()))
+        dataset = replace(cell.dataset, train=settings)
+        key = (dataset.digest, dataset.train_digest)
         if key not in self._variants:
-            dataset = replace(cell.dataset, train=settings, train_digest=key[1])
             self._variants[key] = self._grid(dataset)
         made = self._variants[key].cell(
             {**cell.encoders, **(encoders or {})},
@@ -216,7 +217,7 @@ class Plan:
                 "tasks": to_json(part.info.tasks),
                 "modalities": to_json(part.info.modalities),
                 "ceilings": to_json(part.spec.ceilings),
-                "train": part.train.model_dump(),
+                "train": part.train_identity,
                 "key": part.key,
             }
             for part in self.datasets
@@ -370,6 +371,8 @@ def _check_inferred(plan: Plan) -> None:
 
 def _gaps(plan: Plan) -> Iterator[str]:
     """Yield what is not planned because no package that is installed offers it."""
+    for part in plan.datasets:
+        yield from (f"{part.label}: {words}" for words in keeps_its_own(plan.config.metric, part.info.tasks))
     kinds = {modality.kind for grid in plan._grids for modality in grid.modalities}
     yield from filter(None, (plan.registry.lacks("encoder", kind) for kind in sorted(kinds)))
     if plan.config.baselines and plan._baseline_parts is None:
@@ -397,6 +400,7 @@ def _check_selectors(plan: Plan) -> None:
                 f"--modality {name}: no selected dataset has it; there is {', '.join(sorted(modalities))}."
                 f"{did_you_mean(name, modalities)}"
             )
+    check_metrics(plan.config.metric, [task for part in plan.datasets for task in part.info.tasks])
     _ = plan._fusions, plan._objectives
 
 

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from mmbench.influence import influence_of
 from mmbench.kept_predictions import MOST_NUMBERS
+from mmbench.metric_catalog import metric_specs
 from mmbench.sample_intervals import interval_over_samples
 from mmbench.spec import TaskSpec
 from mmbench.tallies import COUNTED, Floats, class_counts, losses
-from mmbench.tasks import metric_specs
 
 Interval: TypeAlias = tuple[float, float]
 

@@ -19,6 +19,7 @@ from rich.text import Text
 
 from mmbench.admission import Admission
 from mmbench.combo import Cell
+from mmbench.config import TrainConfig
 from mmbench.encoding import json_text
 from mmbench.errors import EmptySelection, MmbenchError, Unavailable, UsageError
 from mmbench.executors.watch import default_memory_bytes
@@ -275,13 +276,11 @@ def _settle(store: RunStore, plan: Plan, argv: Sequence[str]) -> None:
     """Write run.json, once it is sure that the run can take the plan's cells."""
     from mmbench.environment import environment
 
-    trains = {part.label: part.train.model_dump() for part in plan.datasets}
+    trains = {part.label: part.train_identity for part in plan.datasets}
     earlier = store.datasets()
     for label, dataset in earlier.items():
-        before = dataset.get("train", {})
-        changed = {key: value for key, value in trains.get(label, {}).items() if before.get(key, value) != value}
-        if changed:
-            differing = ", ".join(f"{key} was {before[key]!r} and is now {value!r}" for key, value in changed.items())
+        differing = ", ".join(_changed_settings(dataset.get("train", {}), trains.get(label, {})))
+        if differing:
             raise UsageError(
                 f"the run {store.name!r} trained {label} with other settings ({differing}); such numbers do not belong "
                 "in one table. Choose another name with --run"
@@ -317,6 +316,18 @@ def _settle(store: RunStore, plan: Plan, argv: Sequence[str]) -> None:
             "environment": {**environment(), **known_libraries(about)},
         }
     )
+
+
+def _changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """Yield in words which training settings differ; what only one side names had its default on the other."""
+    if not before or not now:
+        return
+    usual = {**TrainConfig.all_defaults(), "metric": "the task's own"}
+    for key in dict.fromkeys([*now, *before]):
+        old, new = (side.get(key, usual.get(key)) for side in (before, now))
+        # A setting that neither side nor this version knows the default of was left out by an earlier version.
+        if old != new and (key in usual or (key in before and key in now)):
+            yield f"{key} was {old!r} and is now {new!r}"
 
 
 def known_libraries(about: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,11 +1,9 @@
-"""What a task's kind decides: its loss, class weights, meaning of its logits, floor, and metrics."""
+"""What a task's kind decides: its loss, class weights, meaning of its logits and floor."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -14,113 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmbench.errors import DataError, SpecError, did_you_mean
-from mmbench.record import Direction
-from mmbench.spec import TaskKind, TaskSpec
-
-
-@dataclass(frozen=True)
-class MetricSpec:
-    """One measure of quality.
-
-    Attributes:
-        name: As it appears in results.
-        direction: "max" when more is better, "min" when less is.
-        unit: "1" for a share or a correlation, "nat" for a log loss, "target" for the target's own unit.
-        summary: One line for the people who read the report.
-    """
-
-    name: str
-    direction: Direction
-    unit: str
-    summary: str
-
-
-_F1_MICRO = MetricSpec("f1_micro", "max", "1", "F1 over all decisions at once; accuracy when there is one class each")
-_AUROC = MetricSpec("auroc", "max", "1", "area under the ROC curve, one against the rest, mean over classes")
-_MAP = MetricSpec("map", "max", "1", "average precision, mean over classes")
-_MACRO = (
-    MetricSpec("precision_macro", "max", "1", "precision, mean over classes; 0 for a class that is never predicted"),
-    MetricSpec("recall_macro", "max", "1", "recall, mean over classes"),
-    MetricSpec("f1_macro", "max", "1", "F1, mean over classes"),
-)
-
-#: How many candidates a search may show; what is asked in both directions is the mean of both.
-RECALL_AT = (1, 5, 10)
-
-#: By kind of task, in the order in which tables show them; the first is the kind's usual primary metric.
-#: A mean "over classes" runs over the classes (labels) that occur in the target; a metric's note says when some do not.
-#: Of two classes too: `auroc` and `map` are means over both, where functions of scikit-learn take the second alone as
-#: positive. A dataset does not say which of its classes is; `map` differs for it by up to .06, `auroc` only by ties.
-METRICS: Mapping[TaskKind, tuple[MetricSpec, ...]] = MappingProxyType(
-    {
-        "multiclass": (
-            MetricSpec("accuracy", "max", "1", "share of samples whose most probable class is right"),
-            MetricSpec("balanced_accuracy", "max", "1", "recall, mean over classes"),
-            *_MACRO,
-            _F1_MICRO,
-            _AUROC,
-            _MAP,
-            MetricSpec("log_loss", "min", "nat", "mean negative log probability of the true class"),
-            MetricSpec("calibration_error", "min", "1", "expected calibration error of the top class, L1, 15 bins"),
-        ),
-        "multilabel": (
-            _MAP,
-            MetricSpec("exact_match", "max", "1", "share of samples whose labels are all right"),
-            *_MACRO,
-            _F1_MICRO,
-            _AUROC,
-            MetricSpec("log_loss", "min", "nat", "binary log loss, mean over samples and labels"),
-            MetricSpec("calibration_error", "min", "1", "expected calibration error over all labels, L1, 15 bins"),
-        ),
-        "regression": (
-            MetricSpec("mae", "min", "target", "mean absolute error, mean over outputs"),
-            MetricSpec("rmse", "min", "target", "root mean squared error, mean over outputs"),
-            MetricSpec("pearson", "max", "1", "Pearson correlation, mean over outputs"),
-            MetricSpec("spearman", "max", "1", "Spearman rank correlation, mean over outputs"),
-            MetricSpec("r2", "max", "1", "coefficient of determination, mean over outputs"),
-        ),
-        "retrieval": (
-            *(
-                MetricSpec(f"recall_at_{k}", "max", "1", f"share of samples with a partner among the best {k}")
-                for k in RECALL_AT
-            ),
-            MetricSpec("mean_reciprocal_rank", "max", "1", "mean of 1 / rank of a sample's best partner"),
-            MetricSpec("median_rank", "min", "1", "median rank of a sample's best partner"),
-        ),
-    }
-)
-
-
-def metric_specs(task: TaskSpec) -> Mapping[str, MetricSpec]:
-    """Return the metrics of a task's kind by name.
-
-    Raises:
-        SpecError: the core has no loss and metrics for this kind yet.
-    """
-    if task.kind not in METRICS:
-        raise SpecError(f"task {task.name!r} is of kind {task.kind!r}; tasks can be {', '.join(METRICS)}")
-    return {spec.name: spec for spec in METRICS[task.kind]}
-
-
-def primary_metric(task: TaskSpec) -> str:
-    """Return the name of the metric that chooses the epoch and leads the tables.
-
-    The usual ones: accuracy for multiclass, which everybody reports; mean average precision for multilabel, because F1
-    rests on a threshold that nobody tuned; mean absolute error for regression, in the unit of the target.
-
-    Raises:
-        SpecError: the task asks for a metric that its kind does not have.
-    """
-    known = metric_specs(task)
-    if not task.primary:
-        return METRICS[task.kind][0].name
-    if task.primary not in known:
-        raise SpecError(
-            f"task {task.name!r} wants the primary metric {task.primary!r}, which {task.kind} tasks do not have."
-            f"{did_you_mean(task.primary, known)} Choose from {', '.join(known)}."
-        )
-    return task.primary
+from mmbench.errors import DataError
+from mmbench.metric_catalog import metric_specs, primary_metric
+from mmbench.spec import TaskSpec
 
 
 @dataclass(frozen=True)

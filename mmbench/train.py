@@ -20,11 +20,12 @@ from mmbench.epochs import Epoch, EpochChoice, Trained
 from mmbench.errors import Diverged
 from mmbench.evaluate import primary_value
 from mmbench.hostwork import watched
+from mmbench.metric_catalog import metric_specs, primary_metric
 from mmbench.model import Batch, MultimodalModel, Output
 from mmbench.optimiser import lr_factor, make_optimiser, rate_of, set_rate
 from mmbench.profiling.watch import TrainingWatch
 from mmbench.spec import TaskSpec
-from mmbench.tasks import TargetScaler, class_weights, metric_specs, predictions, primary_metric, task_loss
+from mmbench.tasks import TargetScaler, class_weights, predictions, task_loss
 from mmbench.tuning import EncoderTuning, layer_groups
 
 TaskLoss = Callable[[Mapping[str, Tensor]], Tensor]

@@ -250,7 +250,7 @@ def plan_headline(plan: Plan, planner: Planner | None = None) -> str:
 
 
 def print_data(out: Console, plan: Plan, cards: Mapping[str, DataCard]) -> None:
-    """Print how the data of a plan were understood: the card of a dataset, or its notes where it has none."""
+    """Print how the data of a plan were understood, a card or notes of each dataset, and what the plan leaves out."""
     many = len(plan.datasets) > 1
     for part in plan.datasets:
         if part.label in cards:
@@ -258,6 +258,8 @@ def print_data(out: Console, plan: Plan, cards: Mapping[str, DataCard]) -> None:
             continue
         for note in part.info.notes:
             out.print(Text(f"{part.label}: {note}" if many else note, style=_style_of_note(note)))
+    for note in plan.notes:
+        out.print(Text(note))
 
 
 def print_plan(plan: Plan, rows: int) -> None:

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from mmbench.errors import Diverged
 from mmbench.evaluate import metrics, primary_value
+from mmbench.metric_catalog import METRICS
 from mmbench.resampling import wilson_interval
 from mmbench.spec import TaskSpec
 from mmbench.tallies import losses
-from mmbench.tasks import METRICS, majority_predictions
+from mmbench.tasks import majority_predictions
 
 pytestmark = [pytest.mark.filterwarnings("error"), pytest.mark.usefixtures("one_thread")]
 

@@ -13,11 +13,10 @@ from scipy import stats
 from mmbench.record import Metric, Record
 from mmbench.report import build_report, report_json
 from mmbench.report.answer import answer, board_answer, cautions, least_visible_gap
-from mmbench.report.assembly import USUAL_METRIC, assemble
+from mmbench.report.assembly import assemble
 from mmbench.report.outcomes import outcomes
 from mmbench.report.tables import Board, Report, Row
 from mmbench.store import RunStore
-from mmbench.tasks import METRICS
 
 TRIO = "audio:logmel-cnn+image:cnn+text:lstm"
 
@@ -312,10 +311,6 @@ def test_several_tasks_have_a_board_each_ranked_by_their_own_metric() -> None:
         ("age", "mae", False),
     ]
     assert [[item.fusion for item in board.rows] for board in report.boards] == [["a", "b"], ["b", "a"]]
-
-
-def test_the_usual_metrics_are_those_of_the_tasks() -> None:
-    assert {kind: specs[0].name for kind, specs in METRICS.items()} == USUAL_METRIC
 
 
 def test_the_answer_says_who_wins_by_how_much_and_over_what(made: Made) -> None:

@@ -9,14 +9,13 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.class_weight import compute_class_weight
 
 from mmbench.errors import DataError, SpecError
+from mmbench.metric_catalog import METRICS, primary_metric
 from mmbench.spec import TaskSpec
 from mmbench.tasks import (
-    METRICS,
     TargetScaler,
     class_weights,
     majority_predictions,
     predictions,
-    primary_metric,
     task_loss,
 )
 

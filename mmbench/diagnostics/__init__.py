@@ -24,9 +24,10 @@ from mmbench.diagnostics.robustness import noise_curves
 from mmbench.diagnostics.shapley import shapley_shares
 from mmbench.diagnostics.subject import Findings, Scored, Subject, derived_metric, score_metric, scored, sign
 from mmbench.diagnostics.subsets import MAX_MODALITIES, Subset, condition, predict_subsets, proper_subsets
+from mmbench.metric_catalog import primary_metric
 from mmbench.record import Metric
 from mmbench.spec import TaskSpec
-from mmbench.tasks import majority_predictions, predictions, primary_metric
+from mmbench.tasks import majority_predictions, predictions
 
 Depth: TypeAlias = Literal["none", "quick", "full"]
 #: Training samples whose mean features stand in for a modality, for fusions that take no mask.

@@ -14,10 +14,11 @@ from mmbench.batches import SplitData
 from mmbench.data import Split
 from mmbench.errors import Diverged
 from mmbench.evaluate import primary_value
+from mmbench.metric_catalog import metric_specs, primary_metric
 from mmbench.model import MultimodalModel
 from mmbench.record import Direction, Metric
 from mmbench.spec import TaskSpec
-from mmbench.tasks import TargetScaler, metric_specs, predictions, primary_metric
+from mmbench.tasks import TargetScaler, predictions
 
 Array: TypeAlias = NDArray[Any]
 

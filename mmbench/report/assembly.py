@@ -11,6 +11,7 @@ from typing import Any
 
 from mmbench.combo import MAJORITY
 from mmbench.data_card import DataCard
+from mmbench.metric_catalog import LESS_IS_BETTER, METRICS
 from mmbench.record import DONE, FAILURES, Direction, Metric, Record
 from mmbench.report.outcomes import PENDING, STOPPED, Outcome, outcomes, split_encoders
 from mmbench.report.portrait import Precision
@@ -19,13 +20,8 @@ from mmbench.report.timing_claims import Timing, timing_of
 from mmbench.run_cards import read_cards
 from mmbench.store import RunStore
 
-#: The usual primary metric and its direction, by kind of task; `mmbench.tasks.METRICS` says the same (a test).
-USUAL_METRIC: Mapping[str, str] = {
-    "multiclass": "accuracy", "multilabel": "map", "regression": "mae", "retrieval": "recall_at_1",
-}  # fmt: skip
 _NO_FAILURES = (*DONE, "incompatible", PENDING, STOPPED)
 _KEPT_INFO = ("split_hash", "device", "versions", "precision", "threads", "warnings")
-_LESS_IS_BETTER = frozenset({"log_loss", "calibration_error", "mae", "rmse", "median_rank"})
 
 
 def build_report(folder: Path) -> Report:
@@ -101,11 +97,12 @@ def _board(
     dataset: str, about: Mapping[str, Any], task: Mapping[str, Any], cells: Sequence[Outcome], *, first: bool
 ) -> Board:
     name = task["name"]
-    metric = task.get("primary") or USUAL_METRIC.get(task.get("kind", ""), "")
+    usual = METRICS.get(task.get("kind", ""), ())
+    metric = task.get("primary") or (usual[0].name if usual else "")
     sample = _sample_metric(cells, name, metric)
     if sample is not None:
         metric = sample.name
-    direction: Direction = sample.direction if sample is not None else "min" if metric in _LESS_IS_BETTER else "max"
+    direction: Direction = sample.direction if sample is not None else "min" if metric in LESS_IS_BETTER else "max"
     groups: dict[tuple[str, str, str], list[Outcome]] = defaultdict(list)
     for cell in cells:
         groups[cell.encoders, cell.fusion, cell.objective].append(cell)

@@ -49,6 +49,8 @@ def row_command(row: Row, board: Board, report: Report) -> str:
     if row.objective not in ("", "supervised"):
         words += ["-o", row.objective]
     words += ["--seeds", _seeds(board.seeds)]
+    for metric in _listed(config.get("metric")):
+        words += ["--metric", str(metric)]
     if config.get("master_seed"):
         words += ["--master-seed", str(config["master_seed"])]
     for file in _listed(config.get("plugin")):
