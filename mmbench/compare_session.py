@@ -16,7 +16,8 @@ from mmbench.report.pairwise import ALPHA
 from mmbench.report.published import JointBoard, PublishedComparison, RunRow, compare_with_published
 from mmbench.report.text import amount, clean, counted, number, p_value, seconds, signed
 from mmbench.store import RunStore
-from mmbench.views import console, table
+from mmbench.terminal_table import Column, TerminalTable
+from mmbench.views import console
 
 CROSSED = 5
 MAX_LISTED = 10
@@ -85,10 +86,18 @@ def _print_joint(joint: JointBoard, found: PublishedComparison) -> None:
     shown = sorted(
         {*(at for at, _ in ranked[:MAX_LISTED]), *own, *(at for at, row in ranked if row is joint.reference)}
     )
-    heads = ["run", "encoders", "fusion"]
-    view = table("#", "group", *heads)
-    for name in (metric_words(board.metric), "95 % CI", "difference", "95 % CI of it", "p (Holm)"):
-        view.add_column(name, justify="right", no_wrap=True)
+    view = TerminalTable(
+        [
+            Column(heading="#", kind="lead"),
+            Column(heading="group", kind="lead", priority=1),
+            *(Column(heading=name, kind="name") for name in ("run", "encoders", "fusion")),
+            Column(heading=metric_words(board.metric)),
+            Column(heading="95 % CI", priority=3),
+            Column(heading="difference"),
+            Column(heading="95 % CI of it", priority=2),
+            Column(heading="p (Holm)"),
+        ]
+    )
     for at in shown:
         row = board.rows[at]
         assert isinstance(row, RunRow) and row.score is not None
@@ -96,9 +105,9 @@ def _print_joint(joint: JointBoard, found: PublishedComparison) -> None:
         view.add_row(
             str(row.rank) + (" ►" if row is joint.reference else ""),
             group_cell(row),
-            Text(clean(row.run, 40)),
-            Text(clean(row.encoders.replace("+", " + "), 160)),
-            Text(clean(row.fusion, 48)),
+            clean(row.run, 40),
+            clean(row.encoders.replace("+", " + "), 160),
+            clean(row.fusion, 48),
             number(row.score.mean),
             interval(row.score),
             "" if against is None else signed(against.difference),
@@ -106,7 +115,7 @@ def _print_joint(joint: JointBoard, found: PublishedComparison) -> None:
             "" if against is None else p_value(against.p_value),
             style="green" if against is not None and against.p_value < ALPHA and against.difference > 0 else "",
         )
-    out.print(view)
+    view.print(out)
     if len(ranked) > len(shown):
         out.print(Text(f"{counted(len(ranked) - len(shown), 'other row')} in --json", style="dim"))
     out.print(Text(f"Test: {joint.test}; over {counted(len(board.seeds), 'common seed')}"))
@@ -123,15 +132,22 @@ def _print(made: Comparison, named: set[str], lines: Sequence[str]) -> None:
     many = len({row.dataset for row in made.rows}) > 1
     varied = any(row.variant != "clean" for row in made.rows)
     heads = [*(["dataset"] if many else []), "encoders", "fusion", *(["variant"] if varied else []), "metric"]
-    view = table(*heads)
-    for name in (made.first, made.second, "change", "95 % interval", "p (Holm)"):
-        view.add_column(clean(name, 40), justify="right", no_wrap=True)
+    view = TerminalTable(
+        [
+            *(Column(heading=name, kind="name") for name in heads),
+            Column(heading="before"),
+            Column(heading="after"),
+            Column(heading="change"),
+            Column(heading="95 % interval", priority=1),
+            Column(heading="p (Holm)"),
+        ]
+    )
     for row in shown:
         names = [*([row.dataset] if many else []), row.encoders.replace("+", " + "), row.fusion]
         names += [*([row.variant] if varied else []), row.metric]
         cells = [_read(row, row.first), _read(row, row.second), change_of(row), _interval(row), p_value(row.p_value)]
-        view.add_row(*(Text(clean(name, 160)) for name in names), *cells, style=_style(row))
-    out.print(view)
+        view.add_row(*(clean(name, 160) for name in names), *cells, style=_style(row))
+    view.print(out)
     if len(made.rows) > len(shown):
         out.print(Text(f"{counted(len(made.rows) - len(shown), 'other number')} in --json", style="dim"))
     for run, only in ((made.first, made.only_first), (made.second, made.only_second)):

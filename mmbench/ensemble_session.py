@@ -6,12 +6,14 @@ import dataclasses
 import sys
 from pathlib import Path
 
+from rich.console import Console
 from rich.text import Text
 
 from mmbench.encoding import json_text
 from mmbench.report.ensemble import Ensembles, Member, SeedEnsemble, Tested, ensembles_of
 from mmbench.report.text import clean, counted, number, p_value
-from mmbench.views import console, table
+from mmbench.terminal_table import Column, TerminalTable
+from mmbench.views import console
 
 MAX_LISTED = 10
 
@@ -34,27 +36,38 @@ def ensemble(folder: Path, *, as_json: bool = False) -> None:
     for place, item in enumerate(made):
         if place:
             console().print()
-        _print(item)
+        print_ensembles(item, console())
 
 
-def _print(item: Ensembles) -> None:
-    out = console()
+def print_ensembles(item: Ensembles, out: Console) -> None:
+    """Print the ensembles of one task."""
     out.print(Text(clean(f"{item.dataset}: {item.task} ({item.metric} on test)", 200), style="bold"))
     if item.best_score is not None:
         out.print(Text(clean(f"best single row: {item.best} with {number(item.best_score)}, its seeds' mean", 300)))
-    view = table("ensemble", "of")
-    for head in ("seeds alone", item.metric, "change", "95 % interval", "p (Holm)"):
-        view.add_column(head, justify="right", no_wrap=True)
+    view = TerminalTable(
+        [
+            Column(heading="ensemble", kind="name"),
+            Column(heading="of", kind="name"),
+            Column(heading="seeds alone", priority=2),
+            Column(heading=item.metric),
+            Column(heading="change"),
+            Column(heading="95 % interval", priority=1),
+            Column(heading="p (Holm)"),
+        ]
+    )
     for row in item.seeds:
         view.add_row(
-            Text(clean(_name(row), 200)), counted(len(row.seeds), "seed"), number(row.single), *_figures(row.tested)
+            clean(_name(row).replace("+", " + "), 200),
+            counted(len(row.seeds), "seed"),
+            number(row.single),
+            *_figures(row.tested),
         )
     if item.greedy is not None:
         greedy = item.greedy
         of = f"{len(greedy.members)} of {counted(greedy.num_candidates, 'cell')}"
-        view.add_row(Text("chosen on val, one by one"), of, "–", *_figures(greedy.tested), style="bold")
+        view.add_row("chosen on val, one by one", of, "–", *_figures(greedy.tested), style="bold")
     if item.seeds or item.greedy:
-        out.print(view)
+        view.print(out)
     if item.greedy is not None:
         for member in item.greedy.members[:MAX_LISTED]:
             out.print(Text(clean(f"{member.weight:>4.0%} {_name(member)} seed {member.seed}", 300), style="dim"))

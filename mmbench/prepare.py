@@ -27,8 +27,9 @@ from mmbench.registry import Reference, Registry
 from mmbench.report.text import counted
 from mmbench.selection import dataset_references, encoder_references, is_excluded, nothing_selected, split_selector
 from mmbench.spec import KINDS, AssetSpec, DatasetSpec, EncoderSpec, Modality
+from mmbench.terminal_table import Column, TerminalTable
 from mmbench.unpack import unpack, unpacked
-from mmbench.views import console, size_text, table
+from mmbench.views import console, size_text
 
 #: Folder, among the parts' own, for notes on the hub's repositories; no part's folder can have its name.
 HUB_NOTES = "hub"
@@ -419,8 +420,17 @@ def _progress(out: Any) -> Iterator[Callable[[Need], Callable[[int, int | None],
 
 
 def _print(out: Any, found: list[Found], todo: list[Found], data: Path) -> None:
-    made = table(
-        "needed by", "what", "size", "licence", "checked by", "from", "state", title=f"{_amount(todo)}, into {data}"
+    made = TerminalTable(
+        [
+            Column(heading="needed by", kind="name"),
+            Column(heading="what", kind="name"),
+            Column(heading="size"),
+            Column(heading="licence", kind="text"),
+            Column(heading="checked by", kind="text", priority=2),
+            Column(heading="from", kind="text", priority=1),
+            Column(heading="state", kind="text"),
+        ],
+        title=f"{_amount(todo)}, into {data}",
     )
     for item in todo:
         assert item.need is not None
@@ -428,7 +438,7 @@ def _print(out: Any, found: list[Found], todo: list[Found], data: Path) -> None:
         size = "unknown" if asset.size_bytes is None else size_text(asset.size_bytes)
         licence, source = asset.licence or "not stated", asset.url or "by hand"
         made.add_row(item.part, asset.name, size, licence, _checked_by(item.need), source, item.reason)
-    out.print(made)
+    made.print(out)
     there = sum(item.status == "complete" for item in found)
     if there:
         out.print(f"{counted(there, 'file')} already there")

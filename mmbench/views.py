@@ -8,11 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TextIO
 
-from rich import box
-from rich.cells import cell_len
 from rich.console import Console
 from rich.segment import Segment
-from rich.table import Table
 from rich.text import Text
 
 from mmbench.encoding import json_text, printable
@@ -22,6 +19,7 @@ from mmbench.report.outcomes import PENDING, status_of, style_of
 from mmbench.report.text import counted, duration
 from mmbench.spec import DatasetSpec, EncoderSpec, ExecutorSpec, FusionSpec, ObjectiveSpec, Role, TrackerSpec, role_of
 from mmbench.spec_values import to_json
+from mmbench.terminal_table import PIPE_WIDTH, Column, TerminalTable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,15 +56,7 @@ def console(*, stderr: bool = False) -> Console:
     """Return a console that never wraps what a program might read from a pipe."""
     made = SafeConsole(stderr=stderr, highlight=False, emoji=False, markup=False)
     if not made.is_terminal:
-        made.width = 240
-    return made
-
-
-def table(*columns: str, title: str = "") -> Table:
-    """Return an empty table in the house style."""
-    made = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False, show_edge=False)
-    for column in columns:
-        made.add_column(column, overflow="fold")
+        made.width = PIPE_WIDTH
     return made
 
 
@@ -94,37 +84,21 @@ def print_parts(registry: Registry, lists: Sequence[str]) -> None:
     out = console()
     for name in lists:
         entries = registry.entries(_ROLE_OF_LIST[name])
-        rows = [
-            (entry.spec.name + _target_hint(entry.spec), *_takes_and_gives(entry.spec), entry.spec.summary, entry.dist)
-            for entry in entries
-        ]
-        _print_table(out, ("name", "takes", "gives", "summary", "from"), rows, counted(len(entries), name[:-1]))
+        made = TerminalTable(
+            [
+                Column(heading="name", kind="name"),
+                Column(heading="takes", kind="name", priority=1),
+                Column(heading="gives", kind="name", priority=2),
+                Column(heading="summary", kind="text", cut=True, min_width=40),
+                Column(heading="from", kind="name", priority=3),
+            ],
+            title=counted(len(entries), name[:-1]),
+        )
+        for entry in entries:
+            name_and_target = entry.spec.name + _target_hint(entry.spec)
+            made.add_row(name_and_target, *_takes_and_gives(entry.spec), entry.spec.summary, entry.dist)
+        made.print(out)
         out.print()
-
-
-def _print_table(out: Console, headings: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> None:
-    """Print rows of plain text as `table` lays them out, a line each where they fit or nobody looks on.
-
-    Rich's layout engine takes longer for the 130 rows of `mmbench list` than loading all plugins does.
-    """
-    widths = [max(map(cell_len, column)) for column in zip(headings, *rows)]
-    gap = "   "
-    total = sum(widths) + len(gap) * (len(widths) - 1)
-    plain = all(text.isprintable() for row in rows for text in row)
-    if not plain or (out.is_terminal and total > out.width):
-        made = table(*headings, title=title)
-        for row in rows:
-            made.add_row(*row)
-        out.print(made)
-        return
-
-    def line(cells: Sequence[str]) -> str:
-        return gap.join(text + " " * (width - cell_len(text)) for text, width in zip(cells, widths))
-
-    out.out(title, style="table.title")
-    out.out(line(headings), style="table.header")
-    out.out("─" * total)
-    out.out("\n".join(map(line, rows)))
 
 
 def find_entries(registry: Registry, name: str) -> list[Entry]:
@@ -176,14 +150,21 @@ def plugins_json(registry: Registry) -> list[dict[str, Any]]:
 def print_plugins(registry: Registry) -> None:
     """Print every plugin: what it offers, or why it was left out."""
     out = console()
-    made = table("plugin", "from", "status", "offers")
+    made = TerminalTable(
+        [
+            Column(heading="plugin", kind="name"),
+            Column(heading="from", kind="text", priority=1),
+            Column(heading="status", kind="text"),
+            Column(heading="offers", kind="text"),
+        ]
+    )
     for plugin in registry.plugins:
         offers = ", ".join(counted(count, role) for role, count in plugin.counts.items() if count)
         style = "green" if plugin.status == "loaded" else "red"
         made.add_row(
             plugin.name, f"{plugin.dist} {plugin.dist_version}", Text(plugin.status, style), offers or plugin.reason
         )
-    out.print(made)
+    made.print(out)
     for plugin in registry.plugins:
         for warning in plugin.warnings:
             out.print(Text(f"warning: {plugin.name}: {warning}", style="yellow"))
@@ -279,7 +260,14 @@ def print_plan(plan: Plan, rows: int) -> None:
     if stages:
         # What else there will be hangs on results: the first stage, and what cannot run at all.
         cells = itertools.chain(next(planner.stages()).cells(), (cell for cell in cells if cell.status != "run"))
-    made = table("status", "dataset", "encoders", "fusion", "objective", "seed", *(["with"] if stages else []))
+    made = TerminalTable(
+        [
+            Column(heading="status", kind="lead"),
+            Column(heading="seed", kind="lead"),
+            *(Column(heading=name, kind="name") for name in ("dataset", "encoders", "fusion", "objective")),
+            *([Column(heading="with", kind="name")] if stages else []),
+        ]
+    )
     reasons: Counter[tuple[str, str]] = Counter()
     hidden = 0
     for number, cell in enumerate(cells):
@@ -291,11 +279,11 @@ def print_plan(plan: Plan, rows: int) -> None:
             continue
         status = row["role"] if row["role"] != "cell" and row["status"] == "run" else row["status"]
         made.add_row(
-            Text(status, style_of(row["status"])),
-            row["dataset"], row["encoders"].replace("+", " + "), row["fusion"], row["objective"], str(row["seed"]),
+            Text(status, style_of(row["status"])), str(row["seed"]),
+            row["dataset"], row["encoders"].replace("+", " + "), row["fusion"], row["objective"],
             *([tuned_words(row)] if stages else []),
         )  # fmt: skip
-    out.print(made)
+    made.print(out)
     if hidden:
         out.print(f"… {hidden} more; --rows 0 shows all, --json gives them to a program")
     for (status, reason), count in reasons.most_common():
@@ -328,10 +316,10 @@ def print_status(store: RunStore) -> None:
     total = sum(counts.values())
     done = total - counts.get(PENDING, 0)
     out.print(f"{store.folder}: {done} of {counted(total, 'cell')} settled")
-    made = table("status", "cells")
+    made = TerminalTable([Column(heading="status", kind="name"), Column(heading="cells")])
     for status, count in counts.most_common():
         made.add_row(Text(status, style_of(status)), str(count))
-    out.print(made)
+    made.print(out)
     from mmbench.report.decisions import decision_lines
 
     for line in decision_lines(store.decisions()):
@@ -448,10 +436,17 @@ def print_cache(folder: Path, done: Trimmed, *, dry_run: bool) -> None:
         out.print(f"the cache {folder} is empty")
         return
     removed = sizes_by_sort(done.removed)
-    made = table("sort", "entries", "size", "would be removed" if dry_run else "removed", title=f"cache {folder}")
+    removed_heading = "would be removed" if dry_run else "removed"
+    made = TerminalTable(
+        [
+            Column(heading="sort", kind="name"),
+            *(Column(heading=heading) for heading in ("entries", "size", removed_heading)),
+        ],
+        title=f"cache {folder}",
+    )
     for sort, (number, size) in sizes_by_sort(everything).items():
         made.add_row(sort, str(number), size_text(size), size_text(removed.get(sort, (0, 0))[1]))
-    out.print(made)
+    made.print(out)
     for entry in done.removed if dry_run else ():
         out.print(f"would remove {folder / entry.key}", soft_wrap=True, highlight=False)
     size = sum(entry.size_bytes for entry in done.removed)

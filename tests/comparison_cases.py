@@ -28,7 +28,7 @@ def cell_id(fusion, seed):
     return f"{abs(hash((fusion, seed))) % 16**16:016x}"
 
 
-def make_run(folder, fusions=("concat",), seeds=(0,), datasets=DATASETS, **about):
+def make_run(folder, fusions=("concat",), seeds=(0,), datasets=DATASETS, encoders="image:cnn", **about):
     """A run with results as a cell leaves them; `about` may give `wrong`, `scale`, `identity`, `ids`, `batch_size` …
 
     `wrong` and `val` may be mappings by fusion.
@@ -38,7 +38,7 @@ def make_run(folder, fusions=("concat",), seeds=(0,), datasets=DATASETS, **about
             {
                 "cell_id": cell_id(fusion, seed),
                 "dataset": "digits",
-                "encoders": "image:cnn",
+                "encoders": encoders,
                 "fusion": fusion,
                 "objective": "supervised",
                 "seed": seed,

@@ -13,7 +13,8 @@ import pytest
 from rich.text import Text
 
 from mmbench.encoding import json_text, printable
-from mmbench.views import SafeConsole, table
+from mmbench.terminal_table import Column, TerminalTable
+from mmbench.views import SafeConsole
 
 ATTACKS = {
     "color": "\x1b[31mred\x1b[0m",
@@ -50,10 +51,10 @@ def test_nothing_that_a_terminal_obeys_is_written(attack: str) -> None:
     console = SafeConsole(file=stream, force_terminal=False, highlight=False, emoji=False, markup=False, width=200)
     console.print(text)
     console.print(Text(text))
-    rows = table("name", title=text)
+    rows = TerminalTable([Column(heading="name", kind="name")], title=text)
     rows.add_row(text)
     rows.add_row(Text(text))
-    console.print(rows)
+    rows.print(console)
 
     for shown in (printable(text), stream.getvalue()):
         assert not [character for character in FORBIDDEN if character in shown]

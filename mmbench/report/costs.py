@@ -10,8 +10,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich import box
-from rich.table import Table
 from rich.text import Text
 
 from mmbench.profile_plan import setup_of
@@ -20,6 +18,7 @@ from mmbench.report import write_files
 from mmbench.report.export import spreadsheet_text
 from mmbench.report.text import amount, clean, markdown, seconds, size_bytes
 from mmbench.samples import process_interval
+from mmbench.terminal_table import Column, TerminalTable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,6 +43,9 @@ SHOWN = (
     ("memory", "inference_peak_memory", size_bytes),
     ("params", "num_parameters_registered", amount),
 )
+#: Columns that a terminal always shows have 0; of the others those with the highest number make room first.
+_PRIORITY = {"samples/s": 0, "latency": 0, "memory": 2, "params": 3, "step": 4, "p95": 5, "best samples/s": 6,
+             "best batch": 7, "FLOP": 8, "of peak": 9, "largest batch": 10, "cold start": 11}  # fmt: skip
 #: Memory has a name of its own on each kind of device; the first that is there is shown.
 _MEMORY = ("inference_peak_memory_rss_bytes", "inference_peak_memory_allocated_bytes")
 
@@ -114,18 +116,19 @@ def print_costs(costs: Sequence[Cost], out: Console) -> None:
     many = len({cost.dataset for cost in costs}) > 1
     varied = any(cost.variant != "clean" for cost in costs)
     heads = [*(["dataset"] if many else []), "encoders", "fusion", *(["variant"] if varied else [])]
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for name in heads:
-        made.add_column(name, overflow="fold")
-    for name, _, _ in SHOWN:
-        made.add_column(name, justify="right", no_wrap=True)
+    made = TerminalTable(
+        [
+            *(Column(heading=name, kind="name") for name in heads),
+            *(Column(heading=name, priority=_PRIORITY.get(name, 1)) for name, _, _ in SHOWN),
+        ]
+    )
     for cost in costs:
         names = [*([cost.dataset] if many else []), cost.encoders.replace("+", " + "), cost.fusion]
         names += [cost.variant] if varied else []
         style = "" if cost.status == "ok" else "yellow"
-        cells = [Text(clean(name, 160)) for name in names]
+        cells = [clean(name, 160) for name in names]
         made.add_row(*cells, *(show(cost.value(name)) for _, name, show in SHOWN), style=style)
-    out.print(made)
+    made.print(out)
     for line in remarks(costs):
         out.print(Text(line, style="yellow"))
 

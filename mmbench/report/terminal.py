@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich import box
-from rich.table import Table
 from rich.text import Text
 
 from mmbench.report.answer import answer, board_answer, cautions, metric_words
@@ -16,6 +14,7 @@ from mmbench.report.markdown_modalities import modality_line
 from mmbench.report.tables import Board, Report, Row
 from mmbench.report.text import amount, clean, counted, named, number, seconds
 from mmbench.report.timing_claims import mark
+from mmbench.terminal_table import Column, TerminalTable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,7 +45,8 @@ def print_tables(report: Report, out: Console, file: Path | None = None) -> None
         out.print(Text(board_answer(board)))
         shown = _shown(board, TOP_ROWS if len(report.boards) <= MANY_BOARDS else TOP_ROWS_OF_MANY)
         if shown:
-            out.print(_table(board, shown))
+            out.print()
+            _table(board, shown).print(out)
         left = len(board.rows) - len(shown)
         if left > 0:
             out.print(Text(f"… {counted(left, 'more row')}{where}", style="dim"))
@@ -87,45 +87,51 @@ def _shown(board: Board, top: int) -> list[Row]:
     return shown
 
 
-def _table(board: Board, rows: list[Row]) -> Table:
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+def _table(board: Board, rows: list[Row]) -> TerminalTable:
     title = metric_words(board.metric) + (" ↓" if board.direction == "min" else " ↑")
-    made.add_column("#", justify="right")
     grouped = any(row.group is not None for row in rows)
-    if grouped:
-        made.add_column("group", justify="right")
-    made.add_column("encoders", overflow="fold")
-    made.add_column("fusion", overflow="fold")
     objectives = {row.objective for row in rows} != {"supervised"}
-    if objectives:
-        made.add_column("objective", overflow="fold")
-    for name in (title, "95 % CI", "gain", "seeds", "/s", "latency", "params", "training"):
-        made.add_column(name, justify="right", no_wrap=True)
     swept = any(row.tuned for row in rows)
-    if swept:
-        made.add_column("tuned on val", overflow="fold")
+    made = TerminalTable(
+        [
+            Column(heading="#", kind="lead"),
+            *([Column(heading="group", kind="lead", priority=1)] if grouped else []),
+            Column(heading="encoders", kind="name"),
+            Column(heading="fusion", kind="name"),
+            *([Column(heading="objective", kind="name")] if objectives else []),
+            Column(heading=title),
+            Column(heading="95 % CI"),
+            Column(heading="gain", priority=2),
+            Column(heading="seeds", priority=5),
+            Column(heading="/s", priority=6),
+            Column(heading="latency", priority=3),
+            Column(heading="params", priority=4),
+            Column(heading="training", priority=7),
+            *([Column(heading="tuned on val", kind="text", priority=8)] if swept else []),
+        ]
+    )
     for row in rows:
-        encoders = named(row.encoders, 160).replace("+", " + ")
         cells = [
-            Text(("" if row.rank is None else str(row.rank)) + (" ►" if row is board.chosen else "")),
-            *([Text(group_cell(row))] if grouped else []),
-            Text(encoders),
-            Text("" if row.unimodal and row.fusion == "single" else named(row.fusion, 48)),
-            *([Text(clean(row.objective, 48))] if objectives else []),
-            Text(spread_cell(row)),
-            Text(interval(row.score)),
-            Text(gain_cell(row.gain)),
-            Text(seeds_cell(row)),
-            Text(amount(row.numbers.get("throughput_samples_per_s")) + mark(row, "throughput_samples_per_s")),
-            Text(seconds(row.numbers.get("latency_p50_s")) + mark(row, "latency_p50_s")),
-            Text(parameters_cell(row)),
-            Text(seconds(row.numbers.get("train_time_s")) + mark(row, "train_time_s")),
-            *([Text(tuned_words(row.tuned))] if swept else []),
+            ("" if row.rank is None else str(row.rank)) + (" ►" if row is board.chosen else ""),
+            *([group_cell(row)] if grouped else []),
+            named(row.encoders, 160).replace("+", " + "),
+            "" if row.unimodal and row.fusion == "single" else named(row.fusion, 48),
+            *([clean(row.objective, 48)] if objectives else []),
+            spread_cell(row),
+            interval(row.score),
+            gain_cell(row.gain),
+            seeds_cell(row),
+            amount(row.numbers.get("throughput_samples_per_s")) + mark(row, "throughput_samples_per_s"),
+            seconds(row.numbers.get("latency_p50_s")) + mark(row, "latency_p50_s"),
+            parameters_cell(row),
+            seconds(row.numbers.get("train_time_s")) + mark(row, "train_time_s"),
+            *([tuned_words(row.tuned)] if swept else []),
         ]
         style = "bold" if row is board.chosen else "dim" if row.rank is None else "cyan" if row.unimodal else ""
         made.add_row(*cells, style=style)
     if board.floor is not None:
-        blanks = [Text("")] * (2 if objectives else 1)
-        first = [Text("")] * (2 if grouped else 1)
-        made.add_row(*first, Text("majority floor"), *blanks, Text(number(board.floor.mean)), style="dim")
+        before = [""] * (2 if grouped else 1)
+        between = [""] * (2 if objectives else 1)
+        after = [""] * (8 if swept else 7)
+        made.add_row(*before, "majority floor", *between, number(board.floor.mean), *after, style="dim")
     return made
