@@ -260,7 +260,7 @@ def make_trainer(
 ) -> Trainer:
     """Return what trains a cell: all that is random in it follows from the payload's seeds.
 
-    An objective that asks is told which samples those are.
+    An objective that asks is given the ids of the training samples, and their targets.
 
     Args:
         payload: Of the cell.
@@ -274,6 +274,9 @@ def make_trainer(
     tell_samples = getattr(objective, "before_training", None)
     if tell_samples is not None:
         tell_samples(train.sample_ids)
+    observe_targets = getattr(objective, "observe_targets", None)
+    if observe_targets is not None:
+        observe_targets(train.targets)
     return Trainer(
         model,
         objective,

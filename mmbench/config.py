@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from platformdirs import user_cache_path, user_data_path
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from mmbench.errors import UsageError, did_you_mean
 
@@ -93,6 +101,10 @@ Bytes = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 
 
+#: Settings that came after the first cells were keyed, with their defaults.
+_NEWER_SETTINGS: Mapping[str, Any] = {"sampler": "shuffle"}
+
+
 class TrainConfig(BaseModel):
     """How a cell is trained. Every field is part of the cell's quality key."""
 
@@ -114,6 +126,13 @@ class TrainConfig(BaseModel):
     select: Literal["primary", "loss"] = "primary"
     precision: Literal["fp32", "bf16"] = "fp32"
     limit: Annotated[int, Field(ge=0)] = 0
+    sampler: Literal["shuffle", "balanced"] = "shuffle"
+
+    @model_serializer(mode="wrap")
+    def _without_new_defaults(self, to_dict: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out newer settings that have their default: keys of cells trained before they existed stay the same."""
+        newer = {name: value for name, value in _NEWER_SETTINGS.items() if getattr(self, name) == value}
+        return {name: value for name, value in to_dict(self).items() if name not in newer}
 
     @classmethod
     def all_defaults(cls) -> dict[str, Any]:

@@ -405,7 +405,8 @@ class ObjectiveSpec(_Spec):
     gradients; ``needs_unimodal_heads``, for heads on each modality alone; ``before_epoch(start)``, which sees the model
     and training data before each epoch; and ``held_out_share``, the share of train that no step is taken on, so that
     ``start.held_out()`` tells how training generalises. ``before_training(sample_ids)`` is told once which samples
-    train holds; a batch's ``rows`` say where its samples stand among them.
+    train holds; a batch's ``rows`` say where its samples stand among them. ``observe_targets(targets)`` is given the
+    training samples' targets by task once, before the first step.
 
     Attributes:
         min_modalities, max_modalities: How many modalities it can serve; None is no limit.

@@ -24,6 +24,7 @@ from mmbench.metric_catalog import metric_specs, primary_metric
 from mmbench.model import Batch, MultimodalModel, Output
 from mmbench.optimiser import lr_factor, make_optimiser, rate_of, set_rate
 from mmbench.profiling.watch import TrainingWatch
+from mmbench.sampler import balanced_sampler
 from mmbench.spec import TaskSpec
 from mmbench.tasks import TargetScaler, class_weights, predictions, task_loss
 from mmbench.tuning import EncoderTuning, layer_groups
@@ -45,6 +46,7 @@ class Step:
         progress: Share of training done, 0 to 1.
         generator: For an objective's own random choices; on the CPU.
         task_loss: Weighted sum of the core's losses, for logits by task; a task left out adds nothing.
+        class_weights: By task, (K,) on the device where `class_weights=balanced` asks for them; `task_loss` has them.
     """
 
     model: MultimodalModel
@@ -54,6 +56,7 @@ class Step:
     progress: float
     generator: torch.Generator
     task_loss: TaskLoss = field(repr=False)
+    class_weights: Mapping[str, Tensor | None] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
@@ -133,11 +136,13 @@ class Trainer:
         lr_factors = {id(item): tuning.lr_factor for _, encoder, tuning in self.tuned for item in encoder.parameters()}
         self.optimiser = make_optimiser([model, objective], config, self.device, lr_factors)
         self._open_layers(epoch=0)
+        balanced = config.sampler == "balanced"
         self.order = torch.Generator().manual_seed(order_seed)
         self.generator = torch.Generator().manual_seed(noise_seed)
         self.noise_seed = noise_seed
         self.augments = dict(augments or {})
         self.stepped_on, self.held_out = _divided(len(train), getattr(objective, "held_out_share", 0.0), order_seed)
+        self._sampler = balanced_sampler(self.tasks, train.targets, self.stepped_on) if balanced else None
         steps_per_epoch = max(1, math.ceil(len(self.stepped_on) / config.batch_size))
         self.total_steps = steps_per_epoch * config.epochs
         self.step_number = 0
@@ -239,10 +244,17 @@ class Trainer:
 
     def next_chunks(self) -> list[Tensor]:
         """Return the positions of the samples that the next epoch steps on, batch by batch."""
-        order = self.stepped_on[torch.randperm(len(self.stepped_on), generator=self.order)]
+        order = self.stepped_on[self._drawn()]
         # A last batch of one, after larger ones, would give BatchNorm nothing to normalise over.
         size = self.config.batch_size
         return split_order(order, size, min_size=min(2, size))
+
+    def _drawn(self) -> Tensor:
+        """Return which of the samples that steps are taken on the next epoch visits, in order."""
+        num_samples = len(self.stepped_on)
+        if self._sampler is None:
+            return torch.randperm(num_samples, generator=self.order)
+        return self._sampler.draw(num_samples, self.order)
 
     def before_epoch(self, epoch: int) -> None:
         """Show the objective how training stands, where it wants to know."""
@@ -317,6 +329,7 @@ class Trainer:
             progress=self.progress,
             generator=self.generator,
             task_loss=lambda logits: self.loss(logits, batch.targets),
+            class_weights=self.weights,
         )
         step = step if read is None else watched(step, read)
         losses = {**objective(step), **output.losses}

@@ -66,6 +66,9 @@ class ObjectiveCase:
         tell_samples = getattr(made, "before_training", None)
         if tell_samples is not None:
             tell_samples([f"sample-{row}" for row in range(_BATCH)])
+        observe_targets = getattr(made, "observe_targets", None)
+        if observe_targets is not None:
+            observe_targets(self.batch().targets)
         return made
 
     def batch(self, size: int = _BATCH, *, seed: int = 0, missing: bool = False) -> Batch:
