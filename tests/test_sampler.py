@@ -71,7 +71,7 @@ def test_settings_that_came_later_leave_the_keys_of_cells_that_do_not_use_them()
 def test_training_takes_its_steps_on_what_the_sampler_draws_of_samples_that_are_not_held_out():
     objective = Supervised()
     objective.held_out_share = 0.5
-    trainer = make_trainer(TrainConfig(sampler="balanced", batch_size=50), objective=objective)
+    trainer = make_trainer(TrainConfig(sampler="balanced", batch_size=40), objective=objective)
     rare = 20
     target = trainer.train_data.targets["label"]
     target.zero_()
