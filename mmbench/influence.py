@@ -36,7 +36,7 @@ class Influence:
         shape: How it spreads.
         bias: By how much the value exceeds on average what it would be with endless samples.
         least_variance: Variance to add where classes are so rare that they show none of their own.
-        fewest: Samples of the rarest class, of metrics over classes; 0 of others.
+        fewest: Samples of the rarest class; None for metrics that are not over classes.
     """
 
     value: float
@@ -44,7 +44,7 @@ class Influence:
     shape: Shape
     bias: float = 0.0
     least_variance: float = 0.0
-    fewest: int = 0
+    fewest: int | None = None
 
 
 def influence_of(
@@ -113,9 +113,16 @@ def _counted(metric: str, chosen: NDArray[np.bool_], actual: NDArray[np.bool_]) 
     counts = totals if metric in ("balanced_accuracy", "recall_macro", "precision_macro") else totals / 2
     smooth = (ratio * counts + 1) / (counts + 2)
     lacking = np.maximum(smooth * (1 - smooth) - ratio * (1 - ratio), 0.0) / np.maximum(counts, 1)
-    fewest = int(actual[:, present].sum(axis=0).min()) if metric != "f1_micro" else 0
+    # The precision of a class that is never predicted counts as 0, and could be anything.
+    bias = -0.5 * float((totals == 0).mean()) if metric == "precision_macro" else 0.0
+    fewest = int(actual.sum(axis=0).min()) if metric != "f1_micro" else None
     return Influence(
-        float(ratio.mean()), each, "unit", least_variance=float(lacking.mean()) / len(ratio), fewest=fewest
+        float(ratio.mean()),
+        each,
+        "unit",
+        bias=bias,
+        least_variance=float(lacking.mean()) / len(ratio),
+        fewest=fewest,
     )
 
 
@@ -138,7 +145,7 @@ def _ranked(metric: str, values: Floats, actual: NDArray[np.bool_]) -> Influence
         "unit",
         bias=float(np.mean([bias for _, _, bias in found])),
         least_variance=float(np.mean((0.2 if metric == "auroc" else 0.5) / (rarest + 1.0) ** 2)) / len(found),
-        fewest=int(rarest.min()),
+        fewest=int(rarest.min()) if present.all() else 0,
     )
 
 

@@ -99,6 +99,18 @@ def bounds_over_samples(
     return min(low, value), max(high, value)
 
 
+def skewness_of_mean(sums: Floats) -> float:
+    """Return the skewness of a mean over samples, estimated from the centered sums over each group of samples, (G,).
+
+    Near 1 where one sample decides the mean's error, near 0 where all matter alike.
+
+    >>> round(skewness_of_mean(np.array([99.0] + [-1.0] * 99)), 2), round(skewness_of_mean(np.array([1.0, -1.0])), 2)
+    (0.98, 0.0)
+    """
+    spread = float(np.square(sums).mean())
+    return float((sums**3).mean()) / spread**1.5 / math.sqrt(len(sums)) if spread else 0.0
+
+
 def wilson(value: float, variance: float, num: int, quantile: float = Z95) -> tuple[float, float]:
     """Return Wilson's interval of a share, for as many answers as its variance over samples amounts to.
 
@@ -114,10 +126,9 @@ def wilson(value: float, variance: float, num: int, quantile: float = Z95) -> tu
 
 def _hall(value: float, error: float, sums: Floats, student: float) -> tuple[float, float]:
     """Student's interval of a mean, without the skewness of its studentized distribution (Hall 1992)."""
-    num, spread = len(sums), float(np.square(sums).mean())
-    if not spread or not error:
+    if not error or not sums.any():
         return value, value
-    skewness = float((sums**3).mean()) / spread**1.5 / math.sqrt(num)  # of the mean
+    skewness = skewness_of_mean(sums)
     if abs(skewness) < 1e-9:
         return value - student * error, value + student * error
 

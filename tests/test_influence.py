@@ -134,6 +134,27 @@ def test_a_metric_that_is_perfect_leaves_room_for_doubt_and_stays_below_1():
     assert high == 1.0
 
 
+def test_the_precision_of_a_class_that_is_never_predicted_could_be_anything():
+    """It counts as 0, as in scikit-learn; the interval of the mean over classes held in 3 to 74 of 100."""
+    target = np.repeat([0, 1], [57, 3])
+    found = influence_of("multiclass", "precision_macro", np.tile([0.9, 0.1], (60, 1)), target)
+
+    low, high = interval_over_samples(found)
+
+    assert found.value == pytest.approx(sk.precision_score(target, np.zeros(60), average="macro", zero_division=0))
+    assert found.bias == -0.25
+    assert low < found.value and high > 0.95
+
+
+def test_a_class_without_a_test_sample_is_counted_as_rarest():
+    preds = np.random.default_rng(0).dirichlet(np.ones(3), 20)
+    target = np.arange(20) % 2
+
+    for metric in ("balanced_accuracy", "f1_macro", "auroc", "map"):
+        assert influence_of("multiclass", metric, preds, target).fewest == 0
+    assert influence_of("multiclass", "accuracy", preds, target).fewest is None
+
+
 def test_samples_without_a_name_stand_alone():
     assert clusters_of_names(("a", "", "a", "")).tolist()[0] == clusters_of_names(("a", "", "a", "")).tolist()[2]
     assert len(set(clusters_of_names(("a", "", "a", "")).tolist())) == 3

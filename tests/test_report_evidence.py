@@ -12,12 +12,14 @@ import scipy.stats
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 from scipy.special import expit
+from simulated import board_of
 from sklearn.metrics import average_precision_score, log_loss, mean_absolute_error
 
 from mmbench.kept_predictions import kept_arrays
 from mmbench.record import Metric, Record
 from mmbench.report import build_report
 from mmbench.report.answer import board_answer, cautions
+from mmbench.report.evidence import Scored, with_scores
 from mmbench.report.intervals import Interval, mean_interval
 from mmbench.report.predictions import sample_scores
 from mmbench.report.tables import Board, Row
@@ -378,3 +380,21 @@ def test_a_class_with_few_test_samples_is_a_caution(made: Folder) -> None:
 
     assert any(text.startswith("the rarest class has 4 test samples, fewer than 10") for text in cautions(board))
     assert not any("rarest" in text for text in cautions(dataclasses.replace(board, fewest_positives=40)))
+    absent = cautions(dataclasses.replace(board, fewest_positives=0))
+    assert any(text.startswith("some class has no test sample at all: macro F1 leaves it out") for text in absent)
+
+
+def board_of_errors(errors: NDArray[np.float64]) -> Board:
+    """A board ranked by mean absolute error, with one row."""
+    scores = errors[None, None]
+    board = dataclasses.replace(board_of(scores, scores, 0), metric="mae", direction="min", kind="regression")
+    return with_scores(board, Scored((0,), scores))
+
+
+def test_a_few_large_errors_that_decide_the_mean_are_a_caution() -> None:
+    rng = np.random.default_rng(0)
+    normal, lognormal = np.abs(rng.normal(size=300)), np.exp(2.5 * rng.normal(size=300))
+
+    assert board_of_errors(lognormal).skewness == pytest.approx(scipy.stats.skew(lognormal) / np.sqrt(300))
+    assert any(text.startswith("a few test samples with large errors") for text in cautions(board_of_errors(lognormal)))
+    assert not any("large errors" in text for text in cautions(board_of_errors(normal)))

@@ -26,6 +26,12 @@ _METRIC_WORDS = {
     "f1_micro": "micro F1",
 }
 MIN_SEEDS = 3
+#: How many of 100 intervals at 95 % hold where a class has fewer than ten test samples, in simulations of five metrics.
+COVERAGE_OF_FEW = (85, 100)
+#: Skewness of a mean error from which a few samples decide it, and how many of 100 intervals hold in simulations of
+#: lognormal errors and of errors with Student's distribution of three degrees of freedom.
+HEAVY_SKEWNESS = 0.25
+COVERAGE_OF_HEAVY_TAILS = (85, 97)
 #: Where so many rows were best in their last epoch, the whole table may be undertrained.
 MIN_SHARE_UNDERTRAINED = 0.25
 #: Datasets whose whole answer stands at the top.
@@ -216,6 +222,7 @@ def cautions(board: Board) -> list[str]:
     found += [
         *_small_test(board),
         *_few_positives(board),
+        *_heavy_tails(board),
         *_imbalance(board),
         *_no_gain(board),
         *_no_val(board),
@@ -309,9 +316,24 @@ def _few_positives(board: Board) -> list[str]:
     fewest = board.fewest_positives
     if fewest is None or fewest >= FEW_POSITIVES:
         return []
+    what = metric_words(board.metric)
+    if not fewest:
+        return [f"some class has no test sample at all: {what} leaves it out, and intervals say nothing of it."]
+    low, high = COVERAGE_OF_FEW
     return [
-        f"the rarest class has {counted(fewest, 'test sample')}, fewer than {FEW_POSITIVES}: 95 % intervals of "
-        f"{metric_words(board.metric)} over so few hold in 85 to 99 of 100 (simulated)."
+        f"the rarest class has {counted(fewest, 'test sample')}, fewer than {FEW_POSITIVES}: 95 % intervals of {what} "
+        f"over so few hold in {low} to {high} of 100 (simulated)."
+    ]
+
+
+def _heavy_tails(board: Board) -> list[str]:
+    """Whether a few samples with large errors decide a mean of errors, so that its interval may be too narrow."""
+    if board.skewness is None or board.skewness < HEAVY_SKEWNESS:
+        return []
+    low, high = COVERAGE_OF_HEAVY_TAILS
+    return [
+        f"a few test samples with large errors make up much of {metric_words(board.metric)}: 95 % intervals of such "
+        f"errors hold in {low} to {high} of 100 (simulated)."
     ]
 
 

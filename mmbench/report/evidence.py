@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
@@ -27,7 +27,7 @@ from mmbench.report.pairwise import (
 from mmbench.report.score_reader import ScoredTask, ScoreReader
 from mmbench.report.tables import Board, Gain, Report, Row
 from mmbench.report.variance import SeedVariance, seed_variance
-from mmbench.sample_intervals import cluster_sums
+from mmbench.sample_intervals import cluster_sums, skewness_of_mean
 
 Floats: TypeAlias = NDArray[np.float64]
 
@@ -51,7 +51,7 @@ class Scored:
         clusters: (N,) the number of each sample's group; None where samples are independent.
         shape: How a metric that is no mean over samples spreads; None where it is a mean.
         bias, least_variance: (M,) as in `mmbench.influence.Influence`, mean over seeds; None for means over samples.
-        fewest: Test samples of the rarest class, for metrics over classes; 0 for others.
+        fewest: Test samples of the rarest class, for metrics over classes; None for others.
     """
 
     places: tuple[int, ...]
@@ -60,7 +60,7 @@ class Scored:
     shape: Shape | None = None
     bias: Floats | None = None
     least_variance: Floats | None = None
-    fewest: int = 0
+    fewest: int | None = None
 
 
 @dataclass(frozen=True)
@@ -162,14 +162,18 @@ def with_scores(board: Board, scored: Scored) -> Board:
     for at, (group, out_of_order) in enumerate(_groups(among, by_sample, board.direction)):
         rows[places[at]] = replace(rows[places[at]], group=group, out_of_order=out_of_order)
     chosen = next((at for at, place in enumerate(places) if board.rows[place] is board.chosen), None)
+    skewness = None
     if chosen is not None:
+        if shape == "mean":
+            skewness = _skewness(scored.scores[tested[chosen]], scored.clusters)
         for at, differs in enumerate(among.differs[chosen]):
             rows[places[at]] = replace(rows[places[at]], differs=bool(differs))
     board = replace(
         board,
         rows=tuple(rows),
         num_tested=len(tested),
-        fewest_positives=scored.fewest or None,
+        fewest_positives=scored.fewest,
+        skewness=skewness,
         least_gap=detectable_difference(among, 0, 1) if len(tested) > 1 and among.num_pairs else None,
     )
     return with_choice(board)
@@ -220,7 +224,7 @@ def read_scores(board: Board, reader_of: Callable[[Row], ScoreReader]) -> tuple[
         first.shape,
         np.array([row.bias for row in found]),
         np.array([row.least_variance for row in found]),
-        min(row.fewest for row in found),
+        _fewest(row.fewest for row in found),
     ), reason
 
 
@@ -243,7 +247,7 @@ class _RowScores:
     shape: Shape | None
     bias: float
     least_variance: float
-    fewest: int
+    fewest: int | None
 
 
 def _row_scores(board: Board, row: Row, reader: ScoreReader, split: str = "test") -> _RowScores | str:
@@ -268,7 +272,7 @@ def _row_scores(board: Board, row: Row, reader: ScoreReader, split: str = "test"
         by_seed[0].shape,
         float(np.mean([one.bias for one in by_seed])),
         float(np.mean([one.least_variance for one in by_seed])),
-        min(one.fewest for one in by_seed),
+        _fewest(one.fewest for one in by_seed),
     )
 
 
@@ -337,6 +341,17 @@ def _val_excess(board: Board, scored: Scored, reader: ScoreReader) -> float | No
     student = float(scipy.special.stdtrit(min(val.shape[1], test.shape[1]) - 1, 1 - ALPHA / 2 / num_ranked))
     excess = board.better(float(val.mean()), float(test.mean())) - student * error
     return excess if excess > 0 else None
+
+
+def _skewness(scores: Floats, clusters: NDArray[np.int64] | None) -> float:
+    """Skewness of the mean over samples of the mean over seeds: (S, N) -> a number."""
+    by_sample = scores.mean(axis=0)
+    return skewness_of_mean(cluster_sums(by_sample - by_sample.mean(), clusters))
+
+
+def _fewest(counts: Iterable[int | None]) -> int | None:
+    known = [count for count in counts if count is not None]
+    return min(known, default=None)
 
 
 def _mean_error(scores: Floats, clusters: NDArray[np.int64] | None) -> float:

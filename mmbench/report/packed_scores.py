@@ -50,7 +50,7 @@ class SampleScores:
     shape: Shape | None = None
     bias: float = 0.0
     least_variance: float = 0.0
-    fewest: int = 0
+    fewest: int | None = None
 
 
 @dataclass(frozen=True)

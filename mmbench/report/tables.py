@@ -180,6 +180,7 @@ class Board:
         untested: Why some or all rows were not, or "".
         least_gap: True difference of the first two rows that the test made would find in 80 % of cases, or None.
         fewest_positives: Test samples of the rarest class, where rows are ranked by a metric over classes; else None.
+        skewness: Of the chosen row's mean error over test samples, where rows are ranked by one; else None.
         val_excess: By how much the row that val chooses is better on val than on test beyond what chance and the choice
             explain; None where it is not, or nothing tells.
         mixed: What differs between cells and should not: counts of cells by value, by what it is ("torch", "split").
@@ -211,6 +212,7 @@ class Board:
     untested: str = ""
     least_gap: float | None = None
     fewest_positives: int | None = None
+    skewness: float | None = None
     val_excess: float | None = None
     mixed: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     warnings: Mapping[str, int] = field(default_factory=dict)

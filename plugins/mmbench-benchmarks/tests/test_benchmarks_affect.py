@@ -181,6 +181,21 @@ def test_humour_and_sarcasm_are_two_classes_however_they_are_written(tmp_path, n
     assert [sample.sample_id for sample in opened(target, name=name)["train"]] == ["0", "1", "2", "3"]
 
 
+def test_utterances_of_one_video_are_one_group(tmp_path):
+    splits = opened(stored(tmp_path / "mosi", multibench()))
+    assert [sample.group for sample in splits["test"]] == ["te"] * 3
+
+    splits = opened(stored(tmp_path / "mmsa", mmsa(), "aligned_50.pkl"))
+    assert {sample.group for sample in splits["train"]} == {"a"}
+
+
+def test_names_that_say_no_video_leave_utterances_alone(tmp_path):
+    content = multibench()
+    content["test"]["id"] = content["train"]["id"][:3]
+
+    assert {sample.group for sample in opened(stored(tmp_path / "mosi", content))["test"]} == {""}
+
+
 def test_ids_that_repeat_are_replaced_by_the_row(tmp_path):
     content = multibench()
     content["test"]["id"] = content["train"]["id"][:3]

@@ -226,6 +226,15 @@ def test_flickr8k_groups_a_picture_with_its_captions_to_be_found(tmp_path):
     )
 
 
+@pytest.mark.parametrize("task", ["retrieval", "matching"])
+def test_all_pairs_of_one_picture_are_one_group(tmp_path, task):
+    test = pictures.open_flickr8k(tmp_path, target=flickr8k(tmp_path / "flickr"), task=task, captions=5)["test"]
+
+    per_picture = {"retrieval": 5, "matching": 10}[task]
+    assert set(Counter(sample.group for sample in test).values()) == {per_picture}
+    assert all(sample.group.endswith(sample.sample_id.partition("#")[0]) for sample in test)
+
+
 def test_more_captions_of_each_picture_may_be_asked_for(tmp_path):
     target = flickr8k(tmp_path / "flickr")
 
@@ -299,6 +308,22 @@ def test_questions_about_one_picture_stay_in_one_split(tmp_path):
     of_split = {split: {int(name.split("/")[1]) // 2 for name in ids(splits[split])} for split in ("train", "val")}
     assert of_split["val"]
     assert not of_split["train"] & of_split["val"]
+
+
+def test_val_holds_every_answer_of_vqa_in_proportion_and_questions_of_a_picture_are_one_group(tmp_path):
+    """One question for each of 40 pictures, a fourth of them answered by "no": a fourth of val, too."""
+    for part, given in {"train": ["yes", "yes", "yes", "no"] * 10, "val": ["yes", "no"]}.items():
+        for number in range(len(given)):
+            picture(tmp_path / f"{part}2014" / f"COCO_{part}2014_{number:012}.jpg")
+        asked = [{"image_id": n, "question": "?", "question_id": n} for n in range(len(given))]
+        told = [{"image_id": n, "question_id": n, "multiple_choice_answer": a} for n, a in enumerate(given)]
+        write(tmp_path / f"v2_OpenEnded_mscoco_{part}2014_questions.json", {"questions": asked})
+        write(tmp_path / f"v2_mscoco_{part}2014_annotations.json", {"annotations": told})
+
+    splits = pictures.open_vqa(tmp_path, target=str(tmp_path), answers=2, val_share=0.2)
+
+    assert Counter(sample.targets["answer"] for sample in splits["val"]) == {0: 6, 1: 2}
+    assert splits["val"][0].group == f"train2014/COCO_train2014_{int(splits['val'][0].sample_id.split('/')[1]):012}.jpg"
 
 
 def test_vqa_is_planned_without_reading_its_questions(tmp_path):

@@ -32,13 +32,14 @@ def _published(
     target: Target = "optional",
     open_options: bool = False,
     accepts: str = "",
+    version: str = "1",
 ) -> DatasetSpec:
     function = name.replace("-", "_")
     return DatasetSpec(
         name=name,
         factory=f"mmbench_benchmarks.{module}:open_{function}",
         describe=f"mmbench_benchmarks.{module}:describe_{function}",
-        version="1",
+        version=version,
         defaults=defaults,
         # What `mmbench list` shows; `describe` has the last word.
         modalities=tuple(Modality(name=each, kind=kind) for each, kind in modalities.items()),
@@ -67,6 +68,7 @@ def mmbench_datasets() -> list[DatasetSpec]:
             tasks=_SENTIMENT,
             paper="Zadeh et al. 2016, arXiv:1606.06259",
             licence="research only, see the CMU MultimodalSDK",
+            version="2",
             defaults={"task": "sentiment", "raw_text": False},
         ),
         _published(
@@ -77,6 +79,7 @@ def mmbench_datasets() -> list[DatasetSpec]:
             tasks=_SENTIMENT,
             paper="Zadeh et al. 2018, ACL P18-1208",
             licence="research only, see the CMU MultimodalSDK",
+            version="2",
             defaults={"task": "sentiment", "raw_text": False},
         ),
         _published(
@@ -116,6 +119,7 @@ def mmbench_datasets() -> list[DatasetSpec]:
             tasks=_classes("emotion", 6),
             paper="Cao et al. 2014, IEEE Trans. Affective Computing 5(4)",
             licence="ODbL-1.0",
+            version="2",
             defaults={"seed": 0, "video": "auto", "max_seconds": 30.0, "max_frames": 64},
         ),
         _published(
@@ -175,6 +179,7 @@ def mmbench_datasets() -> list[DatasetSpec]:
             tasks=(TaskSpec(name="match", kind="retrieval", num_outputs=256),),
             paper="Hodosh et al. 2013, JAIR 47",
             licence="research only",
+            version="2",
             defaults={"task": "retrieval", "captions": 5},
         ),
         _published(
@@ -185,6 +190,7 @@ def mmbench_datasets() -> list[DatasetSpec]:
             tasks=_classes("answer", 1000),
             paper="Goyal et al. 2017, arXiv:1612.00837",
             licence="CC-BY-4.0 (questions, answers); COCO's terms (pictures)",
+            version="2",
             defaults={"answers": 1000, "val_share": 0.1},
         ),
         _published(
@@ -195,6 +201,7 @@ def mmbench_datasets() -> list[DatasetSpec]:
             tasks=_classes("category", 12),
             paper="Kendrick et al. 2002-2022, tuxpaint.org",
             licence="GPL-2.0",
+            version="2",
             defaults={
                 "language": "en",
                 "speech": "any",

@@ -10,6 +10,7 @@ What the field does to them is done here too, and nothing more: values that are 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,8 @@ Array = NDArray[Any]
 _SEQUENCES = ("vision", "audio", "text")
 _KEYS: Mapping[Split, tuple[str, ...]] = {"train": ("train",), "val": ("valid", "val", "dev"), "test": ("test",)}
 _MMSA_FILES = ("aligned_50.pkl", "unaligned_50.pkl", "Processed/aligned_50.pkl", "Processed/unaligned_50.pkl")
+#: Utterances of one video are numbered: "03bSnISJMiM[2]" in MultiBench's files, "03bSnISJMiM$_$2" in MMSA's.
+_UTTERANCE = re.compile(r"(?P<video>.+?)(\[\d+\]|\$_\$\d+)")
 _MULTIBENCH = "MultiBench's page of affective computing data (github.com/pliang279/MultiBench)"
 _MMSA = "MMSA's page of datasets (github.com/thuiar/MMSA)"
 
@@ -344,7 +347,17 @@ def _samples(
     targets = {
         task.name: [float(label) if task.kind == "regression" else int(label > 0) for label in labels] for task in tasks
     }
-    return LazySamples(rows, ids=ids, targets=targets, readers=readers)
+    return LazySamples(rows, ids=ids, targets=targets, readers=readers, groups=[_video(each) for each in ids])
+
+
+def _video(utterance: str) -> str:
+    """Return the video that an utterance is of, "" where its name does not say it.
+
+    >>> _video("03bSnISJMiM[2]"), _video("03bSnISJMiM$_$2"), _video("test-00002")
+    ('03bSnISJMiM', '03bSnISJMiM', '')
+    """
+    found = _UTTERANCE.fullmatch(utterance)
+    return found["video"] if found else ""
 
 
 def _reader(part: Mapping[str, Any], name: str) -> Read:

@@ -314,6 +314,7 @@ def _flickr8k(folder: Folder, *, task: str = "retrieval", captions: int = 5) -> 
         ids=ids,
         targets={"match": labels},
         readers={"image": _image(folder, pictures), "text": lambda row: texts[row]},
+        groups=pictures,
         annotations=(tokens, *lists),
         media=folder.statuses([(path, tokens) for path in pictures]),
     )
@@ -407,17 +408,19 @@ def open_vqa(root: Path, *, target: str = "", answers: int = 1000, val_share: fl
     every = [*items["train"], *items["val"]]
     num_train = len(items["train"])
     pictures = [item.picture for item in every]
+    classes = [number_of[item.answer] for item in every]
     folder.statuses([(item.picture, files[part][0]) for part, each in items.items() for item in each])
     return Corpus(
         folder=folder,
         modalities=_IMAGE_AND_TEXT,
         tasks=(TaskSpec(name="answer", kind="multiclass", num_outputs=answers),),
         rows={
-            **carve_val(range(num_train), [0] * num_train, pictures, share=val_share),
+            **carve_val(range(num_train), classes, pictures, share=val_share),
             "test": range(num_train, len(every)),
         },
         ids=[item.question_id for item in every],
-        targets={"answer": [number_of[item.answer] for item in every]},
+        targets={"answer": classes},
+        groups=pictures,
         readers={"image": _image(folder, pictures), "text": lambda row: every[row].question},
     ).splits()
 
