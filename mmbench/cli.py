@@ -9,19 +9,21 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from mmbench import cli_authors, cli_runs
+from mmbench.cli_arguments import listed_role, rewritten, split_list
+from mmbench.cli_errors import usage_text
 from mmbench.cli_options import (
     BatchSize,
     Cache,
     Config,
     CudaGraphs,
     Dataset,
+    Datasets,
     Device,
     Encoder,
     Epochs,
@@ -58,7 +60,7 @@ from mmbench.errors import MmbenchError, UsageError
 app = typer.Typer(
     name="mmbench",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Train, evaluate and profile every combination of encoder, fusion and dataset; say which are worth it.",
@@ -66,28 +68,41 @@ app = typer.Typer(
 app.add_typer(cli_authors.plugins_app, name="plugins", invoke_without_command=True)
 
 
-class Role(StrEnum):
-    """What `list` can list."""
+#: What `list` can list.
+LISTS = ("encoders", "fusions", "datasets", "objectives", "trackers", "executors")
 
-    encoders = "encoders"
-    fusions = "fusions"
-    datasets = "datasets"
-    objectives = "objectives"
-    trackers = "trackers"
-    executors = "executors"
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"mmbench {version('mmbench')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options_of_all(
+    version: Annotated[
+        bool, typer.Option("-V", "--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Train, evaluate and profile every combination of encoder, fusion and dataset; say which are worth it."""
 
 
 @app.command("list")
 def list_command(
-    role: Annotated[Role | None, typer.Argument(help="One kind of part; all by default.")] = None,
+    role: Annotated[
+        str | None,
+        typer.Argument(metavar=f"[{'|'.join(LISTS)}]", help="One kind of component; all by default."),
+    ] = None,
     plugin: Plugin = None,
     as_json: Json = False,
 ) -> None:
     """List the installed encoders, fusions, datasets, objectives, trackers and executors."""
     from mmbench import views
 
+    chosen = [listed_role(role, LISTS)] if role else list(LISTS)
     registry = registry_of(plugin)
-    chosen = [role.value] if role else [item.value for item in Role]
     emit(as_json, lambda: views.parts_json(registry, chosen), lambda: views.print_parts(registry, chosen))
 
 
@@ -113,6 +128,7 @@ def show(
 
 @app.command()
 def plan(
+    datasets: Datasets = None,
     grid: Grid = None,
     dataset: Dataset = None,
     encoder: Encoder = None,
@@ -146,6 +162,7 @@ def plan(
 
 @app.command()
 def prepare(
+    datasets: Datasets = None,
     grid: Grid = None,
     dataset: Dataset = None,
     encoder: Encoder = None,
@@ -214,6 +231,7 @@ def prepare(
 
 @app.command()
 def run(
+    datasets: Datasets = None,
     grid: Grid = None,
     dataset: Dataset = None,
     encoder: Encoder = None,
@@ -306,6 +324,7 @@ def run(
 
 @app.command()
 def profile(
+    datasets: Datasets = None,
     grid: Grid = None,
     dataset: Dataset = None,
     encoder: Encoder = None,
@@ -383,6 +402,8 @@ def profile(
 
 for command in (
     cli_runs.status,
+    cli_runs.runs,
+    cli_runs.view,
     cli_runs.export,
     cli_runs.compare,
     cli_runs.ensemble,
@@ -423,6 +444,13 @@ def env(
 @app.command()
 def clean(
     cache: Annotated[bool, typer.Option("--cache", help="What cells share: transformed data, features.")] = False,
+    runs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--runs", metavar="NAME", help="A run with all its results, or a glob such as 'try-*'. Repeatable."
+        ),
+    ] = None,
+    results: Results = None,
     older_than: Annotated[
         str | None, typer.Option("--older-than", metavar="30d", help="Only what was not used for so long.")
     ] = None,
@@ -434,9 +462,14 @@ def clean(
     yes: Annotated[bool, typer.Option("--yes", help="Do it without asking.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Remove what can be made again; what a run is making at this moment stays."""
-    if not cache:
-        raise UsageError("say what to remove: mmbench clean --cache")
+    """Delete cached data, which is rebuilt when needed, or runs; what a running command uses stays."""
+    if not (cache or runs):
+        raise UsageError("say what to remove: `mmbench clean --cache`, or `mmbench clean --runs NAME`")
+    if runs:
+        if cache or older_than or max_size:
+            raise UsageError("--runs takes none of --cache, --older-than and --max-size; call clean twice")
+        _clean_runs(Path(results or "results").expanduser(), runs, dry_run=dry_run, yes=yes, as_json=as_json)
+        return
     from mmbench import views
     from mmbench.cache import ArrayCache
     from mmbench.config import cache_dir, parse_bytes, parse_seconds
@@ -464,8 +497,21 @@ def clean(
     )
 
 
+def _clean_runs(results: Path, patterns: Sequence[str], *, dry_run: bool, yes: bool, as_json: bool) -> None:
+    from mmbench import run_list
+
+    folders = run_list.runs_to_remove(results, split_list(patterns))
+    words = run_list.removal_words(folders)
+    if not (yes or dry_run):
+        typer.confirm(f"Remove {words}, with all results?", abort=True, err=as_json)
+    if not dry_run:
+        run_list.remove_runs(folders)
+    data = {"dry_run": dry_run, "runs": [str(folder) for folder in folders]}
+    emit(as_json, lambda: data, lambda: typer.echo(f"{'would remove' if dry_run else 'removed'} {words}"))
+
+
 def main() -> None:
-    """Run the command line; a person's mistake becomes one message and its exit code."""
+    """Run the command line; a person's mistake becomes one sentence and its exit code."""
     from mmbench.encoding import printable, use_safe_streams
     from mmbench.executors import OFFLINE
 
@@ -474,11 +520,25 @@ def main() -> None:
         os.environ.update(OFFLINE)
     defer_checks()
     try:
-        with _one_command(sys.argv[1:2]):
-            app()
+        argv = rewritten(sys.argv[1:])
+        with _one_command(argv[:1]):
+            code = app(args=argv, prog_name="mmbench", standalone_mode=False)
     except MmbenchError as error:
-        sys.stderr.write(printable(f"mmbench: {error}\n"))
+        sys.stderr.write(printable(f"error: {error}\n"))
         raise SystemExit(error.exit_code) from None
+    except Exception as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            sys.stdout.write(str(error.ctx.get_help()) + "\n")  # type: ignore[attr-defined]
+            raise SystemExit(2) from None
+        if type(error).__name__ == "Abort":
+            sys.stderr.write("aborted: nothing was changed\n")
+            raise SystemExit(1) from None
+        text = usage_text(error, sys.argv[1:])
+        if not text:
+            raise
+        sys.stderr.write(printable(f"error: {text}\n"))
+        raise SystemExit(2) from None
+    raise SystemExit(code if isinstance(code, int) else 0)
 
 
 @contextmanager
@@ -506,7 +566,7 @@ def _plan(flags: dict[str, Any], config_file: Path | None, *, strict_plugins: bo
     from mmbench.encoding import printable
 
     for note in made.notes:
-        sys.stderr.write(printable(f"mmbench: {note}\n"))
+        sys.stderr.write(printable(f"note: {note}\n"))
     return made
 
 

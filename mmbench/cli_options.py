@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
+from mmbench.cli_arguments import split_list, with_brackets
 from mmbench.encoding import json_text, printable
 from mmbench.errors import PluginError, UsageError
 
@@ -33,12 +34,24 @@ Grid = Annotated[
 Dataset = Annotated[
     list[str] | None,
     selection(
-        "-d", "--dataset", metavar="DATASET", help="For example digits, 'red*', photos/data.csv\\[label=species]."
+        "-d",
+        "--dataset",
+        metavar="DATASET",
+        help="For example digits, 'red*', 'photos/data.csv\\[label=species]', photos/data.csv:label=species.",
     ),
+]
+Datasets = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[DATASET]...", help="Datasets, as with -d.", show_default=False),
 ]
 Encoder = Annotated[
     list[str] | None,
-    selection("-e", "--encoder", metavar="[MODALITY=]ENCODER", help="For example image=cnn\\[width=32]."),
+    selection(
+        "-e",
+        "--encoder",
+        metavar="[MODALITY=]ENCODER",
+        help="For example 'image=cnn\\[width=32]', or image=cnn:width=32.",
+    ),
 ]
 Fusion = Annotated[list[str] | None, selection("-f", "--fusion", metavar="FUSION", help="Name or glob.")]
 Objective = Annotated[
@@ -110,6 +123,8 @@ Results = Annotated[str | None, running("--results", metavar="DIR", help="Folder
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="Name of a run, or its folder.")]
 
 _NOT_CONFIG = ("config", "set_", "dry_run", "as_json", "rows", "strict_plugins", "isolate", "no_baselines", "race")
+#: Options whose values may be joined by commas.
+_LISTS = ("dataset", "encoder", "fusion", "objective", "modality", "exclude", "retry", "tracker")
 _TRAIN_FLAGS = ("epochs", "batch_size", "lr", "precision", "limit")
 
 
@@ -141,6 +156,10 @@ def defer_checks() -> None:
 
 def flags_of(given: dict[str, Any]) -> dict[str, Any]:
     """Turn a command's arguments into keys of `RunConfig`, leaving out what was not given."""
+    given = {**given, "dataset": [*(given.get("datasets") or []), *(given.get("dataset") or [])] or None}
+    for name in _LISTS:
+        if given.get(name):
+            given[name] = [with_brackets(reference) for reference in split_list(given[name])]
     flags = {
         name: value
         for name, value in given.items()
@@ -179,7 +198,7 @@ def registry_of(plugin: list[Path] | None, *, strict: bool = False) -> Any:
     registry = load_registry(tuple(plugin or ()))
     failed = [item for item in registry.plugins if item.status == "failed"]
     for item in failed:
-        sys.stderr.write(printable(f"mmbench: plugin {item.name!r} ({item.dist}) is left out: {item.reason}\n"))
+        sys.stderr.write(printable(f"warning: plugin {item.name!r} ({item.dist}) is left out: {item.reason}\n"))
     if strict and failed:
         raise PluginError(f"{len(failed)} plugin(s) failed to load and --strict-plugins was given")
     return registry

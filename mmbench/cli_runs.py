@@ -14,14 +14,24 @@ from mmbench.errors import UsageError
 
 
 def status(
-    run: RunName,
+    run: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[RUN]", help="Name of a run, or its folder; without one, all runs.", show_default=False
+        ),
+    ] = None,
     results: Results = None,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Look on until the run ends, from any machine that sees its files.")
+        bool, typer.Option("--watch", help="Follow the run live until it ends, from any machine that sees its files.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Show how far a run is: cells by status, failures with their reasons."""
+    """Show the progress of a run: cells by status, failures with their reasons. Without RUN, list all runs."""
+    if run is None:
+        if watch:
+            raise UsageError("--watch needs the name of a run; `mmbench runs` lists them")
+        runs(results, as_json=as_json)
+        return
     store = store_of(run, results)
     if watch:
         from mmbench.status_session import watch as look_on
@@ -35,15 +45,61 @@ def status(
 def export(
     run: RunName,
     results: Results = None,
-    format_: Annotated[str, typer.Option("--format", metavar="csv|json|jsonl|parquet|pytest-benchmark")] = "csv",
+    format_: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="csv|json|jsonl|parquet|xlsx|html|md|tex|pytest-benchmark",
+            help="By the suffix of FILE where that says it, else csv.",
+            show_default=False,
+        ),
+    ] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Standard output by default.")
+        Path | None,
+        typer.Option("-o", "--output", metavar="FILE", help="Standard output where none is given.", show_default=False),
     ] = None,
 ) -> None:
-    """Write one row per number: run, cell, combo, status, phase, split, condition, task, metric, value, unit."""
-    from mmbench.report.export import export_run
+    """Write one row per number: run, cell, combo, status, phase, split, condition, task, metric, value, unit.
 
-    export_run(store_of(run, results), format_, output)
+    With html, md or tex it is the report: the page, or its tables.
+    """
+    from mmbench.report.export import export_run, format_of
+
+    chosen = format_of(output, format_)
+    export_run(store_of(run, results), chosen, output)
+
+
+def runs(results: Results = None, as_json: Json = False) -> None:
+    """List the runs of a folder: cells done, state, last command, datasets."""
+    from mmbench import run_list
+
+    folder = Path(results or "results").expanduser()
+    emit(as_json, lambda: run_list.summaries_json(folder), lambda: run_list.print_runs(folder))
+
+
+def view(
+    run: RunName,
+    results: Results = None,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            "--port",
+            min=0,
+            max=65535,
+            help="Serve it on this port, to this machine alone; 0 takes a free one.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Open the report of a run in a browser, or serve it at http://127.0.0.1:PORT."""
+    from mmbench.report_viewer import open_in_browser, report_file, serve
+
+    file = report_file(store_of(run, results).folder)
+    if port is not None:
+        raise typer.Exit(serve(file.parent, file.name, port))
+    typer.echo(str(file))
+    if not open_in_browser(file):
+        typer.echo(f"no browser here: open that file, or `mmbench view {run} --port 8000` and the address it prints")
 
 
 def compare(

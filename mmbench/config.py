@@ -60,6 +60,12 @@ def _failures(value: Any) -> Any:
     return value
 
 
+def _device(value: Any) -> Any:
+    if isinstance(value, str) and not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
+        raise ValueError("takes auto, cpu, cuda or cuda:1")
+    return value
+
+
 def parse_seconds(value: Any) -> Any:
     """Read "90", "90s", "15m", "2h" or "30d" as seconds.
 
@@ -173,7 +179,7 @@ class RunConfig(BaseModel):
     executor: str = "local"
     jobs: Annotated[int, Field(ge=0)] = 0
     threads: Count = 1
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    device: Annotated[str, BeforeValidator(_device)] = "auto"
     cuda_graphs: Literal["auto", "never"] = "auto"
     protocol: Literal["none", "quick", "standard", "rigorous"] = "quick"
     diagnostics: Literal["none", "quick", "full"] = "quick"
@@ -312,6 +318,6 @@ def validated(model: type[Model], values: Mapping[str, Any], where: str) -> Mode
         lines = []
         for problem in error.errors():
             key = ".".join(str(part) for part in problem["loc"][:1])
-            message = problem["msg"].removeprefix("Value error, ")
+            message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
             lines.append(f"{where}: {key} = {problem['input']!r}: {message[0].lower()}{message[1:]}")
         raise UsageError("\n".join(lines)) from None

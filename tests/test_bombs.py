@@ -100,5 +100,5 @@ def test_a_table_of_100_000_columns_is_looked_at_in_seconds(tmp_path: Path) -> N
     )
 
     assert done.returncode == 2
-    assert done.stderr.startswith("mmbench: wide.csv has no column 'zzz' for labels; it has c0, c1")
+    assert done.stderr.startswith("error: wide.csv has no column 'zzz' for labels; it has c0, c1")
     assert len(done.stderr) < 1000

@@ -526,7 +526,7 @@ def test_clean_shows_what_lies_there_and_removes_what_it_is_asked_to(tmp_path: P
     assert list(cache.iterdir()) == []
     assert "is empty" in clean().stdout
     wrong = clean("--max-size", "much")
-    assert (wrong.returncode, wrong.stderr) == (2, "mmbench: a size reads 10GiB, 500MB or none; got 'much'\n")
+    assert (wrong.returncode, wrong.stderr) == (2, "error: a size reads 10GiB, 500MB or none; got 'much'\n")
 
 
 @pytest.mark.slow

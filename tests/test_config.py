@@ -73,7 +73,7 @@ def test_an_unknown_grid_is_named_with_what_there_is(tmp_path):
     [
         ("datset = 'xor'", "there is no key 'datset'.*Did you mean 'dataset'?"),
         ("[train]\nepocs = 3", "train: there is no key 'epocs'.*Did you mean 'epochs'?"),
-        ("[train]\nlr = -1", "train: lr = -1: input should be greater than 0"),
+        ("[train]\nlr = -1", "train: lr = -1: must be greater than 0"),
         ("[train]\nepochs = 'ten'", "train: epochs = 'ten'"),
         ("train = 3", "train must be a table"),
         ("seeds = ]", r"is not TOML: .*line 1, column 9"),

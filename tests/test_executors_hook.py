@@ -67,7 +67,7 @@ def test_an_executor_that_cannot_be_had_costs_nothing(tmp_path: Path) -> None:
     assert (unknown.returncode, lacking.returncode, both.returncode) == (2, 1, 2)
     assert "no executor is named 'tolt'" in unknown.stderr
     assert "did you mean 'told'?" in unknown.stderr.lower()
-    assert lacking.stderr == "mmbench: file/lacking needs no_such_package: pip install no_such_package\n"
+    assert lacking.stderr == "error: file/lacking needs no_such_package: pip install no_such_package\n"
     assert "give one of them" in both.stderr
     assert not list(tmp_path.glob("results/r/cells/*"))
 
@@ -77,4 +77,4 @@ def test_an_executor_that_does_not_answer_leaves_the_name_of_the_run_free(tmp_pa
     second = run(tmp_path, "--executor", "absent")
 
     assert (first.returncode, second.returncode) == (1, 1)
-    assert first.stderr == second.stderr == "mmbench: the cluster does not answer\n"
+    assert first.stderr == second.stderr == "error: the cluster does not answer\n"

@@ -378,7 +378,7 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(tmp_path: Path, arguments: li
     done = command(tmp_path, *arguments)
 
     assert done.returncode == 2
-    assert done.stderr.startswith(f"mmbench: {message}")
+    assert done.stderr.startswith(f"error: {message}")
 
 
 def test_an_interrupted_prepare_says_that_it_can_go_on(server: Server, tmp_path: Path) -> None:

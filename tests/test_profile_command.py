@@ -215,7 +215,7 @@ def test_a_profile_on_other_terms_does_not_join_a_run(odd):
 
     assert (done.returncode, done.stderr) == (
         2,
-        "mmbench: the run 'odd' was measured with --protocol quick, and this is --protocol standard; such figures do "
+        "error: the run 'odd' was measured with --protocol quick, and this is --protocol standard; such figures do "
         "not belong in one table. Choose another name with --run\n",
     )
 

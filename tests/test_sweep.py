@@ -209,7 +209,7 @@ def test_trials_that_fail_lose_and_a_combo_of_failures_is_stopped_and_one_that_d
         ({"method": "grid"}, r"\[sweep\] sweeps nothing; add a table such as \[sweep.train\]"),
         ({"train": {"rl": [1]}}, r"\[sweep.train\]: 'rl' cannot be swept; there is epochs"),
         ({"train": {"limit": [10, 20]}}, r"'limit' cannot be swept"),
-        ({"train": {"lr": [1e-3, -1]}}, r"\[sweep.train\]: lr = -1: input should be greater than 0"),
+        ({"train": {"lr": [1e-3, -1]}}, r"\[sweep.train\]: lr = -1: must be greater than 0"),
         ({"train": {"lr": 1e-3}}, r"\[sweep\] train.lr = 0.001: write a list such as"),
         ({"train": {"lr": {"low": 0, "high": 1, "log": True}}}, r"a range needs numbers with 0 < low < high"),
         ({"train": {"lr": {"low": 2, "high": 1}}}, r"a range needs numbers with low < high"),

@@ -154,7 +154,65 @@ _TEXT_FORMATS: Mapping[str, Callable[[str, Iterable[Mapping[str, Any]], Mapping[
     "json": export_json,
     "jsonl": export_jsonl,
 }
-FORMATS = (*_TEXT_FORMATS, "parquet", "pytest-benchmark")
+#: Pages and tables of a report, by format.
+_REPORTS = ("html", "md", "tex")
+FORMATS = (*_TEXT_FORMATS, "parquet", "xlsx", *_REPORTS, "pytest-benchmark")
+#: Other names of formats, and other suffixes of their files.
+_OTHER_NAMES: Mapping[str, str] = {"latex": "tex", "markdown": "md", "htm": "html", "excel": "xlsx", "ndjson": "jsonl"}
+
+
+def export_xlsx(
+    run_name: str, planned: Iterable[Mapping[str, Any]], records: Mapping[str, Record], stream: BinaryIO
+) -> None:
+    """Write the table as the one sheet of an Excel workbook; text that looks like a formula stays text.
+
+    Raises:
+        Unavailable: openpyxl is not installed.
+    """
+    try:
+        from openpyxl import Workbook
+        from openpyxl.cell import WriteOnlyCell
+    except ImportError:
+        raise Unavailable(
+            "--format xlsx needs openpyxl, which is not installed: pip install openpyxl "
+            "(or choose --format csv, which spreadsheets open too)"
+        ) from None
+    workbook = Workbook(write_only=True)
+    sheet = workbook.create_sheet("results")
+    sheet.append(COLUMNS)
+    for row in rows(run_name, planned, records):
+        cells = []
+        for value in row:
+            cell = WriteOnlyCell(sheet, value)
+            if isinstance(value, str):
+                cell.data_type = "s"
+            cells.append(cell)
+        sheet.append(cells)
+    buffer = io.BytesIO()
+    workbook.save(buffer)
+    stream.write(buffer.getvalue())
+
+
+def format_of(output: Path | None, format_: str | None) -> str:
+    """Return the format to write: as asked for, else by the suffix of the file, else CSV.
+
+    Raises:
+        UsageError: there is no such format, or the suffix names another one.
+
+    >>> format_of(Path("birds.tex"), None), format_of(None, "latex"), format_of(None, None)
+    ('tex', 'tex', 'csv')
+    """
+    asked = _OTHER_NAMES.get((format_ or "").lower(), (format_ or "").lower())
+    if asked and asked not in FORMATS:
+        raise UsageError(f"--format {format_}: there is {', '.join(FORMATS)}.{did_you_mean(asked, FORMATS)}")
+    suffix = output.suffix.removeprefix(".").lower() if output is not None else ""
+    named = _OTHER_NAMES.get(suffix, suffix)
+    if named in FORMATS and asked and named != asked and asked != "pytest-benchmark":
+        raise UsageError(f"-o {output} names the format {named}, and --format says {asked}; leave --format out")
+    if output is not None and not asked and named not in FORMATS:
+        there = ", ".join(f".{name}" for name in FORMATS if name != "pytest-benchmark")
+        raise UsageError(f"-o {output}: no format has that suffix; there is {there}, or say --format")
+    return asked or named or "csv"
 
 
 def export_run(store: RunStore, format_: str = "csv", output: Path | None = None) -> None:
@@ -162,18 +220,22 @@ def export_run(store: RunStore, format_: str = "csv", output: Path | None = None
 
     Args:
         store: The run.
-        format_: One of `FORMATS`.
+        format_: One of `FORMATS`; those of a report hold its leaderboards, all others a row per number.
         output: Replaced only when everything is written.
 
     Raises:
         UsageError: there is no such format, or the file cannot be written.
         Unavailable: the format needs a package that is not installed.
     """
-    if format_ not in FORMATS:
-        raise UsageError(f"--format {format_}: there is {', '.join(FORMATS)}.{did_you_mean(format_, FORMATS)}")
+    format_ = format_of(None, format_)
+    report = _report_text(store, format_) if format_ in _REPORTS else ""
     with _destination(output) as stream:
-        if format_ == "parquet":
-            export_parquet(store.name, store.planned(), store.records(), stream)
+        if format_ in _REPORTS:
+            stream.write(report.encode("utf-8"))
+            return
+        if format_ in ("parquet", "xlsx"):
+            write = export_parquet if format_ == "parquet" else export_xlsx
+            write(store.name, store.planned(), store.records(), stream)
             return
         if format_ == "pytest-benchmark":
             from mmbench.report.pytest_benchmark import pytest_benchmark_json
@@ -186,6 +248,18 @@ def export_run(store: RunStore, format_: str = "csv", output: Path | None = None
             text.flush()
         finally:
             text.detach()
+
+
+def _report_text(store: RunStore, format_: str) -> str:
+    from mmbench.report import build_report
+    from mmbench.report.html import render_html
+    from mmbench.report.latex import render_latex
+    from mmbench.report.markdown import render_markdown
+
+    report = build_report(store.folder)
+    if format_ == "html":
+        return render_html(report, store.folder)
+    return render_latex(report) if format_ == "tex" else render_markdown(report)
 
 
 def load_frame(folder: Path | str) -> pd.DataFrame:
