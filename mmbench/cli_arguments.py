@@ -48,6 +48,7 @@ SETTINGS: Mapping[str, str] = {
     "--clip-norm": "clip_norm",
     "--grad-clip": "clip_norm",
     "--l1": "l1",
+    "--sampler": "sampler",
 }
 _WITH_SETTINGS = ("plan", "prepare", "run", "profile")
 #: Values that mean another one.
