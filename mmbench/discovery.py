@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from importlib.metadata import Distribution, EntryPoint, distributions, entry_points
+from pathlib import Path
 from typing import Any
 
 from mmbench.errors import PluginError
@@ -34,13 +35,20 @@ def _readable_points() -> list[EntryPoint]:
 
 
 def installed_distributions() -> dict[str, Distribution]:
-    """Return every installed distribution by its normalised name; the first of a name on the path counts."""
+    """Return every installed distribution by its normalised name; the first of a name on the path counts.
+
+    setuptools, once imported, adds the folder of its private copies to the path: what lies there is not installed.
+    """
     found: dict[str, Distribution] = {}
     for dist in distributions():
         name, _ = name_and_version(dist)
-        if name != "unknown":
+        if name != "unknown" and not _is_private_copy(dist):
             found.setdefault(name, dist)
     return {name: found[name] for name in sorted(found)}
+
+
+def _is_private_copy(dist: Distribution) -> bool:
+    return Path(str(dist.locate_file(""))).name == "_vendor"
 
 
 def import_point(point: EntryPoint) -> Any:

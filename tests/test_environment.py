@@ -43,6 +43,17 @@ def test_every_installed_distribution_is_named_as_pip_names_it() -> None:
     assert environment()["distributions"] == installed
 
 
+def test_private_copies_inside_an_imported_package_are_not_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = tmp_path / "tool" / "_vendor" / "private_copy-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: private-copy\nVersion: 1.0\n")
+    monkeypatch.syspath_prepend(info.parent)
+
+    assert "private-copy" not in environment()["distributions"]
+
+
 def test_processor_features_are_those_of_the_kernel() -> None:
     path = Path("/proc/cpuinfo")
     if not path.exists():

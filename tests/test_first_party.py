@@ -10,7 +10,11 @@ PACKAGES = ("audio", "benchmarks", "datasets", "objectives", "sequence", "tabula
 
 
 def broken(target, level):
-    return [f"{result.subject}: {result.check}" for result in check(target, level=level) if result.status == "fail"]
+    return [
+        f"{result.subject}: {result.check}: {result.found}"
+        for result in check(target, level=level)
+        if result.status == "fail"
+    ]
 
 
 @pytest.mark.slow

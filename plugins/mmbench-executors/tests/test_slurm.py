@@ -172,7 +172,10 @@ def test_a_host_with_a_full_disk_costs_the_cell_that_met_it(bench: Bench, small_
         outcomes = run(executor, bench.job("a", "fill_cache", cache_dir=str(small_disk)), bench.job("b"))
 
     assert outcomes["a"].status == "killed"
-    assert f"is full at {small_disk} (0 MiB free of 1 MiB); the cell ended as failed: OSError: " in outcomes["a"].reason
+    assert (
+        f"is full at {small_disk} (0 MiB free of 1 MiB); the cell ended as interrupted: OSError: "
+        in outcomes["a"].reason
+    )
     assert outcomes["b"].status == "ok"
 
 

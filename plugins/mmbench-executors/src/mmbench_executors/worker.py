@@ -25,7 +25,7 @@ from types import TracebackType
 from typing import Any
 
 from mmbench.executors import Outcome
-from mmbench.executors.child import one_line
+from mmbench.executors.child import MACHINE_FAULT, one_line
 from mmbench.executors.local import PRELOAD, LocalExecutor
 from mmbench.executors.watch import default_memory_bytes
 from mmbench.record import Status
@@ -80,7 +80,7 @@ class Worker:
         if differing:
             return _failed("failed", differing)
         outcome, lost = self._run(request)
-        if lost or outcome.status in ("failed", "killed"):
+        if lost or outcome.status in ("failed", "killed") or outcome.info.get(MACHINE_FAULT):
             fault = lacking(request) or _fault_behind(request, outcome.reason)
             if fault:
                 said = "" if lost else f"; the cell ended as {outcome.status}: {outcome.reason}"
