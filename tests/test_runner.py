@@ -368,7 +368,7 @@ def found_in(store: RunStore) -> dict[str, tuple[str, tuple[Any, ...]]]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs the fork server")
 @pytest.mark.parametrize(
-    "seed", [0, 1, pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow)]
+    "seed", [0, 1, pytest.param(2, marks=pytest.mark.full), pytest.param(3, marks=pytest.mark.full)]
 )
 def test_a_run_killed_again_and_again_ends_as_if_it_had_not_been(tmp_path: Path, seed: int) -> None:
     chance = random.Random(seed)

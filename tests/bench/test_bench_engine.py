@@ -108,7 +108,7 @@ def ratios(one, other, pairs):
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("loading", ["resident tensors", "data loader"])
 def test_an_epoch_through_the_engine_against_a_bare_loop(benchmark, one_thread, loading):
     trainer, tensors, labels = make()

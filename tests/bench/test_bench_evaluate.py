@@ -15,7 +15,7 @@ from mmbench.spec import TaskSpec
 NUM_SAMPLES, NUM_CLASSES = 500, 10
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.usefixtures("one_thread")
 def test_all_metrics_of_a_cell_take_a_few_times_as_long_as_six_of_scikit_learn(benchmark: Any) -> None:
     rng = np.random.default_rng(0)

@@ -15,13 +15,13 @@ NUM_CELLS = 24
 SAME = 0.03
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.timeout(3600)
 def test_a_grid_takes_a_third_of_the_time_of_one_script_per_cell_and_finds_the_same(
     benchmark: Any, tmp_path: Path
 ) -> None:
     if not benchmark.enabled:
-        pytest.skip("a measurement of minutes; pytest tests/bench -m slow --benchmark-enable")
+        pytest.skip("a measurement of minutes; pytest tests/bench -m full --benchmark-enable")
     words, _ = clock()
     quiet = words.startswith("wall time")
 

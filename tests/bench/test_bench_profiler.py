@@ -88,13 +88,13 @@ def timms_seconds_per_batch(network, values, now):
         return (now() - began) / NUM_ITERATIONS
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("name", NUM_ROUNDS)
 def test_throughput_and_latency_agree_with_timms_procedure_and_with_torchs_timer(
     benchmark, one_thread, monkeypatch, name
 ):
     if not benchmark.enabled:
-        pytest.skip("a measurement; pytest tests/bench -m slow --benchmark-enable")
+        pytest.skip("a measurement; pytest tests/bench -m full --benchmark-enable")
     network, model = make(name)
     words, now = clock()
     monkeypatch.setattr("mmbench.profiling.meter.perf_counter", now)
@@ -147,11 +147,11 @@ def payloads_of(folder, protocol):
     return [made.payload() for made in make_plan(config, load_registry(), runtime=runtime).cells() if made.fusion]
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.timeout(1800)
 def test_profiling_a_cell_takes_at_most_a_fiftieth_of_its_training(benchmark, one_thread, tmp_path, monkeypatch):
     if not benchmark.enabled:
-        pytest.skip("a measurement; pytest tests/bench -m slow --benchmark-enable")
+        pytest.skip("a measurement; pytest tests/bench -m full --benchmark-enable")
     import mmbench.profiling.rehearsal  # noqa: F401 - as in the server that cells are forked from
 
     words, now = clock()

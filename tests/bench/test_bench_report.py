@@ -65,7 +65,7 @@ def write_cells(store: RunStore) -> None:
             stream.write(json.dumps(record.to_json()) + "\n")
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_report_of_ten_thousand_cells_takes_a_few_times_as_long_as_reading_their_records(
     benchmark: Any, tmp_path: Path
 ) -> None:
@@ -90,7 +90,7 @@ def test_a_report_of_ten_thousand_cells_takes_a_few_times_as_long_as_reading_the
     assert not benchmark.enabled or ratio < 30
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_an_export_of_a_hundred_thousand_rows_takes_a_few_times_as_long_as_writing_their_fields(benchmark: Any) -> None:
     metrics = tuple(
         Metric(phase="evaluate", split="test", task="digit", name=f"m{i}", value=i / 7, direction="max")
@@ -115,7 +115,7 @@ def test_an_export_of_a_hundred_thousand_rows_takes_a_few_times_as_long_as_writi
     assert not benchmark.enabled or ratio < 5
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_plan_of_a_hundred_thousand_cells_takes_a_few_times_as_long_as_naming_them(
     benchmark: Any, tmp_path: Path
 ) -> None:

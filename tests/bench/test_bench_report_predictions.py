@@ -84,7 +84,7 @@ def write_run(folder: Path) -> None:
         store.write_run({"argv": []})
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_report_of_ten_thousand_combos_with_predictions_takes_a_minute_and_two_gigabytes_at_most(
     tmp_path: Path,
 ) -> None:

@@ -44,7 +44,7 @@ def bare_process(context: Any) -> None:
     process.join()
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.skipif(sys.platform != "linux", reason="needs the fork server")
 def test_an_empty_cell_takes_no_longer_than_a_bare_process_of_a_fork_server(benchmark: Any, tmp_path: Path) -> None:
     pytest.importorskip("torch")
@@ -70,7 +70,7 @@ def test_an_empty_cell_takes_no_longer_than_a_bare_process_of_a_fork_server(benc
     )
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_journal_of_a_hundred_thousand_records_loads_about_as_fast_as_plain_lines(
     benchmark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,7 +122,7 @@ def test_a_journal_of_a_hundred_thousand_records_loads_about_as_fast_as_plain_li
         assert load_s <= 8 * load_plain_s
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_plan_of_a_hundred_thousand_cells_is_written_and_read_in_seconds(benchmark: Any, tmp_path: Path) -> None:
     row = {
         "dataset": "digits",

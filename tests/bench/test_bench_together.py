@@ -47,11 +47,11 @@ def subjects(folder, combo):
     return [subject.trainer for subject in made]
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("combo", COMBOS)
 def test_five_seeds_together_against_one_after_another(benchmark, tmp_path, combo):
     if not benchmark.enabled:
-        pytest.skip("a measurement; pytest tests/bench -m slow --benchmark-enable")
+        pytest.skip("a measurement; pytest tests/bench -m full --benchmark-enable")
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     ways = {
