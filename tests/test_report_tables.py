@@ -387,7 +387,11 @@ def test_accuracy_on_imbalanced_classes_is_a_caution() -> None:
     run.cell("", "majority", 0.75)
     run.seeds(TRIO, "gated", [0.8, 0.8, 0.8])
 
-    assert any("the most frequent one alone gives accuracy 0.750" in text for text in cautions(run.board()))
+    assert any(
+        "the most frequent one has 75% of the test samples and alone gives accuracy 0.750; --metric balanced_accuracy"
+        in text
+        for text in cautions(run.board())
+    )
 
 
 def test_a_gain_whose_interval_holds_zero_is_a_caution() -> None:

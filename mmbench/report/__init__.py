@@ -25,11 +25,12 @@ def build_report(folder: Path) -> Report:
         UsageError: there is no run, or its plan is damaged.
     """
     from mmbench.report.assembly import build_report
+    from mmbench.report.by_class import with_classes
     from mmbench.report.evidence import with_evidence
     from mmbench.report.modalities import with_modalities
 
     with _sound(folder):
-        return with_modalities(with_evidence(build_report(folder), folder), folder)
+        return with_classes(with_modalities(with_evidence(build_report(folder), folder), folder), folder)
 
 
 @contextmanager

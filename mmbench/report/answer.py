@@ -344,8 +344,8 @@ def _imbalance(board: Board) -> list[str]:
     if share <= min(0.6, 2 / board.num_outputs):
         return []
     return [
-        f"classes are imbalanced: the most frequent one alone gives accuracy {number(share)}; "
-        "look at balanced_accuracy and f1_macro as well."
+        f"classes are imbalanced and ranked by accuracy: the most frequent one has {share:.0%} of the test samples and "
+        f"alone gives accuracy {number(share)}; --metric balanced_accuracy or --metric f1_macro counts classes alike."
     ]
 
 

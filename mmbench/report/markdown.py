@@ -9,6 +9,7 @@ from mmbench.data_card import DataCard, card_lines
 from mmbench.report.answer import answer, board_answer, cautions, combo, metric_words, spread
 from mmbench.report.decisions import tuned_words
 from mmbench.report.intervals import Undefined
+from mmbench.report.markdown_classes import class_lines
 from mmbench.report.markdown_modalities import modality_lines
 from mmbench.report.methods import Across, across_datasets
 from mmbench.report.provenance import provenance
@@ -82,6 +83,8 @@ def _board(board: Board, *, answered_here: bool) -> Iterator[str]:
             f"- Ceiling of {markdown(named(modalities))}: {number(float(value))} (best possible on average, by "
             "construction; luck may pass it on one test set)"
         )
+    if board.classes is not None:
+        yield from class_lines(board, board.classes)
     if board.modalities is not None:
         yield from modality_lines(board, board.modalities)
 

@@ -10,6 +10,7 @@ from typing import Any
 from mmbench.data_card import card_lines
 from mmbench.record import DONE
 from mmbench.report.answer import answer, board_answer, cautions, combo, metric_words, spread
+from mmbench.report.by_class import ClassTable, class_rows
 from mmbench.report.decisions import tuned_words
 from mmbench.report.intervals import Undefined
 from mmbench.report.looked_at import MAX_PAGE_BYTES, looked_at
@@ -110,6 +111,7 @@ def _board(board: Board, report: Report, folder: Path | None) -> dict[str, Any]:
         "stages": _stages(board, shown),
         "conditions": _conditions(board, shown),
         "modalities": _modalities(board.modalities, board) if board.modalities else None,
+        "classes": _classes(board.classes, board.kind) if board.classes else None,
         "lookedAt": looked_at(board, folder, MAX_PAGE_BYTES // len(report.boards)) if folder is not None else [],
     }
 
@@ -285,6 +287,20 @@ def _modalities(found: Modalities, board: Board) -> dict[str, Any]:
             "classes": [named(name) for name in board.class_names]
             or [str(number) for number in range(len(errors.confusion))],
         },
+    }
+
+
+def _classes(table: ClassTable, kind: str) -> dict[str, Any]:
+    """Names, support and scores of each class with their intervals, for the row that val chooses."""
+    return {
+        "row": table.place,
+        "what": "label" if kind == "multilabel" else "class",
+        "numClasses": table.num_classes,
+        "over": table.over,
+        "rows": [
+            [named(name), support, *([_rounded(item.value), _rounded(item.low), _rounded(item.high)] for item in items)]
+            for name, support, items in class_rows(table)
+        ],
     }
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from mmbench.data_card import DataCard
 from mmbench.record import DONE, Direction
+from mmbench.report.by_class import ClassTable
 from mmbench.report.outcomes import STOPPED
 from mmbench.report.portrait import Modalities, Precision
 from mmbench.report.timing_claims import Timing
@@ -186,6 +187,7 @@ class Board:
         mixed: What differs between cells and should not: counts of cells by value, by what it is ("torch", "split").
         warnings: What cells warned of, with how many did.
         modalities: What the diagnostics of its cells say, or None.
+        classes: Scores of each class under the row that val chooses, or None.
     """
 
     dataset: str
@@ -218,6 +220,7 @@ class Board:
     warnings: Mapping[str, int] = field(default_factory=dict)
     modalities: Modalities | None = None
     reference: str = ""
+    classes: ClassTable | None = None
 
     @property
     def best(self) -> Row | None:

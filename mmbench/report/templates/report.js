@@ -706,6 +706,21 @@
     };
   }
 
+  function classes(board) {
+    const found = board.classes;
+    if (!found) return null;
+    const what = found.what;
+    const estimate = (value, low, high) => el("td", null, value === null ? "–" : low === null ? number(value) : `${number(value)} [${number(low)}, ${number(high)}]`);
+    const lines = found.rows.map(([name, support, precision, recall, f1]) =>
+      el("tr", null, el("th", { scope: "row" }, bdi(name)), el("td", null, String(support)), estimate(...precision), estimate(...recall), estimate(...f1)));
+    const head = el("tr", null, [what, "support", "precision", "recall", "F1"].map((title) => el("th", { scope: "col" }, title)));
+    const left = found.numClasses - found.rows.length;
+    return el("section", { class: "classes" }, el("h3", null, what === "label" ? "Each label" : "Each class"),
+      el("p", { class: "note" }, `On test under the row that is best on val; mean over seeds with the 95 % interval over ${found.over}. `, bdi(board.rows[found.row].name)),
+      el("div", { class: "scroll" }, el("table", null, el("thead", null, head), el("tbody", null, lines))),
+      left ? el("p", { class: "note" }, `${left} others with a higher F1, or without test samples, are not shown.`) : null);
+  }
+
   function errors(board) {
     const found = board.modalities && board.modalities.errors;
     if (!found) return null;
@@ -899,6 +914,7 @@
       portraits(board),
       conditions(board),
       noise && noise.section,
+      classes(board),
       errors(board),
       lookedAt(board),
       curves && curves.section,
