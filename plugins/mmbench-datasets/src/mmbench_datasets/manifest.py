@@ -1,6 +1,6 @@
 """Any data of one's own: a table whose columns are paths, texts, numbers and labels, checked before anything runs.
 
-Options name the columns. ``label``, ``split``, ``id``, ``group``, ``seed``, ``drop``, ``root``, ``encoding``,
+Options name the columns. ``label``, ``split``, ``id``, ``group``, ``time``, ``seed``, ``drop``, ``root``, ``encoding``,
 ``max_seconds``, ``max_frames`` and ``pixel_range`` are reserved; every other option is a modality: ``image=photo``
 makes the modality "image" from the column "photo". ``meta=age+height`` joins columns into one table, and so does
 ``genes=gene_*``. ``text=number:text`` forces a kind where the content would be taken for another.
@@ -44,6 +44,7 @@ RESERVED = (
     "split",
     "id",
     "group",
+    "time",
     "seed",
     "drop",
     "root",
@@ -237,7 +238,7 @@ def _understood(
     targets = read_targets(table, known.get("label", ""), faults)
     seed, max_seconds, max_frames = read_seed(known), read_max_seconds(known), _read_max_frames(known)
     splits = split_columns(table, known, faults)
-    used = {item.column for item in targets} | {splits.split, splits.group, id_column} - {""}
+    used = {item.column for item in targets} | {splits.split, splits.group, splits.time, id_column} - {""}
     files = TableFiles(_root(table, known), "the table's folder" if "root" not in known else "root")
     notes = [*table.notes, *(note for item in targets for note in item.notes)]
     if declared:
@@ -254,7 +255,9 @@ def _understood(
         return None
     rows, remarks = split_rows(table, splits, ids, targets, seed, faults)
     notes += remarks
-    check_labels_of_splits(table, targets, rows, drawn=not splits.cells)
+    if faults:
+        return None
+    check_labels_of_splits(table, targets, rows, origin=splits.origin)
     check_trained(table, targets, rows)
     sources = [
         replace(source, features=tuple(with_train(table, source.name, source.features, rows["train"])))

@@ -25,7 +25,8 @@ def check_misspelt(dataset: str, declared: Iterable[str], reserved: Collection[s
     Raises:
         UsageError: one has the letters of a reserved name in another order, doubled, or with an "s" at the end.
     """
-    by_letters = {"".join(sorted(name)): name for name in reserved}
+    # "item" is a word of its own, and has the letters of "time".
+    by_letters = {"".join(sorted(name)): name for name in reserved if name != "time"}
     for name in declared:
         single = re.sub(r"(.)\1+", r"\1", name)
         meant = by_letters.get("".join(sorted(name))) or (single if single in reserved else "")

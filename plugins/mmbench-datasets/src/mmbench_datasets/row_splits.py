@@ -1,14 +1,16 @@
-"""Which split each row belongs to: as a column or the files say, or drawn by the seed."""
+"""Which split each row belongs to: as a column or the files say, by time, or drawn by the seed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from mmbench.data import SPLITS, Split
 from mmbench.errors import UsageError
 from mmbench_datasets.faults import Faults
 from mmbench_datasets.labels import Target
+from mmbench_datasets.split_shares import Shares, parse_shares
 from mmbench_datasets.splits import (
     SPLIT_WORDS,
     check_groups,
@@ -18,6 +20,7 @@ from mmbench_datasets.splits import (
     group_names,
 )
 from mmbench_datasets.table import Table
+from mmbench_datasets.temporal_split import period, read_times, temporal_split
 
 _LIKE_SPLIT = ("fold", "subset", "partition", "set", "phase", "usage")
 
@@ -30,6 +33,8 @@ class SplitColumns:
         split: The column of splits, "" for none.
         group: The column of groups, "" for none.
         cells: The split of each row, empty where it is to be drawn.
+        shares: Of the splits that are drawn or cut by time.
+        time: The column of times that the split follows, "" for none.
         group_asked: Whether an option names the column of groups.
         notes: What was guessed.
     """
@@ -37,8 +42,15 @@ class SplitColumns:
     split: str
     group: str
     cells: Sequence[str]
+    shares: Shares
+    time: str
     group_asked: bool
     notes: tuple[str, ...]
+
+    @property
+    def origin(self) -> Literal["given", "drawn", "temporal"]:
+        """Where splits come from."""
+        return "temporal" if self.time else "given" if self.cells else "drawn"
 
 
 def split_columns(table: Table, known: Mapping[str, str], faults: Faults) -> SplitColumns:
@@ -53,7 +65,16 @@ def split_columns(table: Table, known: Mapping[str, str], faults: Faults) -> Spl
     notes: list[str] = []
     asked = known.get("split", "")
     split, cells = "", table.splits
-    if asked == "auto" and "auto" not in table.columns:
+    shares = parse_shares(asked) if asked not in table.columns else None
+    time = known.get("time", "")
+    if time:
+        table.column(time, "times")
+        if asked and shares is None:
+            raise UsageError(
+                f"{table.path.name}: time={time} and split={asked} both say how rows are split; give one of them, or "
+                "the shares of a split by time, such as [time=" + time + ",split=70/15/15]"
+            )
+    if shares is not None or time or (asked == "auto" and "auto" not in table.columns):
         cells = ()
     elif asked:
         split, cells = asked, table.column(asked, "splits")
@@ -62,7 +83,7 @@ def split_columns(table: Table, known: Mapping[str, str], faults: Faults) -> Spl
         cells = table.columns[split] if split else ()
         if split and split != "split":
             notes.append(f"column {split!r} is taken for the split; [split=auto] draws one instead")
-    if not cells and asked != "auto":
+    if not cells and asked != "auto" and shares is None and not time:
         like = [column for column in table.columns if column.strip().casefold() in _LIKE_SPLIT]
         notes += [f"column {column!r} is not used for the split: it does not say train, val or test" for column in like]
     group = known.get("group")
@@ -74,7 +95,15 @@ def split_columns(table: Table, known: Mapping[str, str], faults: Faults) -> Spl
         table.column(group, "groups")
     if cells:
         given_split(table, split or "of the files", cells, faults)
-    return SplitColumns(split=split, group=group, cells=cells, group_asked="group" in known, notes=tuple(notes))
+    return SplitColumns(
+        split=split,
+        group=group,
+        cells=cells,
+        shares=shares or Shares(),
+        time=time,
+        group_asked="group" in known,
+        notes=tuple(notes),
+    )
 
 
 def _column_of_splits(table: Table) -> str:
@@ -105,16 +134,35 @@ def split_rows(
         DataError: rows do not fill three splits, or a group is in two of them.
     """
     notes = list(columns.notes)
+    if columns.time:
+        return _by_time(table, columns, faults, notes)
     if not columns.cells:
-        rows = generated_split(table, ids, targets, columns.group, seed, asked=columns.group_asked)
+        rows = generated_split(
+            table, ids, targets, columns.group, seed, asked=columns.group_asked, shares=columns.shares
+        )
         by = f" and whole groups of {columns.group!r}" if columns.group else ""
-        return rows, [*notes, f"split: drawn by seed {seed}, 70/15/15 by target{by}: {_sizes(rows)}"]
+        return rows, [*notes, f"split: drawn by seed {seed}, {columns.shares.text} by target{by}: {_sizes(rows)}"]
     given = given_split(table, columns.split, columns.cells, faults)
     rows, note = fill_splits(table, given, targets, group_names(table, ids, columns.group))
     if columns.group:
         check_groups(table, columns.group, rows)
     source = f"column {columns.split!r}" if columns.split else "the names of files"
     return rows, [*notes, f"split: by {source}: {_sizes(rows)}", *([note] if note else [])]
+
+
+def _by_time(
+    table: Table, columns: SplitColumns, faults: Faults, notes: Sequence[str]
+) -> tuple[dict[Split, list[int]], list[str]]:
+    """Return the rows of a split by time, and the notes with the period of each split."""
+    cells = table.columns[columns.time]
+    times = read_times(table, columns.time, cells, faults)
+    if faults:
+        return {split: [] for split in SPLITS}, [*notes]
+    rows = temporal_split(table, columns.time, times, columns.shares)
+    if columns.group and columns.group_asked:
+        check_groups(table, columns.group, rows)
+    periods = "; ".join(f"{len(rows[split])} {split} ({period(cells, times, rows[split])})" for split in SPLITS)
+    return rows, [*notes, f"split: by time, column {columns.time!r}, {columns.shares.text}: {periods}"]
 
 
 def _sizes(rows: Mapping[Split, Sequence[int]]) -> str:

@@ -1,4 +1,4 @@
-"""The rows of a manifest in train, val and test: as a column says, or 70/15/15 by target and group."""
+"""The rows of a manifest in train, val and test: as a column says, or drawn by target and group."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import functools
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from mmbench.data import SPLITS, Split
 from mmbench.errors import DataError
 from mmbench_datasets.faults import Faults
 from mmbench_datasets.labels import Target
+from mmbench_datasets.split_shares import Shares
 from mmbench_datasets.table import Table
 
 SPLIT_WORDS: Mapping[str, Split] = {
@@ -23,7 +24,9 @@ SPLIT_WORDS: Mapping[str, Split] = {
 }  # fmt: skip
 _GIVEN_ADVICE = "move rows to train, remove them, or split anew by [split=auto]"
 _DRAWN_ADVICE = "draw another split by [seed=1], or mark the rows in a column 'split'"
+_TEMPORAL_ADVICE = "remove these rows, or take more of the rows for train by [split=80/10/10]"
 _VAL_SHARE, _TEST_SHARE = 0.15, 0.15
+_ADVICE = {"given": _GIVEN_ADVICE, "drawn": _DRAWN_ADVICE, "temporal": _TEMPORAL_ADVICE}
 #: Groups are placed in another random order until every split is within this share of all rows of its size.
 MAX_MISS = 0.02
 NUM_DRAWS = 20
@@ -118,9 +121,16 @@ def check_groups(table: Table, column: str, rows: Mapping[Split, Sequence[int]])
 
 
 def generated_split(
-    table: Table, ids: Sequence[str], targets: Sequence[Target], group_column: str, seed: int, *, asked: bool = True
+    table: Table,
+    ids: Sequence[str],
+    targets: Sequence[Target],
+    group_column: str,
+    seed: int,
+    *,
+    asked: bool = True,
+    shares: Shares = Shares(),  # noqa: B008  (it is frozen)
 ) -> dict[Split, list[int]]:
-    """Split 70/15/15 by target and whole groups; a row's place depends on its id and the seed, not on its position.
+    """Split by target and whole groups; a row's place depends on its id and the seed, not on its position.
 
     Args:
         table, ids: The rows.
@@ -128,9 +138,10 @@ def generated_split(
         group_column: "" for none.
         seed: Draws another split.
         asked: Whether an option names the column of groups.
+        shares: Of val and test.
     """
     groups = group_names(table, ids, group_column)
-    rows = split_groups(groups, strata_of(targets), seed)
+    rows = split_groups(groups, strata_of(targets), seed, val_share=shares.val, test_share=shares.test)
     if not all(rows.values()):
         taken = (
             f' (the column {group_column!r} was taken for groups; [group=""] ignores it)'
@@ -314,7 +325,11 @@ def _shared(count: int, val_share: float, test_share: float) -> dict[Split, int]
 
 
 def check_labels_of_splits(
-    table: Table, targets: Sequence[Target], rows: Mapping[Split, Sequence[int]], *, drawn: bool = False
+    table: Table,
+    targets: Sequence[Target],
+    rows: Mapping[Split, Sequence[int]],
+    *,
+    origin: Literal["given", "drawn", "temporal"] = "given",
 ) -> None:
     """Raise where a class occurs in val or test and never in train: no model could learn it.
 
@@ -322,7 +337,7 @@ def check_labels_of_splits(
         table: The rows.
         targets: The tasks.
         rows: By split.
-        drawn: Whether mmbench made the split.
+        origin: Where the split comes from.
     """
     for item in targets:
         if item.task.kind == "multiclass":
@@ -355,5 +370,5 @@ def check_labels_of_splits(
             raise DataError(
                 f"{table.where(row)}: the class {item.task.class_names[label]!r} of {item.task.name!r} occurs in "
                 f"{split} and never in train ({len(unseen)} such), so it cannot be learned; "
-                f"{_DRAWN_ADVICE if drawn else _GIVEN_ADVICE}"
+                f"{_ADVICE[origin]}"
             )
