@@ -57,6 +57,9 @@ from mmbench.cli_options import (
 )
 from mmbench.errors import MmbenchError, UsageError
 
+#: Commands that are there for what they do; all others are there for what they print.
+_WORKING = frozenset({"run", "profile", "prepare", "report", "merge", "ensemble", "clean", "check", "new"})
+
 app = typer.Typer(
     name="mmbench",
     no_args_is_help=True,
@@ -514,15 +517,19 @@ def main() -> None:
     """Run the command line; a person's mistake becomes one sentence and its exit code."""
     from mmbench.encoding import printable, use_safe_streams
     from mmbench.executors import OFFLINE
+    from mmbench.standard_streams import lasting_streams
 
-    use_safe_streams()
     if sys.argv[1:2] != ["prepare"]:
         os.environ.update(OFFLINE)
     defer_checks()
     try:
         argv = rewritten(sys.argv[1:])
-        with _one_command(argv[:1]):
-            code = app(args=argv, prog_name="mmbench", standalone_mode=False)
+        with lasting_streams(keeps_going=bool(_WORKING.intersection(argv[:1]))):
+            use_safe_streams()
+            with _one_command(argv[:1]):
+                code = app(args=argv, prog_name="mmbench", standalone_mode=False)
+    except BrokenPipeError:
+        raise SystemExit(1) from None
     except MmbenchError as error:
         sys.stderr.write(printable(f"error: {error}\n"))
         raise SystemExit(error.exit_code) from None

@@ -26,7 +26,7 @@ def alone_on(
         on_wait: Told who holds a device, before waiting for it.
 
     Raises:
-        UsageError: somebody still holds one after `wait_s`.
+        UsageError: somebody still holds one after `wait_s`, or its lock cannot be taken.
     """
     from filelock import FileLock, Timeout  # takes longer to import than most commands run
 
@@ -35,15 +35,21 @@ def alone_on(
         for device in sorted(set(devices)):
             lock = FileLock(lock_stem(device).with_suffix(".lock"), mode=0o666)
             try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                on_wait(f"{device} is being measured by {_holder(device)}")
                 try:
-                    lock.acquire(timeout=wait_s)
+                    lock.acquire(timeout=0)
                 except Timeout:
-                    raise UsageError(
-                        f"{device} is still being measured by {_holder(device)} after {wait_s:g} s; try again later"
-                    ) from None
+                    on_wait(f"{device} is being measured by {_holder(device)}")
+                    lock.acquire(timeout=wait_s)
+            except Timeout:
+                raise UsageError(
+                    f"{device} is still being measured by {_holder(device)} after {wait_s:g} s; try again later"
+                ) from None
+            except OSError as error:
+                # A link, which is not followed, or a folder that others may not write into.
+                raise UsageError(
+                    f"the lock {lock.lock_file} cannot be taken ({error.strerror or error}); remove it, or set "
+                    "MMBENCH_LOCKS to a folder of your own"
+                ) from None
             stack.callback(lock.release)
             _sign(device)
         yield

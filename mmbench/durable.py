@@ -52,12 +52,53 @@ class LineFile:
 
     Args:
         path: The file; made with the first line.
+
+    Attributes:
+        num_foreign_bytes: What other programs appended while this one had the file to itself.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.num_foreign_bytes = 0
         self._stream: IO[bytes] | None = None
         self._whole = False  # whether the file is known to end with a newline
+        self._size: int | None = None  # once the file is this one's alone
+
+    def hold(self) -> None:
+        """Take the file as one that nobody else appends to from now on."""
+        self._size = self.path.stat().st_size if self.path.exists() else 0
+
+    def set_foreign_aside(self) -> None:
+        """Move what others appended to a file that is held into PATH.foreign.
+
+        Raises:
+            OSError: it cannot be moved, or others cut or replaced the file.
+        """
+        if self._size is None or not os.path.lexists(self.path):
+            return
+        descriptor = os.open(self.path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+        with os.fdopen(descriptor, "r+b") as stream:
+            self._check_same(stream)
+            stream.seek(self._size)
+            foreign = stream.read()
+            if foreign:
+                flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+                beside = self.path.with_name(f"{self.path.name}.foreign")
+                with os.fdopen(os.open(beside, flags, 0o666), "ab") as aside:
+                    aside.write(foreign)
+                    aside.flush()
+                    os.fsync(aside.fileno())
+                stream.truncate(self._size)
+                os.fsync(stream.fileno())
+                self.num_foreign_bytes += len(foreign)
+
+    def _check_same(self, stream: IO[bytes]) -> None:
+        about = os.fstat(stream.fileno())
+        if self._stream is not None and not os.path.samestat(about, os.fstat(self._stream.fileno())):
+            raise FileNotFoundError(errno.ENOENT, "it was replaced while it was written", str(self.path))
+        if self._size is not None and about.st_size < self._size:
+            missing = self._size - about.st_size
+            raise OSError(errno.EIO, f"another program cut {missing} bytes off while it was written", str(self.path))
 
     def append(self, line: bytes) -> None:
         """Write a line, its newline included; when this returns, it stays.
@@ -67,13 +108,15 @@ class LineFile:
         """
         if self._stream is None:
             self._stream = self.path.open("ab", buffering=0)
-            self._whole = self._ends_with_newline()
-        if not self._whole:
-            # What a crash left unfinished stays a line of its own.
-            line = b"\n" + line
         before = os.fstat(self._stream.fileno())
         if before.st_nlink == 0:
             raise FileNotFoundError(errno.ENOENT, "it was removed while it was written", str(self.path))
+        if self._size is not None and before.st_size != self._size:
+            self.set_foreign_aside()
+            before = os.fstat(self._stream.fileno())
+        if not self._whole and not self._ends_with_newline():
+            # What a crash left unfinished stays a line of its own.
+            line = b"\n" + line
         try:
             written = self._stream.write(line)
             if written != len(line):
@@ -88,9 +131,12 @@ class LineFile:
             self._whole = False
             with suppress(OSError):
                 os.ftruncate(self._stream.fileno(), before.st_size)
-                self._whole = self._ends_with_newline()
+            if self._size is not None:
+                self._size = os.fstat(self._stream.fileno()).st_size
             raise
         self._whole = True
+        if self._size is not None:
+            self._size = before.st_size + len(line)
 
     def close(self) -> None:
         """Close the file; the next line opens it again."""

@@ -44,6 +44,12 @@ class DiskError(MmbenchError):
     """A folder that cannot be written as needed: the disk is full, read-only or failing."""
 
 
+class OutputError(MmbenchError):
+    """Standard output that cannot be written."""
+
+    exit_code = 1
+
+
 class DownloadError(MmbenchError):
     """A file that cannot be fetched: no answer, another size or hash than promised, an address that is not allowed."""
 

@@ -68,6 +68,23 @@ class Journal:
         self.num_damaged = 0  # lines that the latest complete reading could not use; a torn last line is not counted
         self._file = LineFile(path)
 
+    @property
+    def num_foreign_bytes(self) -> int:
+        """Return how much others appended since `hold`, which is in PATH.foreign now."""
+        return self._file.num_foreign_bytes
+
+    def hold(self) -> None:
+        """Take the journal as this process's alone: what others append from now on is set aside."""
+        self._file.hold()
+
+    def set_foreign_aside(self) -> None:
+        """Move lines that are not this process's out of a journal that it holds.
+
+        Raises:
+            OSError: they cannot be moved, or others cut or replaced the journal.
+        """
+        self._file.set_foreign_aside()
+
     def append(self, record: Record) -> None:
         """Write a record to the disk; when this returns, it stays."""
         line = json.dumps(record.to_json(), allow_nan=False, separators=(",", ":")).encode()

@@ -25,6 +25,7 @@ from mmbench.report.text import counted, duration
 from mmbench.runner import run
 from mmbench.session import (
     default_name,
+    foreign_lines,
     known_libraries,
     make_executor,
     memory_limit,
@@ -95,6 +96,8 @@ def profile_plan(plan: Plan, options: ProfileOptions, *, argv: Sequence[str], as
             )
         _keep_peaks(store)
         show_costs(store, as_json=as_json)
+        for line in foreign_lines(store):
+            out.print(Text(line, style="yellow"))
         out.print(f"{counted(summary.num_launched, 'profile')} in {duration(time.monotonic() - began)}")
     return summary.exit_code or int(bool(plan.broken or plan.unavailable_by_name()))
 

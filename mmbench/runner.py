@@ -224,6 +224,10 @@ class _Run:
             while self.launched:
                 self._collect()
                 self._repeat()
+            try:
+                self.store.journal.set_foreign_aside()
+            except OSError as error:
+                self._stop_for_disk(error)
         return Summary(
             counts=dict(self.counts),
             num_launched=self.num_launched,

@@ -135,6 +135,8 @@ def run_plan(plan: Plan, *, argv: Sequence[str], as_json: bool = False) -> int:
             else:
                 out.print("nothing left to do")
                 out.print(f"report: {store.folder / 'report'}")
+            for line in foreign_lines(store):
+                out.print(Text(line, style="yellow"))
             for text, advice in reasons.summary(store.folder):
                 out.print(Text(text, style="red"))
                 if advice:
@@ -145,6 +147,18 @@ def run_plan(plan: Plan, *, argv: Sequence[str], as_json: bool = False) -> int:
     if as_json:
         sys.stdout.write(json.dumps({"run": str(store.folder), "counts": dict(summary.counts)}, indent=2) + "\n")
     return summary.exit_code or int(not reported or bool(plan.broken or lacks_named))
+
+
+def foreign_lines(store: RunStore) -> list[str]:
+    """Return the warning about what others wrote into the journal while the run was under way, if anything."""
+    count = store.journal.num_foreign_bytes
+    if not count:
+        return []
+    path = store.journal.path
+    return [
+        f"warning: another program, such as a plugin, wrote {counted(count, 'byte')} into {path} while the run was "
+        f"under way; they are in {path.name}.foreign and count as no results"
+    ]
 
 
 def missing(cells: Iterable[PlannedT], store: RunStore, retry: frozenset[str]) -> Iterator[PlannedT]:

@@ -119,6 +119,7 @@ class RunStore:
         store = cls(folder)
         store._acquire()
         store._remove_leftovers()
+        store.journal.hold()
         return store
 
     @classmethod

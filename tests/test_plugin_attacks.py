@@ -19,6 +19,7 @@ from mmbench.errors import PluginError, Unavailable
 from mmbench.part_code import call_function
 from mmbench.plan import local_runtime, make_plan
 from mmbench.registry import load_registry
+from mmbench.store import RunStore
 
 pytestmark = pytest.mark.skipif(not plugin_process.CAN_FORK, reason="plugins are read in this process here")
 
@@ -139,6 +140,7 @@ def test_what_a_plugin_changes_in_its_process_reaches_no_other(tmp_path: Path, c
 import json, os, resource, subprocess, sys, time
 before = (os.getcwd(), resource.getrlimit(resource.RLIMIT_NOFILE), os.umask(0o22), time.tzname, sys.getrecursionlimit())
 from mmbench.registry import load_registry
+from mmbench.store import RunStore
 try:
     load_registry([{str(path)!r}])
 except Exception as error:
@@ -306,3 +308,49 @@ def test_an_outcome_without_the_nonce_of_its_job_is_none(tmp_path: Path) -> None
     statuses = sorted(json.loads(line)["status"] for line in lines)
     assert (done.returncode, statuses) == (1, ["failed", "ok"]), done.stderr
     assert (tmp_path / "results" / "forged" / "report" / "report.html").exists()
+
+
+SABOTAGE = """
+import json, os, zlib
+from pathlib import Path
+
+class Fusion:
+    def __init__(self, dims, tasks, **options):
+        run = Path(os.environ["FORGE"])
+        own = next(path for path in run.glob("cells/.*") if path.is_dir()).name.split(".")[1]
+        lines = (run / "journal.jsonl").read_bytes().splitlines()
+        for line in lines:
+            data = json.loads(line)
+            data.pop("crc32")
+            for metric in data["metrics"]:
+                metric["value"] = 0.0
+            text = json.dumps(data).encode()
+            forged = text[:-1] + b',"crc32":%d}\\n' % zlib.crc32(text)
+            with (run / "journal.jsonl").open("ab") as stream:
+                stream.write(forged)
+        os._exit(3)
+"""
+
+
+@pytest.mark.slow
+def test_a_cell_cannot_append_other_results_to_the_journal(tmp_path: Path) -> None:
+    path = write(tmp_path, SABOTAGE)
+    command = (
+        "from mmbench.cli import main; import sys; sys.argv[1:] = ["
+        "'run', '-d', 'xor', '-f', 'concat', '-f', 'subject', '--no-baselines', '--seeds', '1', '--epochs', '1', "
+        "'--protocol', 'none', '--diagnostics', 'none', '-j', '1', '--run', 'sabotaged', "
+        f"'--plugin', {str(path)!r}]; main()"
+    )
+    run_folder = tmp_path / "results" / "sabotaged"
+    environment = {**os.environ, "FORGE": str(run_folder), "MMBENCH_CACHE": str(tmp_path / "cache")}
+
+    done = subprocess.run(
+        [sys.executable, "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+    )
+
+    records = RunStore.open(run_folder).records()
+    scores = {record.status: [item.value for item in record.metrics] for record in records.values()}
+    assert sorted(scores) == ["failed", "ok"], done.stderr
+    assert any(scores["ok"])
+    assert "wrote" in done.stdout
+    assert "journal.jsonl.foreign and count as no results" in done.stdout

@@ -485,6 +485,25 @@ def test_two_measurements_of_one_device_never_overlap(tmp_path, monkeypatch):
     assert waited[0].startswith("cpu is being measured by process")
 
 
+@pytest.mark.parametrize("kind", ["link", "dangling link", "folder"])
+def test_a_planted_lock_is_said_in_a_sentence_and_not_followed(tmp_path, monkeypatch, kind):
+    (tmp_path / "locks").mkdir()
+    monkeypatch.setenv("MMBENCH_LOCKS", str(tmp_path / "locks"))
+    (tmp_path / "precious").write_text("kept")
+    lock = tmp_path / "locks" / "mmbench-cpu.lock"
+    if kind == "folder":
+        lock.mkdir()
+    else:
+        lock.symlink_to(tmp_path / ("precious" if kind == "link" else "nothing"))
+
+    refused = pytest.raises(UsageError, match=r"the lock .*mmbench-cpu\.lock cannot be taken .*set MMBENCH_LOCKS")
+    with refused, device_lock.alone_on(("cpu",)):
+        pass
+
+    assert (tmp_path / "precious").read_text() == "kept"
+    assert not (tmp_path / "nothing").exists()
+
+
 def test_a_lock_writes_through_no_link(tmp_path, monkeypatch):
     monkeypatch.setenv("MMBENCH_LOCKS", str(tmp_path))
     (tmp_path / "precious").write_text("kept")

@@ -133,3 +133,65 @@ def test_a_report_file_that_is_a_link_is_replaced_and_not_written_through(tmp_pa
 
     assert (tmp_path / "report" / "report.html").read_text() == "new"
     assert contents(home) == before
+
+
+def journal_of(folder: Path, cells: list[str]) -> RunStore:
+    store = RunStore.create(folder)
+    store.write_run({})
+    for cell in cells:
+        store.finish(Record(cell_id=cell, status="ok"), store.begin(cell, 1))
+    return store
+
+
+FORGED = b'{"schema":1,"cell_id":"fedcba9876543210","status":"failed"}\n'
+
+
+@pytest.mark.parametrize("written", [FORGED, FORGED[:30], b"\n", FORGED * 100])
+def test_what_others_append_to_the_journal_of_a_run_under_way_is_set_aside(tmp_path: Path, written: bytes) -> None:
+    with journal_of(tmp_path / "run", [CELL]) as store:
+        with store.journal.path.open("ab") as stream:
+            stream.write(written)
+        store.finish(Record(cell_id="f" * 16, status="ok"), store.begin("f" * 16, 1))
+        with store.journal.path.open("ab") as stream:
+            stream.write(written)
+        store.journal.set_foreign_aside()
+
+    read = RunStore.open(tmp_path / "run")
+    assert {cell: record.status for cell, record in read.records().items()} == {CELL: "ok", "f" * 16: "ok"}
+    assert read.journal.num_damaged == 0
+    assert (tmp_path / "run" / "journal.jsonl.foreign").read_bytes() == written * 2
+    assert store.journal.num_foreign_bytes == 2 * len(written)
+
+
+@pytest.mark.parametrize("how", ["cut", "emptied", "replaced", "replaced by a link"])
+def test_a_journal_that_others_cut_or_replace_is_not_written_on(tmp_path: Path, home: Path, how: str) -> None:
+    before = contents(home)
+    with journal_of(tmp_path / "run", [CELL]) as store:
+        path = store.journal.path
+        text = path.read_bytes()
+        if how in ("cut", "emptied"):
+            path.write_bytes(text[: len(text) // 2] if how == "cut" else b"")
+        else:
+            path.unlink()
+            if how == "replaced":
+                path.write_bytes(FORGED)
+            else:
+                path.symlink_to(home / "README.md")
+
+        with pytest.raises(OSError, match="while it was written"):
+            store.finish(Record(cell_id="f" * 16, status="ok"), store.begin("f" * 16, 1))
+
+    assert contents(home) == before
+
+
+def test_foreign_lines_are_not_set_aside_through_a_link(tmp_path: Path, home: Path) -> None:
+    before = contents(home)
+    with journal_of(tmp_path / "run", [CELL]) as store:
+        (tmp_path / "run" / "journal.jsonl.foreign").symlink_to(home / "README.md")
+        with store.journal.path.open("ab") as stream:
+            stream.write(FORGED)
+
+        with pytest.raises(OSError, match="symbolic link"):
+            store.journal.set_foreign_aside()
+
+    assert contents(home) == before
