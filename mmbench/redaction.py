@@ -25,6 +25,36 @@ _WEBHOOK = re.compile(
 )
 
 
+#: An absolute path: not the path of an address, and not the rest of a relative one.
+_PATH = re.compile(
+    r"(?:(?<=file://)|(?<=\w/)(?=/)|(?<![\w.…/\\~-]))(?:~|[A-Za-z]:)?(?:[/\\][^\s/\\'\"<>|:;,\[\]+=()]+){2,}"
+)
+_HOMES = ("home", "users")
+_KEPT_PARTS = 2
+
+
+def short_paths(text: str) -> str:
+    """Return a text with absolute paths in it cut to their last two parts, and none of the name of a user's home.
+
+    Paths are of no use on another machine, and say whose this was.
+
+    >>> short_paths("manifest:/srv/me/study/data.csv[label=y]"), short_paths("cannot open /home/me/x.bin")
+    ('manifest:…/study/data.csv[label=y]', 'cannot open …/x.bin')
+    >>> short_paths("https://example.org/a/b/c results/a/b/c /tmp/x")
+    'https://example.org/a/b/c results/a/b/c /tmp/x'
+    """
+    return _PATH.sub(_short_path, text)
+
+
+def _short_path(found: re.Match[str]) -> str:
+    parts = re.split(r"[/\\]", found.group())[1:]
+    in_home = parts[0].lower() in _HOMES
+    kept = parts[2 if in_home else 0 :][-_KEPT_PARTS:]
+    if len(kept) == len(parts) and not found.group().startswith("~"):
+        return found.group()
+    return "/".join(("…", *kept))
+
+
 def redacted(value: Any, *, service: bool = False) -> Any:
     """Return JSON data with the secrets in its texts left out.
 

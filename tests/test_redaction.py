@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from mmbench.redaction import redacted, redacted_text
+from mmbench.record import Record
+from mmbench.redaction import redacted, redacted_text, short_paths
+from mmbench.report import build_report, write_report
 from mmbench.report.reproduce import reproduce
 from mmbench.store import RunStore
 
@@ -82,3 +84,49 @@ def test_the_command_of_a_report_has_no_folders_of_the_machine() -> None:
     )
 
     assert command == "mmbench run -d 'manifest:…/study/data.csv[label=y]' --plugin '…/c/d.py'"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("text=transformers//home/me/w/bert[tuning=frozen]", "text=transformers/…/w/bert[tuning=frozen]"),
+        ("file:///home/me/a/b.csv", "file://…/a/b.csv"),
+        (r"C:\Users\me\study\x.csv", "…/study/x.csv"),
+        ("see '/root/a/my data/x.csv'; /home/me", "see '…/a/my data/x.csv'; …"),
+        ("image=~/weights/lite0", "image=…/weights/lite0"),
+        (
+            "https://example.org/a/b/c and results/a/b/c and 1/2/3",
+            "https://example.org/a/b/c and results/a/b/c and 1/2/3",
+        ),
+    ],
+)
+def test_paths_are_cut_wherever_they_stand(text: str, expected: str) -> None:
+    assert short_paths(text) == expected
+
+
+def test_no_file_of_a_report_has_folders_of_the_machine(tmp_path: Path) -> None:
+    """In references of data, names of weights, reasons, warnings, plugin files and the command."""
+    secret = "/home/me/private/study"
+    source = RunStore.open(Path(__file__).parents[1] / "results" / "ceilings-long")
+    rows = list(source.planned())[:8]
+    records = [record for record in source.journal if record.cell_id in {row["cell_id"] for row in rows}]
+    reference = f"manifest:{secret}/data.csv[label=y]"
+    with RunStore.create(tmp_path / "run") as store:
+        store.write_run({"argv": ["run", "-d", reference], "config": {"plugin": [f"{secret}/plugin.py"]}})
+        changed = [
+            {**row, "encoders": row["encoders"].replace("=", f"=transformers/{secret}/weights+", 1)} for row in rows
+        ]
+        names = {row["dataset"] for row in rows}
+        store.write_plan(changed, {name: {**source.datasets()[name], "reference": reference} for name in names})
+        for number, record in enumerate(records):
+            data = {**record.to_json(), "info": {**record.info, "warnings": [f"read {secret}/cache/x"]}}
+            if number == 0:
+                data |= {"status": "failed", "reason": f"cannot open {secret}/a.bin; see {secret}/log.txt"}
+            store.journal.append(Record.from_json(data))
+
+    write_report(tmp_path / "run", build_report(tmp_path / "run"))
+
+    files = {path.name: path.read_bytes() for path in (tmp_path / "run" / "report").iterdir()}
+    assert {"report.html", "report.md", "leaderboard.csv", "leaderboard.tex"} <= set(files)
+    assert [name for name, content in files.items() if b"home/me" in content or b"private" in content] == []
+    assert b"manifest:\xe2\x80\xa6/study/data.csv" in files["report.html"]

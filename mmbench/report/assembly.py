@@ -13,6 +13,7 @@ from mmbench.combo import MAJORITY
 from mmbench.data_card import DataCard
 from mmbench.metric_catalog import LESS_IS_BETTER, METRICS
 from mmbench.record import DONE, FAILURES, Direction, Metric, Record
+from mmbench.redaction import short_paths
 from mmbench.report.outcomes import PENDING, STOPPED, Outcome, outcomes, split_encoders
 from mmbench.report.portrait import Precision
 from mmbench.report.tables import Board, Gain, Problem, Report, Row, Score, num_to_run, val_order
@@ -138,7 +139,9 @@ def _board(
         other_metrics=frozenset(key for key in ways if key != metric),
         less_is_better=frozenset(key for key, way in ways.items() if way == "min"),
         mixed=_mixed(cells),
-        warnings=dict(Counter(text for cell in cells if cell.record for text in cell.record.info.get("warnings", ()))),
+        warnings=dict(
+            Counter(short_paths(text) for cell in cells if cell.record for text in cell.record.info.get("warnings", ()))
+        ),
     )
 
 
@@ -181,7 +184,7 @@ def _row(
         done=tuple(sorted(cell.seed for cell in done)),
         cell_ids={cell.seed: cell.cell_id for cell in sorted(cells, key=lambda cell: cell.seed)},
         statuses=_counted(cells),
-        reason=failed.reason if failed else "",
+        reason=short_paths(failed.reason) if failed else "",
         score=_score(done, task, metric),
         val=_mean(val_by_seed.values()),
         val_by_seed=val_by_seed,
@@ -383,7 +386,7 @@ def ranked_rows(rows: Iterable[Row], direction: Direction) -> Iterator[Row]:
 def _problems(cells: Iterable[Outcome]) -> tuple[Problem, ...]:
     groups: dict[tuple[str, str], list[Outcome]] = defaultdict(list)
     for cell in cells:
-        groups[cell.status, cell.reason].append(cell)
+        groups[cell.status, short_paths(cell.reason)].append(cell)
     order = (*FAILURES, "unavailable", "incompatible")
     found = [
         Problem(

@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Iterator
 
+from mmbench.redaction import short_paths
 from mmbench.report.decisions import tuned_words
 from mmbench.report.export import spreadsheet_text
 from mmbench.report.tables import Board, Report, Row
@@ -62,4 +63,4 @@ def _values(run: str, board: Board, row: Row) -> Iterator[str | float | int | No
 def _cell(value: str | float | int | None) -> str:
     if value is None:
         return ""
-    return spreadsheet_text(value) if isinstance(value, str) else repr(value)
+    return spreadsheet_text(short_paths(value)) if isinstance(value, str) else repr(value)

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
 import shlex
 from collections.abc import Mapping
 from typing import Any
 
 from mmbench.config import SMOKE_TRAIN
-from mmbench.redaction import redacted
+from mmbench.redaction import redacted, short_paths
 from mmbench.report.outcomes import split_encoders
 from mmbench.report.tables import Board, Report, Row
-
-#: The start of an absolute path, up to the last two of its parts.
-_FOLDERS = re.compile(
-    r"(?:(?<=[:=\"'])|^)(?:~|[A-Za-z]:)?(?:[/\\][^/\\\[\]+,=\s]+)+(?=[/\\][^/\\\[\]+,=]+[/\\][^/\\\[\]+,=]+)"
-)
 
 
 def reproduce(about: Mapping[str, Any]) -> str:
@@ -26,7 +20,7 @@ def reproduce(about: Mapping[str, Any]) -> str:
         return ""
     # A run of an earlier version may hold secrets; paths are of no use on another machine, and say whose this was.
     program, *rest = [str(word) for word in redacted(argv)]
-    words = [program, *(_FOLDERS.sub("…", word) for word in rest)]
+    words = [program, *map(short_paths, rest)]
     if words[0].rsplit("/", 1)[-1] != "mmbench":
         words = ["mmbench", *words]
     return " ".join(shlex.quote(word) for word in words)
@@ -61,7 +55,7 @@ def row_command(row: Row, board: Board, report: Report) -> str:
     settings = {**smoke, **(train if isinstance(train, Mapping) else {})}
     for key, value in settings.items():
         words += ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
-    command = " ".join(shlex.quote(word) for word in words)
+    command = " ".join(shlex.quote(short_paths(word)) for word in redacted(words))
     return command if command.isprintable() else ""
 
 

@@ -10,14 +10,14 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 
+from mmbench.redaction import short_paths
+
 #: Longest name, and longest reason, that a table shows.
 MAX_NAME = 80
 MAX_REASON = 400
 
 #: Columns of Markdown tables that hold words.
 _WORDS = ("encoders", "fusion", "objective", "method", "disturbance")
-#: The start of an absolute path, up to the last two of its parts.
-_FOLDERS = re.compile(r"(?<=[:/=])(?:/[^/\[\]+,=]+)+(?=/[^/\[\]+,=]+/[^/\[\]+,=]+)")
 _MARKDOWN = re.compile(r"([\\`*_\[|~$])")
 
 
@@ -51,7 +51,7 @@ def named(text: str, limit: int = MAX_NAME) -> str:
     >>> named("image:timm:local-dir:/home/me/weights/lite0[tuning=adapter]+text:gru"), named("manifest:/a/b/c.csv")
     ('image:timm:local-dir:…/weights/lite0[tuning=adapter]+text:gru', 'manifest:…/b/c.csv')
     """
-    return clean(_FOLDERS.sub("…", text[:4096]), limit)
+    return clean(short_paths(text[:4096]), limit)
 
 
 def markdown(text: str, limit: int = MAX_REASON) -> str:

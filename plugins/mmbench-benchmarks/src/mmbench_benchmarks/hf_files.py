@@ -193,7 +193,9 @@ def read_table(pyarrow: Any, stored: Stored, split: str) -> Any:
                     if _is_compressed(message.metadata.to_pybytes()):
                         raise DataError(f"{name} is compressed, which the library never does; save the dataset again")
                 source.seek(0)
-                table = pyarrow.ipc.open_stream(source).read_all()
+                stream = pyarrow.ipc.open_stream(source)
+                _check_types(pyarrow, stream.schema, name)
+                table = stream.read_all()
                 if table.num_rows > _MOST_ROWS_PER_BYTE * path.stat().st_size:
                     raise DataError(f"{name} claims {table.num_rows:,} rows, more than its bytes hold; save it again")
                 table.validate(full=True)
@@ -205,6 +207,31 @@ def read_table(pyarrow: Any, stored: Stored, split: str) -> Any:
         if lacking:
             raise DataError(f"{name} lacks the column {lacking[0]!r} that dataset_info.json names; save it again")
     return pyarrow.concat_tables(tables)
+
+
+def _check_types(pyarrow: Any, schema: Any, name: str) -> None:
+    """Refuse columns in which rows may share values, so that they unpack to any size; the library writes none.
+
+    Raises:
+        DataError: there is one.
+    """
+    types = pyarrow.types
+    waiting = [(field.name, field.type) for field in schema]
+    while waiting:
+        column, kind = waiting.pop()
+        if isinstance(kind, pyarrow.BaseExtensionType):
+            waiting.append((column, kind.storage_type))
+        elif (
+            types.is_dictionary(kind)
+            or types.is_run_end_encoded(kind)
+            or re.fullmatch(r"(large_)?list_view<.*>|(string|binary)_view", str(kind))
+        ):
+            raise DataError(
+                f"{name}: the column {column!r} is of the type {str(kind)[:80]}, which the library never writes; cast "
+                "it to plain values and save the dataset again"
+            )
+        elif types.is_nested(kind):
+            waiting += [(column, kind.field(place).type) for place in range(kind.num_fields)]
 
 
 def _check_whole(path: Path, name: str) -> None:

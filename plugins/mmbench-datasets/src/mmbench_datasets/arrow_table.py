@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -98,13 +98,13 @@ def read_parquet(name: str, content: bytes) -> tuple[list[str], ArrowColumns, in
         shared = _shared_texts(opened)
         if shared:  # read as a dictionary and places in it, so that their size is known before they are unpacked
             opened = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(content), read_dictionary=shared)
-        batches, unpacked = [], 0
-        for batch in opened.iter_batches(batch_size=_BATCH_ROWS):
-            unpacked += sum(map(_unpacked_bytes, batch.columns))
-            if unpacked > _MOST_UNPACKED_BYTES:
-                raise DataError(
-                    f"{name} unpacks to more than 4 GiB; keep media in files of their own and their paths in the table"
-                )
+        flat = [path for path in shared if path in schema.names]
+        if len(flat) < len(shared):  # dictionaries within lists cannot be unpacked again: read once only to measure
+            for _ in _bounded(name, opened.iter_batches(batch_size=_BATCH_ROWS)):
+                pass
+            opened = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(content), read_dictionary=flat)
+        batches = []
+        for batch in _bounded(name, opened.iter_batches(batch_size=_BATCH_ROWS)):
             columns = [_plain(column, field.type) for column, field in zip(batch.columns, schema)]
             batches.append(pyarrow.RecordBatch.from_arrays(columns, schema=schema))
         table = pyarrow.Table.from_batches(batches, schema)
@@ -115,17 +115,30 @@ def read_parquet(name: str, content: bytes) -> tuple[list[str], ArrowColumns, in
         raise DataError(f"{name} cannot be read as Parquet: {reason}") from None
 
 
-def _shared_texts(opened: Any) -> list[str]:
-    """Return the columns of texts whose rows may share a few long ones, so that they unpack to any size."""
-    from pyarrow import types
+def _bounded(name: str, batches: Iterable[Any]) -> Iterator[Any]:
+    """Yield batches as long as all of them together can be unpacked.
 
-    schema, metadata = opened.schema_arrow, opened.metadata
-    flat = {field.name for field in schema if types.is_string(field.type) or types.is_binary(field.type)}
+    Raises:
+        DataError: they unpack to too much.
+    """
+    unpacked = 0
+    for batch in batches:
+        unpacked += sum(map(_unpacked_bytes, batch.columns))
+        if unpacked > _MOST_UNPACKED_BYTES:
+            raise DataError(
+                f"{name} unpacks to more than 4 GiB; keep media in files of their own and their paths in the table"
+            )
+        yield batch
+
+
+def _shared_texts(opened: Any) -> list[str]:
+    """Return the paths of texts, also within lists, whose rows may share a few long ones: they unpack to any size."""
+    metadata = opened.metadata
     found: dict[str, int] = {}
     for group in range(metadata.num_row_groups):
         for number in range(metadata.num_columns):
             chunk = metadata.row_group(group).column(number)
-            if chunk.path_in_schema in flat:
+            if chunk.physical_type == "BYTE_ARRAY":
                 most = chunk.num_values * max(chunk.total_uncompressed_size, chunk.total_compressed_size)
                 found[chunk.path_in_schema] = found.get(chunk.path_in_schema, 0) + most
     return [name for name, most in found.items() if most > _MOST_UNPACKED_BYTES // 8]
@@ -135,10 +148,17 @@ def _unpacked_bytes(column: Any) -> int:
     """Return what a column of a batch takes once it is plain."""
     from pyarrow import compute, types
 
-    if not types.is_dictionary(column.type):
-        return int(column.nbytes)
-    lengths = compute.cast(compute.binary_length(column.dictionary), "int64")
-    return int(compute.sum(lengths.take(column.indices)).as_py() or 0)
+    kind = column.type
+    if types.is_dictionary(kind):
+        lengths = compute.cast(compute.binary_length(column.dictionary), "int64")
+        return int(compute.sum(lengths.take(column.indices)).as_py() or 0)
+    if types.is_map(kind):
+        return _unpacked_bytes(column.keys) + _unpacked_bytes(column.items)
+    if types.is_struct(kind):
+        return sum(map(_unpacked_bytes, column.flatten()))
+    if types.is_nested(kind) and hasattr(column, "flatten"):
+        return 4 * len(column) + _unpacked_bytes(column.flatten())
+    return int(column.nbytes)
 
 
 def _plain(column: Any, kind: Any) -> Any:
