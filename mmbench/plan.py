@@ -90,6 +90,10 @@ class Plan:
         yield from (("objective", part) for part in self._objectives)
 
     def cells(self) -> Iterator[Cell]:
+        """Yield every cell, `--max-cells` at most."""
+        return itertools.islice(self.all_cells(), self.config.max_cells)
+
+    def all_cells(self) -> Iterator[Cell]:
         """Yield every cell; nothing is kept but the ids of the baselines, the only cells that can be named twice."""
         cells = itertools.chain.from_iterable(
             self._of_all_seeds(cell, first=position == 0)
@@ -97,12 +101,11 @@ class Plan:
             for cell in self._cells_of_seed(seed, first=position == 0)
         )
         seen: set[str] = set()
-        kept = (
+        return (
             cell
             for cell in cells
             if cell.role == "cell" or not (cell.cell_id in seen or seen.add(cell.cell_id))  # type: ignore[func-returns-value]
         )
-        return itertools.islice(kept, self.config.max_cells)
 
     def variant(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -96,11 +97,10 @@ class ProfileCell:
 def profile_cells(plan: Plan, options: ProfileOptions) -> Iterator[ProfileCell]:
     """Yield every combo in every way, all of one round before the next: A B A B, so that drift meets all alike.
 
-    The majority floor has no cost and is left out.
+    The majority floor has no cost and is left out; `--max-cells` counts the others.
     """
-    for cell in plan.cells():
-        if cell.fusion is None and cell.role == "baseline":
-            continue
+    costly = (cell for cell in plan.all_cells() if cell.fusion is not None or cell.role != "baseline")
+    for cell in itertools.islice(costly, plan.config.max_cells):
         for variant in options.variants:
             yield ProfileCell(cell=cell, variant=variant, options=options)
 

@@ -10,6 +10,7 @@ import sys
 import tarfile
 import time
 import zipfile
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ class Server(ThreadingHTTPServer):
         ranges: Whether Range is honoured.
         etag: Sent and compared, unless empty.
         errors: Statuses to answer with first.
+        reason: What stands beside them in the answer.
+        endless: Whether bodies have no end, and no length.
         hangs: Whether to accept and say nothing.
         redirects: By path.
         seen: (path, Range, If-Range) of every request.
@@ -52,6 +55,8 @@ class Server(ThreadingHTTPServer):
         self.etag = '"v1"'
         self.length = True
         self.errors: list[int] = []
+        self.reason: str | None = None
+        self.endless = False
         self.hangs = False
         self.redirects: dict[str, str] = {}
         self.seen: list[tuple[str, str | None, str | None]] = []
@@ -78,7 +83,7 @@ class Handler(BaseHTTPRequestHandler):
             time.sleep(3)
             return
         if server.errors:
-            self.send_error(server.errors.pop(0))
+            self.send_error(server.errors.pop(0), server.reason)
             return
         if self.path in server.redirects:
             self.send_response(302)
@@ -98,6 +103,12 @@ class Handler(BaseHTTPRequestHandler):
             self.send_response(200)
         if server.etag:
             self.send_header("ETag", server.etag)
+        if server.endless:
+            self.end_headers()
+            with suppress(OSError):  # until nobody reads it any more
+                while True:
+                    self.wfile.write(body)
+            return
         if server.length:
             self.send_header("Content-Length", str(len(body) - start))
         self.end_headers()

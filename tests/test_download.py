@@ -223,3 +223,21 @@ def test_what_the_disk_cannot_hold_is_not_begun(
 
     with pytest.raises(DiskError, match=r"has 1 MiB left, where 1 MiB are needed; make room, or choose another folder"):
         fetch(f"{server.address}/data.bin", tmp_path / "data.bin")
+
+
+def test_a_download_without_an_end_leaves_the_disk_its_room(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = 2**20 + mmbench.download._ROOM_BYTES + 20 * 2**20
+
+    def disk_usage(folder: Path) -> SimpleNamespace:
+        return SimpleNamespace(free=room - sum(path.stat().st_size for path in tmp_path.iterdir()))
+
+    server.endless = True
+    monkeypatch.setattr(mmbench.download, "_ROOM_EVERY_BYTES", 2**20)
+    monkeypatch.setattr(mmbench.download.shutil, "disk_usage", disk_usage)
+
+    with pytest.raises(DiskError, match="make room, or choose another folder"):
+        fetch(f"{server.address}/data.bin", tmp_path / "data.bin", patience=QUICK)
+
+    assert names(tmp_path) == []

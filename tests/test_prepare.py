@@ -428,3 +428,19 @@ def test_the_default_grid_needs_nothing(tmp_path: Path) -> None:
 
     assert find_needs(config, load_registry(), tmp_path) == ([], [])
     assert marker_of(tmp_path / "a.zip").name == ".a.zip.unpacked.json"
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_what_a_server_answers_tells_the_terminal_nothing(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str], as_json: bool
+) -> None:
+    server.errors, server.reason = [403], "\x1b]8;;https://evil.example\x07click\x1b]8;;\x07 \x1b[2J\x9b31m"
+
+    assert prepare(registry_of(spec(files=(file_of(server),))), tmp_path, as_json=as_json) == 1
+
+    shown = capsys.readouterr()
+    text = shown.out + shown.err
+    assert "the server answers 403" in text
+    assert not [character for character in text if not (character.isprintable() or character == "\n")]
+    assert "evil.example" not in shown.err
+    assert as_json or "evil.example" not in shown.out

@@ -542,7 +542,7 @@ def test_a_perf_key_covers_what_a_cost_depends_on_and_nothing_else():
         assert perf_key(IDENTITY, {**SETUP, name: "other"}) != key
 
 
-def cells_of(tmp_path, *, rounds=1, **options):
+def cells_of(tmp_path, *, rounds=1, max_cells=None, **options):
     config = load_config(
         {
             "dataset": ["digits"],
@@ -550,6 +550,7 @@ def cells_of(tmp_path, *, rounds=1, **options):
             "encoder": ["cnn", "mlp"],
             "fusion": ["single"],
             "seeds": rounds,
+            "max_cells": max_cells,
         },
         folder=tmp_path,
     )
@@ -567,6 +568,12 @@ def test_rounds_take_turns_and_the_floor_is_left_out(tmp_path):
     one_round = [("image:cnn", "clean"), ("image:cnn", "bf16"), ("image:mlp", "clean"), ("image:mlp", "bf16")]
     assert seen == [(*each, 0) for each in one_round] + [(*each, 1) for each in one_round]
     assert len({row["cell_id"] for row in rows}) == 8
+
+
+def test_the_floor_does_not_count_among_the_cells_of_a_profile(tmp_path):
+    rows = [cell.row() for cell in cells_of(tmp_path, max_cells=1)]
+
+    assert [(row["encoders"], row["variant"]) for row in rows] == [("image:cnn", "clean"), ("image:cnn", "bf16")]
 
 
 def test_a_profile_is_another_when_it_measures_otherwise(tmp_path):

@@ -22,7 +22,7 @@ import pytest
 from mmbench.executors import Executor, Job, Outcome, Running
 from mmbench.executors.inline import InlineExecutor
 from mmbench.executors.local import LocalExecutor
-from mmbench.executors.watch import default_memory_bytes
+from mmbench.executors.watch import _free_of_cgroups, default_memory_bytes
 from mmbench.record import Record
 from mmbench.runner import Event, Summary, run
 from mmbench.store import RunStore
@@ -459,3 +459,31 @@ def test_a_hundred_thousand_settled_cells_are_passed_by(store: RunStore) -> None
     summary = run(toy_cells(100_000), store, Scripted(always("ok")))
 
     assert summary.counts == {"ok": 100_000}
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "files", "expected"),
+    [
+        ("0::/\n", {"memory.max": 1000, "memory.current": 300, "memory.stat": "inactive_file 100"}, [800]),
+        ("0::/a/b\n", {"a/memory.max": 500, "a/memory.current": 100, "a/b/memory.max": "max"}, [400]),
+        (
+            "4:memory:/a\n0::/\n",
+            {
+                "memory/memory.limit_in_bytes": 9000, "memory/memory.usage_in_bytes": 0,
+                "memory/a/memory.limit_in_bytes": 700, "memory/a/memory.usage_in_bytes": 500,
+                "memory/a/memory.stat": "cache 1\ntotal_inactive_file 100",
+            },
+            [9000, 300, 9000],
+        ),
+        ("4:memory:/not/seen/here\n", {"memory/memory.limit_in_bytes": 50, "memory/memory.usage_in_bytes": 20}, [30, 30]),
+        ("", {}, []),
+    ],
+    ids=["version 2", "version 2, of a parent", "version 1", "version 1, of a container", "none"],
+)  # fmt: skip
+def test_limits_of_cgroups_of_both_versions_count(tmp_path, cgroup, files, expected):
+    (tmp_path / "own").write_text(cgroup)
+    for name, content in files.items():
+        (tmp_path / "mount" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "mount" / name).write_text(f"{content}\n")
+
+    assert sorted(set(_free_of_cgroups(tmp_path / "own", tmp_path / "mount"))) == sorted(set(expected))

@@ -82,7 +82,11 @@ def pss_bytes(pid: int) -> int:
 def num_oom_kills() -> int:
     """Return how often the kernel has killed a process for want of memory: on the machine, and in our cgroup."""
     total = 0
-    for path in (Path("/proc/vmstat"), Path("/sys/fs/cgroup/memory.events")):
+    for path in (
+        Path("/proc/vmstat"),
+        Path("/sys/fs/cgroup/memory.events"),
+        Path("/sys/fs/cgroup/memory/memory.oom_control"),
+    ):
         with suppress(OSError, ValueError):
             for line in path.read_text().splitlines():
                 if line.startswith("oom_kill "):
@@ -92,11 +96,47 @@ def num_oom_kills() -> int:
 
 def default_memory_bytes(capacity: int) -> int:
     """Return the host memory for one of `capacity` cells that run at once, by what is free now (and in our cgroup)."""
-    free = int(psutil.virtual_memory().available)
-    limit = _read_int(Path("/sys/fs/cgroup/memory.max"))
-    if limit is not None:
-        free = min(free, limit - (_read_int(Path("/sys/fs/cgroup/memory.current")) or 0))
+    free = min([int(psutil.virtual_memory().available), *_free_of_cgroups()])
     return max(1, int(free * MEMORY_SHARE) // capacity)
+
+
+def _free_of_cgroups(own: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/fs/cgroup")) -> list[int]:
+    """Return the memory that each limited cgroup of this process has left, of version 1 or 2; caches count as free.
+
+    Args:
+        own: Where the kernel names the cgroups of this process, relative to the root that it may not see.
+        mount: Where they lie.
+    """
+    try:
+        lines = [line.split(":", 2) for line in own.read_text().splitlines()]
+    except OSError:
+        lines = []
+    kinds = (
+        ("memory", mount / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        ("", mount, "memory.max", "memory.current", "inactive_file"),
+        ("", mount / "unified", "memory.max", "memory.current", "inactive_file"),
+    )
+    left = []
+    for controller, root, limit_file, usage_file, cached in kinds:
+        # In a container the own path may not be there; the root of what is seen is limited then.
+        paths = ["", *(line[2] for line in lines if len(line) == 3 and controller in line[1].split(","))]
+        for path in paths:
+            folder = root / path.strip().lstrip("/")
+            for level in (folder, *folder.parents):
+                limit, usage = _read_int(level / limit_file), _read_int(level / usage_file)
+                if limit is not None and usage is not None:
+                    left.append(limit - max(0, usage - _stat_of(level / "memory.stat", cached)))
+                if level == root:
+                    break
+    return left
+
+
+def _stat_of(path: Path, name: str) -> int:
+    with suppress(OSError, ValueError):
+        for line in path.read_text().splitlines():
+            if line.startswith(f"{name} "):
+                return int(line.split()[1])
+    return 0
 
 
 def gib(num_bytes: float) -> str:

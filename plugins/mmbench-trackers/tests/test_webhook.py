@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -28,6 +29,7 @@ class Server:
 
     def __init__(self) -> None:
         self.posted: list[tuple[str, str, dict[str, Any]]] = []
+        self.authorized: list[str | None] = []
         self.answer, self.wait_s, self.headers = 204, 0.0, {}
         outer = self
 
@@ -35,6 +37,7 @@ class Server:
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 outer.posted.append((self.path, self.headers["Content-Type"], json.loads(body)))
+                outer.authorized.append(self.headers["Authorization"])
                 time.sleep(outer.wait_s)
                 self.send_response(outer.answer)
                 for name, value in outer.headers.items():
@@ -57,8 +60,8 @@ def server() -> Iterator[Server]:
     made.server.server_close()
 
 
-def tell(url: str, folder: Path, *, timeout: float = 5.0, summary: Summary = SUMMARY) -> None:
-    tracker = WebhookTracker(folder, url, timeout)
+def tell(url: str, folder: Path, *, timeout: float = 5.0, where: bool = False, summary: Summary = SUMMARY) -> None:
+    tracker = WebhookTracker(folder, url, timeout, where)
     tracker.on_run_start({"run": "toy", "folder": str(folder), "num_cells": 4})
     tracker.on_run_end(summary)
 
@@ -75,7 +78,31 @@ def test_the_end_is_posted_once_with_counts_and_the_report(server: Server, tmp_p
     assert told["counts"] == {"ok": 3, "failed": 1}
     assert (told["run"], told["num_launched"], told["duration_s"]) == ("toy", 4, 150.0)
     assert (told["cause"], told["reason"], told["exit_code"]) == ("", "", 1)
+    assert told["report"] == f"{tmp_path.name}/report/report.html"
+    assert told["host"] is None
+    assert str(tmp_path) not in json.dumps(told)
+    assert server.authorized == [None]
+
+
+def test_where_it_ran_is_said_to_who_asks(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "report.html").write_text("")
+
+    tell(server.url, tmp_path, where=True)
+
+    told = server.posted[0][2]
     assert told["report"] == str((tmp_path / "report" / "report.html").resolve())
+    assert told["host"] == socket.gethostname()
+
+
+def test_a_user_and_password_in_the_address_are_sent_as_http_asks_for(server: Server, tmp_path: Path) -> None:
+    tell(server.url.replace("http://", "http://me:p%40ss@"), tmp_path)
+
+    assert [path for path, _, _ in server.posted] == ["/hook?key=secret"]
+    assert server.authorized == ["Basic bWU6cEBzcw=="]
+    server.answer = 403
+    with pytest.raises(WebhookError, match=r"^127\.0\.0\.1 answered 403 Forbidden$"):
+        tell(server.url.replace("http://", "http://me:p%40ss@"), tmp_path)
 
 
 def test_a_run_that_was_stopped_says_by_what(server: Server, tmp_path: Path) -> None:
@@ -157,7 +184,7 @@ def test_a_run_tells_its_end_and_one_that_cannot_only_warns(server: Server, tmp_
 
     assert (told.returncode, again.returncode) == (0, 0)
     assert [message["counts"] for _, _, message in server.posted] == [{"ok": 4}]
-    assert server.posted[0][2]["report"].endswith("results/toy/report/report.html")
+    assert server.posted[0][2]["report"] == "toy/report/report.html"
     assert "127.0.0.1 could not be told: [Errno 111] Connection refused" in text
     assert server.url not in (tmp_path / "results" / "toy" / "run.json").read_text()
 

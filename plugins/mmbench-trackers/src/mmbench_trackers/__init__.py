@@ -35,7 +35,7 @@ TRACKERS = (
         name="webhook",
         factory="mmbench_trackers.webhook:WebhookTracker",
         version="1",
-        defaults={"url": "", "timeout": 5.0},
+        defaults={"url": "", "timeout": 5.0, "where": False},
         summary="One JSON message to an address (MMBENCH_WEBHOOK_URL by default) when the run ends or is stopped",
     ),
 )

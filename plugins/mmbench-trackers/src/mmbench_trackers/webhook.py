@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import socket
@@ -10,7 +11,7 @@ import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from mmbench.errors import UsageError
 from mmbench.report.text import duration
@@ -25,16 +26,18 @@ class WebhookTracker:
 
     Args:
         folder: Not used.
-        url: Where to; the variable MMBENCH_WEBHOOK_URL when "".
+        url: Where to; the variable MMBENCH_WEBHOOK_URL when "". A user and password in it are sent as HTTP asks for.
         timeout: Seconds that a connection or an answer may take.
+        where: Whether the message says the host's name and the report's whole path.
 
     Raises:
         UsageError: there is no address, or it is none of http or https.
     """
 
-    def __init__(self, folder: Path, url: str, timeout: float) -> None:
+    def __init__(self, folder: Path, url: str, timeout: float, where: bool = False) -> None:
         self.url = url or os.environ.get(URL_VARIABLE, "")
         self.timeout = timeout
+        self.where = where
         if not self.url:
             raise UsageError(
                 f"the tracker 'webhook' has no address: set {URL_VARIABLE}, or say 'webhook[url=https://…]'"
@@ -45,6 +48,12 @@ class WebhookTracker:
         if not timeout > 0:
             raise UsageError(f"the tracker 'webhook' takes a timeout of more than 0 seconds, got {timeout}")
         self.host = parts.hostname
+        self._headers = {"Content-Type": "application/json", "User-Agent": "mmbench"}
+        user, at, address = parts.netloc.rpartition("@")
+        if at:  # urllib takes it for a part of the host's name
+            secret = base64.b64encode(unquote(user).encode()).decode()
+            self._headers["Authorization"] = f"Basic {secret}"
+            self.url = urlunsplit(parts._replace(netloc=address))
         self._run: Mapping[str, Any] = {}
 
     def on_run_start(self, info: Mapping[str, Any]) -> None:
@@ -53,10 +62,8 @@ class WebhookTracker:
 
     def on_run_end(self, summary: Summary) -> None:
         """Post the message; raises, which becomes a warning of the run, when it does not get through."""
-        data = json.dumps(message(self._run, summary)).encode()
-        request = urllib.request.Request(
-            self.url, data, {"Content-Type": "application/json", "User-Agent": "mmbench"}, method="POST"
-        )
+        data = json.dumps(message(self._run, summary, where=self.where)).encode()
+        request = urllib.request.Request(self.url, data, self._headers, method="POST")
         # What is posted goes to the address that was given and to no other.
         opener = urllib.request.build_opener(_NoRedirect)
         try:
@@ -78,8 +85,14 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def message(run: Mapping[str, Any], summary: Summary) -> dict[str, Any]:
-    """Return what is posted; "text" is what chat services show."""
+def message(run: Mapping[str, Any], summary: Summary, *, where: bool) -> dict[str, Any]:
+    """Return what is posted; "text" is what chat services show.
+
+    Args:
+        run: Its name and folder.
+        summary: How it ended.
+        where: Whether to say the host's name and the report's whole path, which say whose machine it is.
+    """
     folder = Path(run["folder"]).resolve()
     report = folder / "report" / "report.html"
     counts = {status: count for status, count in summary.counts.items() if count}
@@ -88,12 +101,12 @@ def message(run: Mapping[str, Any], summary: Summary) -> dict[str, Any]:
     return {
         "text": f"mmbench: {run['run']} {how} after {duration(summary.duration_s)}: {told}",
         "run": run["run"],
-        "host": socket.gethostname(),
+        "host": socket.gethostname() if where else None,
         "counts": counts,
         "num_launched": summary.num_launched,
         "duration_s": round(summary.duration_s, 3),
         "cause": summary.cause,
         "reason": summary.reason,
         "exit_code": summary.exit_code,
-        "report": str(report) if report.is_file() else None,
+        "report": (str(report) if where else f"{folder.name}/report/report.html") if report.is_file() else None,
     }
