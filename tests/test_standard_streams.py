@@ -12,7 +12,7 @@ import pytest
 from mmbench.store import RunStore
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="descriptors are closed by a POSIX shell")
-FULL = "mmbench: standard output cannot be written: No space left on device; make room, or send it elsewhere\n"
+FULL = "error: standard output cannot be written: No space left on device; make room, or send it elsewhere\n"
 RUN = (
     "run -d xor -f concat --no-baselines --seeds 1 --epochs 1 --protocol none --diagnostics none --run streams "
     "--executor inline"
