@@ -344,9 +344,7 @@ def test_a_broken_picture_is_named_once_and_without_an_address(tmp_path):
         opened(tmp_path, target)["train"][0].inputs["img"]
 
     message = str(caught.value)
-    assert message.startswith(
-        "train row 0 of 'img' cannot be read as an image (cannot identify image file the content); "
-    )
+    assert message.startswith("train row 0 of 'img' cannot be read as an image (its format is unknown); ")
     assert "0x" not in message
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import struct
+import zlib
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ import soundfile
 from manifest_cases import column, opened, refuse, table
 from mmbench_datasets.manifest import describe, read_manifest
 from mmbench_datasets.media import Embedded, PixelRange, check_header, read_audio, read_image
-from mmbench_datasets.mp3 import read_claim
+from mmbench_datasets.mp3 import count_frames, read_claim
 from mmbench_datasets.sniff import sniff
 from PIL import Image
 
@@ -68,6 +70,67 @@ def test_the_same_contrast_gives_the_same_bytes_with_eight_twelve_and_sixteen_bi
 
     np.testing.assert_array_equal(found["i12"], found["i16"])
     assert len(np.unique(found["i16"])) >= 30  # 40 levels were written
+
+
+def chunk(name, content):
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+def deep_png(pixels, color_type):
+    """Return a PNG file of 16 bits a channel, uint16 (H, W, C): 2 for a color, 6 with alpha, 4 for grey with alpha."""
+    height, width, _ = pixels.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    header = struct.pack(">IIBBBBB", width, height, 16, color_type, 0, 0, 0)
+    data = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + data
+
+
+@pytest.mark.parametrize(("color_type", "channels"), [(2, 3), (6, 4), (4, 2)])
+@pytest.mark.parametrize("offset", [0, 300, 60_000])
+def test_the_range_of_the_column_decides_for_deep_colors_too(tmp_path, color_type, channels, offset):
+    values = np.arange(200).reshape(10, 20)
+    for row in range(20):
+        pixels = np.stack([np.roll(values, row * place, axis=1) + offset for place in range(1, channels + 1)], axis=2)
+        if channels in (2, 4):
+            pixels[..., -1] = 65_535
+        (tmp_path / f"{row}.png").write_bytes(deep_png(pixels.astype(np.uint16), color_type))
+    found = column(files(tmp_path, [f"{row}.png" for row in range(20)]), "x", x="file")
+
+    for row in range(20):
+        for place in range(3):
+            shift = row * (1 if channels == 2 else place + 1)
+            expected = np.rint(np.roll(values, shift, axis=1) / 199 * 255)
+            assert np.abs(found[f"row-{row + 1:06}"][place].astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("compression", ["raw", "deflate", "lzw"])
+def test_tiff_of_deep_colors_is_read_whole(compression):
+    av = pytest.importorskip("av", reason="PyAV is not installed")
+    pixels = (np.arange(5 * 8 * 3).reshape(5, 8, 3) * 7 + 300).astype("<u2")
+    writer = av.CodecContext.create("tiff", "w")
+    writer.width, writer.height, writer.pix_fmt, writer.time_base = 8, 5, "rgb48le", Fraction(1, 1)
+    writer.options = {"compression_algo": compression}
+    packets = writer.encode(av.VideoFrame.from_ndarray(pixels, format="rgb48le")) + writer.encode(None)
+    file = Embedded("a.tif", b"".join(map(bytes, packets)))
+
+    found = read_image(file, "x", channels=3, pixel_range=PixelRange(300, 1_200))
+    expected = np.rint((np.clip(pixels.astype(float), 300, 1_200) - 300) / 900 * 255)
+    np.testing.assert_array_equal(found, expected.transpose(2, 0, 1).astype(np.uint8))
+
+
+def test_deep_colors_are_turned_as_their_exif_says_and_their_transparent_parts_are_white():
+    pixels = np.zeros((2, 3, 4), np.uint16)
+    pixels[0, 0] = (65_535, 0, 0, 65_535)
+    content = deep_png(pixels, 6)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    exif = turned.tobytes().removeprefix(b"Exif\0\0")
+    content = content[:33] + chunk(b"eXIf", exif) + content[33:]
+
+    found = read_image(Embedded("a.png", content), "x", channels=3)
+    assert found.shape == (3, 3, 2)
+    assert found[:, 0, 1].tolist() == [255, 0, 0]
+    assert found[:, 0, 0].tolist() == [255, 255, 255]
 
 
 def test_a_broken_pixel_does_not_make_the_rest_black(tmp_path):
@@ -273,6 +336,50 @@ def test_an_mp3_without_a_xing_header_claims_nothing_and_is_read_as_far_as_it_go
     assert 40_000 < len(read_audio(cut, "x", max_seconds=9).values) < 56_000
 
 
+@pytest.mark.parametrize("mode", ["VARIABLE", "AVERAGE", "CONSTANT"])
+@pytest.mark.parametrize(("rate", "channels"), [(16_000, 1), (44_100, 2), (8_000, 1)])
+def test_an_mp3_without_a_xing_header_is_read_to_its_end_whatever_its_bit_rate(mode, rate, channels):
+    seconds = np.arange(6 * rate) / rate
+    loud = np.random.default_rng(0).normal(size=len(seconds)) * 0.3
+    sound = np.where((seconds > 2) & (seconds < 4), loud, 0.01 * np.sin(2 * np.pi * 200 * seconds))
+    stream = io.BytesIO()
+    options = {"bitrate_mode": mode, "compression_level": 0.3}
+    samples = np.stack([sound] * channels, axis=1)
+    soundfile.write(stream, samples, rate, format="MP3", subtype="MPEG_LAYER_III", **options)
+    whole = read_audio(Embedded("", stream.getvalue()), "x", max_seconds=9).values
+    content = stream.getvalue()
+    frames = count_frames(content)
+    second = content.find(content[frames.begin : frames.begin + 2], frames.begin + 60)
+    while count_frames(content[second:]).count != frames.count - 1:
+        second = content.find(content[frames.begin : frames.begin + 2], second + 1)
+    bare = Embedded("", content[second:])
+
+    assert read_claim(io.BytesIO(bare.content)) is None
+    found = read_audio(bare, "x", max_seconds=9).values
+    assert abs(len(found) - len(whole)) <= 2 * 1152
+    # The encoder's delay, which the header would name, is left in.
+    loudest = [np.flatnonzero(np.abs(values) > 0.2)[[0, -1]] / rate for values in (found, whole)]
+    np.testing.assert_allclose(*loudest, atol=0.1)
+    check_header(bare, "audio", "x")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
+def test_a_sound_of_numbers_that_are_not_finite_is_refused_when_planning(tmp_path, value):
+    samples = np.concatenate([np.full(100, value), tone(0.5, 8_000)])
+    soundfile.write(tmp_path / "a.wav", samples, 8_000, subtype="DOUBLE")
+
+    message = refuse(files(tmp_path, ["a.wav"] * 20), x="file")
+    assert "line 2: a.wav holds samples that are no finite numbers" in message
+
+
+def test_a_rate_that_no_sound_has_is_refused_when_planning(tmp_path):
+    content = bytearray(wav(tone(0.5, 8_000)))
+    content[24:28] = b"\xff\xff\xff\x7f"
+    (tmp_path / "a.wav").write_bytes(content)
+
+    assert "claims 2,147,483,647 samples a second" in refuse(files(tmp_path, ["a.wav"] * 20), x="file")
+
+
 def wav(samples, *, data_size=None, riff_size=None):
     content = (np.clip(samples, -1, 1) * 32_767).astype("<i2").tobytes()
     data = len(content) if data_size is None else data_size
@@ -281,7 +388,10 @@ def wav(samples, *, data_size=None, riff_size=None):
     return head + b"data" + struct.pack("<I", data) + content
 
 
-@pytest.mark.parametrize(("data", "riff"), [(0xFFFFFFFF, 0xFFFFFFFF), (0, 0), (0, 36), (0, 0xFFFFFFFF)])
+@pytest.mark.parametrize(
+    ("data", "riff"),
+    [(0xFFFFFFFF, 0xFFFFFFFF), (0, 0), (0, 36), (0, 0xFFFFFFFF), (0x7FFFFFDB, 0x7FFFFFFF)],
+)
 def test_a_wav_of_unknown_length_is_read_to_its_end(data, riff):
     samples = tone(0.5, 8_000)
     file = Embedded("", wav(samples, data_size=data, riff_size=riff))

@@ -83,7 +83,9 @@ def test_a_file_whose_name_differs_in_case_is_suggested(photos, tmp_path):
     target = photos()
     (tmp_path / "im" / "3.png").rename(tmp_path / "im" / "3.PNG")
 
-    assert "line 5: column 'photo' names the file 'im/3.png', which is not there (there is '3.PNG')" in refuse(target)
+    assert "line 5: column 'photo' names the file 'im/3.png', which is not there (there is 'im/3.PNG')" in refuse(
+        target
+    )
 
 
 @pytest.mark.parametrize("ending", ["", ".dat", ".tif", ".jfif", ".png_"])

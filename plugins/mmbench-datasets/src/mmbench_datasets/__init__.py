@@ -92,7 +92,7 @@ def mmbench_datasets() -> list[DatasetSpec]:
             factory="mmbench_datasets.manifest:open_manifest",
             describe="mmbench_datasets.manifest:describe",
             accepts="mmbench_datasets.folders:accepts",
-            version="2",
+            version="3",
             summary="Your own data: a CSV or Parquet file of paths, texts, numbers and labels",
             requires=("PIL", "soundfile"),
             target="required",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, overload
 
@@ -196,7 +197,9 @@ def arrow_columns(table: Any, features: Mapping[str, Any]) -> ArrowColumns:
 
 
 def scalar_text(value: Any) -> str:
-    """Return a scalar as text; "" for null and NaN."""
+    """Return a scalar as text; "" for null and NaN, seconds for a duration."""
+    if isinstance(value, timedelta):
+        return str(value.total_seconds())
     return "" if value is None or value != value else str(value)
 
 
@@ -206,7 +209,11 @@ def cell_text(value: Any) -> str:
         return f"{len(value)} bytes" if value else ""
     if isinstance(value, dict):
         path, content = value.get("path"), value.get("bytes")
-        return Path(str(path)).name if path else cell_text(content) if isinstance(content, bytes) else ""
+        if not {"path", "bytes"} & value.keys():
+            return list_text(value) if value else ""
+        if isinstance(content, bytes):
+            return Path(str(path)).name if path else cell_text(content)
+        return str(path or "")
     return list_text(value)
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 
-from mmbench_datasets.cells import number
+from mmbench_datasets.cells import is_unknown, number, parse_list
 from mmbench_datasets.modalities import Source
 from mmbench_datasets.table import Table
 
+_LOOKED_AT = 200
+_FIGURES = re.compile(r"['\"(<>~≈±+-]{0,2}\d[\w.,:'\"()+/%-]{0,24}")
 #: Columns that a note names, and rows from which on equal or different cells mean something.
 _MOST_NAMED, _FEWEST_ROWS = 12, 20
 
@@ -21,6 +24,7 @@ def column_notes(table: Table, sources: Sequence[Source], others: Collection[str
         others: Columns of labels, splits, groups and ids.
     """
     read = {column: source.name for source in sources for column in source.columns}
+    kinds = {source.name: source.kind for source in sources}
     notes = []
     ignored = [column for column in table.columns if column not in read and column not in others]
     if ignored:
@@ -32,7 +36,11 @@ def column_notes(table: Table, sources: Sequence[Source], others: Collection[str
     if len(table) < _FEWEST_ROWS:
         return notes
     for column, name in read.items():
+        if column in table.values and not isinstance(table.values[column][0], int | float | list | None):
+            continue
         cells = [cell.strip() for cell in table.columns[column] if cell.strip()]
+        if kinds[name] == "text":
+            notes += _text_notes(column, name, cells)
         if len(set(cells)) == 1 and len(cells) == len(table):
             notes.append(
                 f"warning: column {column!r} of {name!r} is {cells[0][:40]!r} in every row, so it tells nothing"
@@ -42,6 +50,31 @@ def column_notes(table: Table, sources: Sequence[Source], others: Collection[str
                 f"warning: column {column!r} of {name!r} is another whole number in every row; if it numbers the rows, "
                 "it tells nothing of new data, and may tell the label of these"
             )
+    return notes
+
+
+def _text_notes(column: str, name: str, cells: Sequence[str]) -> list[str]:
+    """Return warnings about cells of a text that may be no words: marks of unknown values, numbers, lists."""
+    notes = []
+    marks = [cell for cell in cells if is_unknown(cell)]
+    if marks:
+        notes.append(
+            f"warning: {len(marks)} cells of {column!r} are {marks[0]!r}, which is read as a word of text {name!r}; "
+            "if it marks an unknown text, empty these cells"
+        )
+    some = cells[:_LOOKED_AT]
+    figures = [cell for cell in some if _FIGURES.fullmatch(cell)]
+    if len(figures) * 2 > len(some):
+        notes.append(
+            f"warning: column {column!r} of {name!r} is read as text, and most of its cells look like numbers that "
+            f"mmbench does not know, such as {figures[0]!r}; write plain numbers to have a table of them"
+        )
+    lists = [cell for cell in some if parse_list(cell) is not None]
+    if len(lists) * 2 > len(some):
+        notes.append(
+            f"warning: column {column!r} of {name!r} is read as text, and most of its cells are lists of words, such "
+            f"as {lists[0][:60]!r}"
+        )
     return notes
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmbench.errors import DataError
-from mmbench_datasets.cells import is_unknown
+from mmbench_datasets.cells import exact_number, is_unknown
 from mmbench_datasets.faults import Faults
-from mmbench_datasets.moments import WIDTHS, Moment, encode_moment, moment_of
+from mmbench_datasets.label_names import join_spellings
+from mmbench_datasets.moments import WIDTHS, Moment, encode_moment, is_moment_written_otherwise, moment_of
 from mmbench_datasets.numbers import PLAIN, NumberFormat, read_number_column
 from mmbench_datasets.table import Table
 from mmbench_datasets.vectors import as_vector, common_width, vector_column, vector_fault
@@ -21,6 +22,8 @@ from mmbench_datasets.vectors import as_vector, common_width, vector_column, vec
 _MOST_CATEGORIES = 64
 _LOOKED_AT = 200
 _LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
+_LARGEST_EXACT = 2**53  # whole numbers up to this are 64-bit floats
+_BOOLEANS = frozenset(("true", "false"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +35,11 @@ class Feature:
         categories: The words that training knows, one output each; empty for anything else.
         moment: What dates and times are, or None.
         format: How numbers are written.
-        offset: What is subtracted from numbers, so that they keep their differences as 32-bit floats.
+        offset: What is subtracted from numbers, so that they keep their differences as 32-bit floats; a whole number
+            where the column holds some that 64-bit floats would merge.
         vector: How many numbers its lists hold; 0 for single values.
         words: Whether its cells are categories.
+        spellings: By category as cells write it, the category.
     """
 
     column: str
@@ -44,6 +49,7 @@ class Feature:
     offset: float = 0.0
     vector: int = 0
     words: bool = False
+    spellings: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def width(self) -> int:
@@ -81,22 +87,39 @@ def read_features(
     features: list[Feature] = []
     notes: list[str] = []
     for column in columns:
-        feature = Feature(column=column, words=True) if column in categories else None
-        if feature is None:
-            feature, wrong, note = _read_feature(table, column)
-            notes += [f"column {column!r}: {note}"] if note else []
+        if column in categories:
+            feature, found = _categories(column, table.columns[column])
+        else:
+            feature, wrong, found = _read_feature(table, column)
             for row, reason in wrong.items():
                 faults.add(
                     row,
                     f"{table.where(row)}: in column {column!r} of {modality!r}, {reason}; correct it, leave the cell "
                     f"empty, or read the column as words by {column}:category or {column}:text",
                 )
+        notes += [f"column {column!r}: {note}" for note in found]
         features.append(feature)
     return features, notes
 
 
-def _read_feature(table: Table, column: str) -> tuple[Feature, dict[int, str], str]:
-    """Return a column as a feature, what is wrong with its cells, by row, and a note or ""."""
+def is_boolean_column(cells: Sequence[str]) -> bool:
+    """Whether the known cells of a column are the words true and false, in any case."""
+    known = {cell.strip().casefold() for cell in cells if not is_unknown(cell)}
+    return bool(known) and known <= _BOOLEANS
+
+
+def _categories(column: str, cells: Sequence[str]) -> tuple[Feature, list[str]]:
+    """Return a column of words, one spelling for each category, and notes."""
+    stripped = [cell.strip() for cell in cells]
+    if is_boolean_column(cells):
+        stripped = ["" if is_unknown(cell) else cell for cell in stripped]
+    joined, notes = join_spellings(stripped)
+    spellings = {cell.strip(): category for cell, category in zip(cells, joined) if cell.strip()}
+    return Feature(column=column, words=True, spellings=spellings), [note for note in notes if note]
+
+
+def _read_feature(table: Table, column: str) -> tuple[Feature, dict[int, str], list[str]]:
+    """Return a column as a feature, what is wrong with its cells, by row, and notes."""
     cells = table.columns[column]
     numbers = read_number_column(cells) if column not in table.values else None
     if numbers:
@@ -109,7 +132,9 @@ def _read_feature(table: Table, column: str) -> tuple[Feature, dict[int, str], s
             for row, value in enumerate(values)
             if value is not None and abs(value) > _LARGEST_FLOAT32
         }
-        return Feature(column=column, format=numbers.format), wrong, "; ".join(notes)
+        return Feature(column=column, format=numbers.format), wrong, ["; ".join(notes)] if notes else []
+    if column not in table.values and all(is_unknown(cell) for cell in cells):
+        return Feature(column=column), {}, []
     vectors = vector_column(table, column)
     if vectors and vectors.depth == 1:
         width = common_width(vectors)
@@ -118,12 +143,30 @@ def _read_feature(table: Table, column: str) -> tuple[Feature, dict[int, str], s
             reason = vector_fault(item, depth=1, width=width, kind="tabular") if item not in (None, []) else ""
             if reason:
                 wrong[row] = f"the list {reason}"
-        note = "" if column in table.values else f"lists of {width} numbers"
-        return Feature(column=column, vector=width), wrong, note
+        return Feature(column=column, vector=width), wrong, [f"lists of {width} numbers"]
     moments = read_moment_column(cells)
     if moments:
-        return Feature(column=column, moment=moments[0]), moments[1], ""
-    return Feature(column=column, words=True), {}, ""
+        return Feature(column=column, moment=moments[0]), moments[1], []
+    check_moments(table, column)
+    feature, spelled = _categories(column, cells)
+    return feature, {}, spelled
+
+
+def check_moments(table: Table, column: str) -> None:
+    """Check that a column is not one of dates or times in a form whose order nobody can tell.
+
+    Raises:
+        DataError: most of its known cells are.
+    """
+    known = [row for row, cell in enumerate(table.columns[column]) if not is_unknown(cell)][:_LOOKED_AT]
+    otherwise = [row for row in known if is_moment_written_otherwise(table.columns[column][row])]
+    if len(otherwise) * 2 > len(known):
+        row = otherwise[0]
+        raise DataError(
+            f"{table.where(row)}: the column {column!r} holds dates or times such as {table.columns[column][row]!r}, "
+            "which can be read in several ways; write them as 2024-05-01, 21:30 or 2024-05-01T21:30, or read the "
+            f"column as words by {column}:category or {column}:text"
+        )
 
 
 def _first_mark(cells: Sequence[str]) -> str:
@@ -136,16 +179,25 @@ def with_train(table: Table, modality: str, features: Sequence[Feature], train: 
     Raises:
         DataError: a column of words has no category in train, or too many.
     """
-    return [_of_train(table, modality, feature, train) for feature in features]
+    return [_of_train(table, modality, feature, train, alone=len(features) == 1) for feature in features]
 
 
-def _of_train(table: Table, modality: str, feature: Feature, train: Sequence[int]) -> Feature:
+def _of_train(table: Table, modality: str, feature: Feature, train: Sequence[int], *, alone: bool) -> Feature:
     column, cells = feature.column, table.columns[feature.column]
+    known = [row for row in train if cells[row].strip() and (feature.words or not is_unknown(cells[row]))]
+    if not known:
+        lacking = repr(modality) if alone else f"a value in the column {column!r} of {modality!r}"
+        raise DataError(
+            f"{table.path.name}: no row of train has {lacking} ({len(train)} rows), so nothing can be learned of it; "
+            "leave it out, or move rows with it to train"
+        )
     if feature.moment or feature.vector:
         return feature
     if not feature.words:
-        return replace(feature, offset=_offset(feature, cells, train))
-    categories = sorted({cells[row].strip() for row in train} - {""})
+        offset = _offset(feature, cells, train)
+        _check_kept_apart(table, feature, offset)
+        return replace(feature, offset=offset)
+    categories = sorted({feature.spellings.get(cells[row].strip(), "") for row in train} - {""})
     if not 0 < len(categories) <= _MOST_CATEGORIES:
         raise DataError(
             f"{table.path.name}: the column {column!r} of {modality!r} has {len(categories)} different words in "
@@ -157,11 +209,50 @@ def _of_train(table: Table, modality: str, feature: Feature, train: Sequence[int
 
 def _offset(feature: Feature, cells: Sequence[str], train: Sequence[int]) -> float:
     """Return the middle of the training values where 32-bit floats would merge values of the column; else 0."""
+    whole = _whole_numbers(feature, cells)
+    if whole:
+        trained = [whole[row] for row in train if row in whole]
+        return sorted(trained)[len(trained) // 2] if trained else 0
     values = np.array([value for cell in cells if (value := feature.format.parse(cell.strip())) is not None])
     if not len(values) or len(np.unique(values)) == len(np.unique(values.astype(np.float32))):
         return 0.0
     trained = [value for row in train if (value := feature.format.parse(cells[row].strip())) is not None]
     return float(np.median(trained)) if trained else 0.0
+
+
+def _whole_numbers(feature: Feature, cells: Sequence[str]) -> dict[int, int]:
+    """Return the numbers of a column by row where all are whole and 64-bit floats would merge some; else {}."""
+    if feature.format != PLAIN:
+        return {}
+    numbers = {row: exact_number(cell.strip()) for row, cell in enumerate(cells) if not is_unknown(cell)}
+    whole = {row: value for row, value in numbers.items() if isinstance(value, int)}
+    if len(whole) < len(numbers) or not whole or max(map(abs, whole.values())) <= _LARGEST_EXACT:
+        return {}
+    distinct = set(whole.values())
+    return whole if len({float(value) for value in distinct}) < len(distinct) else {}
+
+
+def _check_kept_apart(table: Table, feature: Feature, offset: float) -> None:
+    """Check that 32-bit floats keep some values of a column apart where there are several.
+
+    Raises:
+        DataError: all of them become one number, such as those around 1e-50.
+    """
+    feature = replace(feature, offset=offset)
+    numbers: set[float | None] = set()
+    kept: set[float] = set()
+    for cell in table.columns[feature.column]:
+        if is_unknown(cell):
+            continue
+        kept.add(float(encode(feature, cell.strip())[0]))
+        if len(kept) > 1:
+            return
+        numbers.add(feature.format.parse(cell.strip()))
+    if len(numbers) > 1:
+        raise DataError(
+            f"{table.path.name}: the numbers of the column {feature.column!r}, such as {max(map(str, numbers))}, "
+            "become one and the same as 32-bit floats; write them in another unit"
+        )
 
 
 def encode(feature: Feature, cell: str, item: Any = None) -> NDArray[np.float32]:
@@ -178,9 +269,12 @@ def encode(feature: Feature, cell: str, item: Any = None) -> NDArray[np.float32]
         return as_vector(item) if item else np.full(feature.vector, np.nan, dtype=np.float32)
     if feature.moment:
         return np.array(encode_moment(feature.moment, cell), dtype=np.float32)
+    if feature.categories:
+        word = feature.spellings.get(cell, cell)
+        if not word:
+            return np.full(feature.width, np.nan, dtype=np.float32)
+        return np.array([word == category for category in feature.categories], dtype=np.float32)
     if not cell:
         return np.full(feature.width, np.nan, dtype=np.float32)
-    if feature.categories:
-        return np.array([cell == category for category in feature.categories], dtype=np.float32)
-    value = feature.format.parse(cell)
+    value = exact_number(cell) if isinstance(feature.offset, int) else feature.format.parse(cell)
     return np.array([np.nan if value is None else value - feature.offset], dtype=np.float32)

@@ -24,9 +24,14 @@ def read_objects(name: str, content: bytes, *, lines: bool) -> tuple[list[Any], 
         DataError: it is not UTF-8, or no array.
     """
     try:
-        text = content.decode("utf-8-sig")
+        text = content.decode(json.detect_encoding(content) if content else "utf-8")
     except UnicodeDecodeError as error:
-        raise DataError(f"{name} is not UTF-8: byte 0x{content[error.start]:02x} at offset {error.start}") from None
+        raise DataError(
+            f"{name} is not UTF-8: byte 0x{content[error.start]:02x} at offset {error.start}; save it again as UTF-8"
+        ) from None
+    # An array in a file of lines, and lines in a file for an array, are read as what they are.
+    begins = text.lstrip()[:1]
+    lines = begins != "[" if lines else begins == "{" and _holds_lines(text)
     objects: list[Any] = []
     numbers: list[int] = []
     faults: dict[int, str] = {}
@@ -36,7 +41,7 @@ def read_objects(name: str, content: bytes, *, lines: bool) -> tuple[list[Any], 
             if not line.strip():
                 continue
             try:
-                found = json.loads(line)
+                found = _loads(line)
             except (ValueError, RecursionError) as error:
                 faults[len(objects)] = f"{name} line {number} is no readable JSON ({str(error)[:120]}); correct it"
                 found = {}
@@ -44,11 +49,14 @@ def read_objects(name: str, content: bytes, *, lines: bool) -> tuple[list[Any], 
             numbers.append(number)
     else:
         try:
-            found = json.loads(text)
+            found = _loads(text)
         except (ValueError, RecursionError) as error:
             raise DataError(f"{name} is no readable JSON ({str(error)[:120]}); correct it") from None
         if not isinstance(found, list):
-            raise DataError(f"{name} must hold an array of objects, [{{…}}, …], but holds {type(found).__name__}")
+            raise DataError(
+                f"{name} must hold an array of objects, [{{…}}, …], but holds {type(found).__name__}; write one object "
+                "for each row, as pandas does by orient='records'"
+            )
         objects, numbers = found, list(range(1, len(found) + 1))
     for row, item in enumerate(objects):
         if not isinstance(item, dict):
@@ -56,6 +64,28 @@ def read_objects(name: str, content: bytes, *, lines: bool) -> tuple[list[Any], 
             faults[row] = f"{name} {word} {numbers[row]} holds {type(item).__name__}, not an object {{…}}; correct it"
             objects[row] = {}
     return objects, numbers, faults
+
+
+def _holds_lines(text: str) -> bool:
+    """Whether the first line of a text is a JSON object, and another line follows."""
+    first, _, rest = text.lstrip().partition("\n")
+    try:
+        return isinstance(json.loads(first), dict) and bool(rest.strip())
+    except (ValueError, RecursionError):
+        return False
+
+
+def _loads(text: str) -> Any:
+    return json.loads(text, object_pairs_hook=_unique)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice!r} stands there more than once")
+    return found
 
 
 def object_columns(

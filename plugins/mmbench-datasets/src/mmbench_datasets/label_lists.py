@@ -12,25 +12,52 @@ from mmbench.errors import DataError
 from mmbench.spec import TaskSpec
 from mmbench_datasets.cells import parse_list, parse_numbers
 from mmbench_datasets.faults import Faults
+from mmbench_datasets.label_names import join_spellings
 from mmbench_datasets.table import Table, part_name
 
 _LARGEST_NUMBER = 1e38
 
 
-def is_list_column(table: Table, column: str) -> bool:
-    """Whether the labels of a column are lists: of the file's own, or every cell is a list written as text."""
+def is_list_column(table: Table, column: str, forced: str = "") -> bool:
+    """Whether the labels of a column are lists: of the file's own, or most cells are lists written as text.
+
+    Raises:
+        DataError: most cells look like lists and cannot be read as such.
+    """
     if column in table.values:
         return True
+    if forced == "multiclass":
+        return False
     filled = [cell.strip() for cell in table.columns[column] if cell.strip()]
     if not filled:
         return False
-    if all(cell[0] in "[(" and cell[-1] in "])" for cell in filled):
-        return all(parse_list(cell) is not None for cell in filled)
+    num_lists = sum(is_list(cell) for cell in filled)
+    if num_lists * 2 > len(filled):
+        return True
+    bracketed = [row for row, cell in enumerate(table.columns[column]) if _looks_like_list(cell.strip())]
+    if (num_lists + len(bracketed)) * 2 > len(filled):
+        raise DataError(
+            f"{table.where(bracketed[0])}: the label (column {column!r}) is {table.columns[column][bracketed[0]]!r}, "
+            'which looks like a list and cannot be read as one; write ["a", "b"] or a;b, or force classes with '
+            f"[label={column}:multiclass]"
+        )
     # "0;1;1;0" is a vector where all cells have as many numbers, and else a set of labels.
-    if not all(";" in cell or "|" in cell or " " in cell for cell in filled):
+    least_commas = 1 if forced == "multilabel" else 2
+    if not all(";" in cell or "|" in cell or " " in cell or cell.count(",") >= least_commas for cell in filled):
         return False
     widths = {len(numbers) if (numbers := parse_numbers(cell)) else 0 for cell in filled}
     return len(widths) == 1 and widths != {0} and _is_vector_text(filled)
+
+
+def is_list(cell: str) -> bool:
+    """Whether a cell writes a list as JSON, Python or NumPy does."""
+    return parse_list(cell) is not None
+
+
+def _looks_like_list(cell: str) -> bool:
+    """Whether a cell stands in brackets with commas or a gap, as lists do, and is none that can be read."""
+    bracketed = len(cell) > 1 and cell[0] in "[({" and cell[-1] in "])}"
+    return bracketed and ("," in cell or "..." in cell) and not is_list(cell)
 
 
 def _is_vector_text(cells: Sequence[str]) -> bool:
@@ -98,10 +125,7 @@ def _lists(table: Table, column: str, faults: Faults) -> list[list[Any]]:
     lists: list[list[Any]] = []
     typed = column in table.values
     for row, cell in enumerate(table.values[column] if typed else table.columns[column]):
-        if typed:
-            items = [] if cell is None else cell if isinstance(cell, list) else None
-        else:
-            items = (parse_list(cell) or parse_numbers(cell) or []) if cell.strip() else []
+        items = _typed_items(cell) if typed else _text_items(cell)
         if items is None or not all(_is_label(item) for item in items):
             shown = table.columns[column][row][:80]
             faults.add(
@@ -112,6 +136,19 @@ def _lists(table: Table, column: str, faults: Faults) -> list[list[Any]]:
             items = []
         lists.append([int(item) if isinstance(item, bool) else item for item in items])
     return lists
+
+
+def _typed_items(value: Any) -> list[Any] | None:
+    """Return the list that a file holds as such, [] for none, None for anything else."""
+    return [] if value is None else value if isinstance(value, list) else None
+
+
+def _text_items(cell: str) -> list[Any] | None:
+    """Return the list that a cell writes as text, [] for an empty cell, None for anything else."""
+    if not cell.strip():
+        return []
+    found = parse_list(cell)
+    return parse_numbers(cell) if found is None else found
 
 
 def _is_label(item: Any) -> bool:
@@ -157,12 +194,22 @@ def _vectors(
 
 
 def _sets(column: str, lists: Sequence[Sequence[Any]]) -> tuple[TaskSpec, list[Any], tuple[str, ...]]:
-    sets = [{_word(item) for item in items} - {""} for items in lists]
+    words = [[_word(item) for item in items] for items in lists]
+    sets, notes = sets_of_labels(words)
     found = set().union(*sets)
     numeric = all(name.lstrip("-").isdecimal() for name in found)
     names = sorted(found, key=(lambda name: (int(name), name)) if numeric else None)
     task = TaskSpec(name=part_name(column), kind="multilabel", num_outputs=len(names), class_names=tuple(names))
-    return task, [tuple(int(name in labels) for name in names) for labels in sets], ()
+    values = [tuple(int(name in labels) for name in names) for labels in sets]
+    return task, values, tuple(f"labels of {column!r}: {note}" for note in notes)
+
+
+def sets_of_labels(rows: Sequence[Sequence[str]]) -> tuple[list[set[str]], list[str]]:
+    """Return the labels of each row, one spelling for each, and notes on what was joined or looks alike."""
+    flat = [label for labels in rows for label in labels if label]
+    joined, notes = join_spellings(flat)
+    spelling = dict(zip(flat, joined))
+    return [{spelling[label] for label in labels if label} for labels in rows], notes
 
 
 def _word(item: Any) -> str:

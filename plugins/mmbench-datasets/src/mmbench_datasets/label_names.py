@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Hashable, Sequence
@@ -10,20 +11,25 @@ from mmbench_datasets.cells import exact_number
 
 _BOOLEANS = frozenset(("true", "false"))
 _MOST_NAMED = 5
+#: "ice-cream" and "ice_cream"; the sign of a number is none.
+_JOINTS = re.compile(r"(?<=[^\W\d_])[-_\u2010-\u2015]+(?=[^\W\d_])")
 
 
 def join_spellings(cells: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return labels with one spelling for each class, and notes on what was joined or looks alike.
 
-    Labels are the same class where they are the same number ("1", "1.0", "01"), the same text in Unicode's form NFC,
-    or "true" and "false" in any case where nothing else occurs. The most frequent spelling stays, the shorter one of
-    equally frequent ones. Labels that differ in case or blanks only stay apart, with a note.
+    Labels are the same class where they are the same number ("1", "1.0", "01"), the same text in Unicode's form NFC
+    without marks that are not seen, or "true", "false", "1" and "0" in any case where nothing else occurs. The most
+    frequent spelling stays, the shorter one of equally frequent ones. Labels that differ in case, blanks, hyphens or
+    quotes only stay apart, with a note.
 
     >>> join_spellings(["1", "1.0", "0", "1"])
     (['1', '1', '0', '1'], ["'1.0' is read as '1'"])
     """
     counts = Counter(cells)
-    booleans = all(cell.casefold() in _BOOLEANS for cell in counts if cell)
+    booleans = any(cell.casefold() in _BOOLEANS for cell in counts) and all(
+        cell.casefold() in _BOOLEANS or exact_number(cell) in (0, 1) for cell in counts if cell
+    )
     groups: dict[Hashable, list[str]] = {}
     for cell in counts:
         groups.setdefault(_meaning(cell, booleans), []).append(cell)
@@ -41,24 +47,41 @@ def join_spellings(cells: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def _meaning(cell: str, booleans: bool) -> Hashable:
     value = exact_number(cell)
+    if booleans and value is not None:
+        return "true" if value else "false"
     if value is not None:
         return ("number", value)
-    text = unicodedata.normalize("NFC", cell)
+    text = _seen(cell)
     return text.casefold() if booleans else text
+
+
+def _seen(cell: str) -> str:
+    """Return a label in the form NFC, without what cannot be seen at its ends: byte order marks, zero-width blanks."""
+    text = unicodedata.normalize("NFC", cell)
+    return text.strip("\ufeff\u200b\u200c\u200d\u200e\u200f\u2060\u00ad").strip()
 
 
 def _joined(spelling: str, kept: str) -> str:
     if unicodedata.normalize("NFC", spelling) == unicodedata.normalize("NFC", kept):
         return f"two Unicode forms of {kept!r} are one class"
+    if _seen(spelling) == _seen(kept):
+        return f"{spelling!r} is read as {kept!r}, without marks that are not seen"
     return f"{spelling!r} is read as {kept!r}"
 
 
 def _look_alikes(names: Sequence[str]) -> list[str]:
     groups: dict[str, list[str]] = {}
     for name in names:
-        groups.setdefault(" ".join(unicodedata.normalize("NFKC", name).casefold().split()), []).append(name)
+        groups.setdefault(_look(name), []).append(name)
     alike = [group for group in groups.values() if len(group) > 1]
     return [
         f"warning: {' and '.join(map(repr, group[:4]))} are different classes that differ in case, width or blanks only"
         for group in alike[:_MOST_NAMED]
     ]
+
+
+def _look(name: str) -> str:
+    """Return what classes that people would take for the same have in common."""
+    text = unicodedata.normalize("NFKC", name).casefold()
+    text = "".join(letter for letter in text if unicodedata.category(letter) != "Cf")
+    return " ".join(_JOINTS.sub(" ", text).strip("'\"`").split())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,14 +12,17 @@ from mmbench.errors import DataError, did_you_mean
 from mmbench.spec import TaskKind, TaskSpec
 from mmbench_datasets.cells import exact_number, is_unknown, number
 from mmbench_datasets.faults import Faults
-from mmbench_datasets.label_lists import is_list_column, list_target
+from mmbench_datasets.label_lists import is_list, is_list_column, list_target, sets_of_labels
 from mmbench_datasets.label_names import join_spellings
+from mmbench_datasets.moments import is_moment_written_otherwise, moment_of
 from mmbench_datasets.numbers import read_number_column
 from mmbench_datasets.table import Table, part_name
 
 _TASK_KINDS = ("multiclass", "multilabel", "regression")
 _FEW_CLASSES = 20  # integers up to this many are classes …
 _ROWS_PER_CLASS = 10  # … and beyond, if each occurs this often on average
+_FEWEST_PER_CLASS = 5
+_LARGEST_FLOAT32 = 3.4028234663852886e38
 _MOST_LABELS_OF_CANDIDATE = 100
 
 
@@ -81,7 +85,7 @@ def _candidates(table: Table) -> str:
 def _read_target(table: Table, column: str, forced: str, faults: Faults) -> Target:
     if column in table.class_names:
         return _named_classes(table, column, faults)
-    if is_list_column(table, column):
+    if is_list_column(table, column, forced):
         task, values, notes = list_target(table, column, forced, faults)
         return Target(column=column, task=task, values=values, notes=notes)
     cells = [cell.strip() for cell in table.columns[column]]
@@ -94,6 +98,9 @@ def _read_target(table: Table, column: str, forced: str, faults: Faults) -> Targ
     distinct = sorted(set(cells) - {""})
     if not distinct:
         raise DataError(f"{table.path.name}: the label column {column!r} is empty; name another with [label=COLUMN]")
+    if not forced:
+        _check_lists_among_words(table, column, faults)
+        _check_commas(table, column, cells)
     kind = forced or _target_kind(table, column, cells, distinct, faults)
     notes = [f"labels of {column!r}: {note}" for note in notes]
     if kind == "regression":
@@ -101,6 +108,42 @@ def _read_target(table: Table, column: str, forced: str, faults: Faults) -> Targ
     if kind == "multilabel":
         return _multilabel(table, column, cells, notes)
     return _multiclass(table, column, cells, distinct, faults, notes)
+
+
+def _check_lists_among_words(table: Table, column: str, faults: Faults) -> None:
+    for row, cell in enumerate(table.columns[column]):
+        if cell.strip()[-1:] in ("]", ")", "}") and is_list(cell):
+            faults.add(
+                row,
+                f"{table.where(row)}: the label (column {column!r}) is the list {cell!r}, and most labels are none; "
+                f"correct it or remove the row, or force classes with [label={column}:multiclass]",
+            )
+
+
+def _check_commas(table: Table, column: str, cells: Sequence[str]) -> None:
+    """Check that commas within labels are part of their names.
+
+    Raises:
+        DataError: what they divide are labels of their own, such as "a, b" beside "a" and "b", or zeros and ones.
+    """
+    first_row = {cell: row for row, cell in reversed(list(enumerate(cells))) if cell}
+    parts_of = {cell: [part.strip() for part in cell.split(",")] for cell in first_row}
+    several = {cell: parts for cell, parts in parts_of.items() if len(parts) > 1}
+    if not several or any(";" in cell or "|" in cell for cell in first_row):
+        return
+    binary = len(several) == len(parts_of) and all(set(parts) <= {"0", "1"} for parts in several.values())
+    found = read_number_column(cells)
+    if not binary and found and found.format.describe():
+        return
+    holders = Counter(part for parts in parts_of.values() for part in set(parts))
+    listed = [cell for cell, parts in several.items() if "" not in parts and all(holders[part] > 1 for part in parts)]
+    if len(listed) * 2 >= len(several) and len(several) > 1 - binary:
+        cell = min(listed, key=first_row.__getitem__)
+        raise DataError(
+            f"{table.where(first_row[cell])}: the label (column {column!r}) is {cell!r}, and what its commas divide "
+            f"are labels of other rows, too: say whether such cells are several labels, by [label={column}:multilabel],"
+            f" or one class each, by [label={column}:multiclass]"
+        )
 
 
 def _multiclass(
@@ -120,7 +163,31 @@ def _multiclass(
     task = TaskSpec(name=part_name(column), kind="multiclass", num_outputs=len(names), class_names=tuple(names))
     # An empty cell is among the faults: its class is never used.
     values = [number_of.get(cell, 0) for cell in cells]
+    notes = [*notes, *_class_notes(column, names, Counter(cells))]
     return Target(column=column, task=task, values=values, notes=tuple(notes))
+
+
+def _class_notes(column: str, names: Sequence[str], counts: Counter[str]) -> list[str]:
+    """Return warnings about classes that may be none: marks of unknown labels, dates, and hardly any row for each."""
+    notes = [
+        f"warning: labels of {column!r}: {name!r} ({counts[name]} rows) is a class of its own; if it marks an unknown "
+        "label, empty these cells"
+        for name in names
+        if is_unknown(name)
+    ]
+    if moment_of(names) or all(is_moment_written_otherwise(name) for name in names):
+        notes.append(
+            f"warning: the labels of {column!r} are dates or times, such as {names[0]!r}, and each is a class of its "
+            "own; to predict when, make a number of them"
+        )
+    num_rows = sum(counts[name] for name in names)
+    single = sum(counts[name] == 1 for name in names)
+    if len(names) > _FEW_CLASSES and num_rows < _FEWEST_PER_CLASS * len(names):
+        notes.append(
+            f"warning: {column!r} has {len(names)} classes for {num_rows} rows, {single} of them on one row only: "
+            "check that it holds classes"
+        )
+    return notes
 
 
 def _target_kind(table: Table, column: str, cells: Sequence[str], distinct: Sequence[str], faults: Faults) -> TaskKind:
@@ -159,8 +226,10 @@ def _regression(table: Table, column: str, cells: Sequence[str], faults: Faults,
     values: list[float] = []
     for row, cell in enumerate(cells):
         value = None if found and row in found.faults else found.format.parse(cell) if found else number(cell)
-        if value is None and cell:
-            why = found.faults.get(row, "") if found else ""
+        why = found.faults.get(row, "") if found else ""
+        if value is not None and abs(value) > _LARGEST_FLOAT32:
+            value, why = None, "may be read as infinity: it is too large for 32-bit floats"
+        if value is None and cell and row not in faults.rows:
             faults.add(
                 row,
                 f"{table.where(row)}: the label (column {column!r}) must be a finite number, got {cell!r}"
@@ -177,12 +246,23 @@ def _regression(table: Table, column: str, cells: Sequence[str], faults: Faults,
 
 
 def _multilabel(table: Table, column: str, cells: Sequence[str], notes: Sequence[str]) -> Target:
-    sets = [{part.strip() for part in cell.replace("|", ";").split(";")} - {""} for cell in cells]
+    separators = [separator for separator in ";|" if any(separator in cell for cell in cells)] or [","]
+    divided = re.compile("[" + "".join(separators) + "]")
+    sets, remarks = sets_of_labels([[part.strip() for part in divided.split(cell)] for cell in cells])
     names = sorted(set().union(*sets))
     if not names:
         raise DataError(f"{table.path.name}: the label column {column!r} holds no labels")
     task = TaskSpec(name=part_name(column), kind="multilabel", num_outputs=len(names), class_names=tuple(names))
     values = [tuple(int(name in labels) for name in names) for labels in sets]
+    several = next((cell for cell, labels in zip(cells, sets) if len(labels) > 1), "")
+    if several:
+        count = sum(len(labels) > 1 for labels in sets)
+        notes = [
+            *notes,
+            f"labels of {column!r}: {count} of {len(cells)} rows hold several, such as {several[:60]!r}; "
+            f"[label={column}:multiclass] makes one class of each cell",
+        ]
+    notes = [*notes, *(f"labels of {column!r}: {remark}" for remark in remarks)]
     return Target(column=column, task=task, values=values, notes=tuple(notes))
 
 
@@ -197,10 +277,15 @@ def _named_classes(table: Table, column: str, faults: Faults) -> Target:
         wrong = [each for each in numbers if not (isinstance(each, int) and 0 <= each < len(names))]
         if wrong:
             shown = value if several else wrong[0] if wrong[0] is not None else value or None
+            advice = (
+                "the labels of this split may be hidden. Take another split for it, as in [test=validation], or"
+                if table.splits
+                else "give it a label, or"
+            )
             faults.add(
                 row,
-                f"{table.where(row)} has the label {shown!r}, and {column!r} knows 0 to {len(names) - 1}: the labels "
-                "of this split may be hidden. Take another split for it, as in [test=validation], or remove the row",
+                f"{table.where(row)} has the label {shown!r}, and {column!r} knows 0 to {len(names) - 1}: {advice} "
+                "remove the row",
             )
             numbers = [0]
         values.append(tuple(int(place in numbers) for place in range(len(names))) if several else numbers[0])

@@ -239,7 +239,7 @@ def _understood(
     seed, max_seconds, max_frames = read_seed(known), read_max_seconds(known), _read_max_frames(known)
     splits = split_columns(table, known, faults)
     used = {item.column for item in targets} | {splits.split, splits.group, splits.time, id_column} - {""}
-    files = TableFiles(_root(table, known), "the table's folder" if "root" not in known else "root")
+    files = TableFiles(_root(table, known), "the table's folder" if "root" not in known else "root", table.root)
     notes = [*table.notes, *(note for item in targets for note in item.notes)]
     if declared:
         sources = [declared_source(table, files, name, value, used) for name, value in declared.items()]

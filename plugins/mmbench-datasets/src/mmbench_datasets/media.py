@@ -17,7 +17,8 @@ from mmbench.data import Waveform
 from mmbench.errors import DataError
 from mmbench.input_statistics import InputSummary
 from mmbench.spec import Kind
-from mmbench_datasets.mp3 import read_claim
+from mmbench_datasets.deep_color import is_deep_color, read_deep_color
+from mmbench_datasets.mp3 import count_frames, read_claim, with_length
 from mmbench_datasets.sniff import HEAD_BYTES, Format, sniff
 
 _MOST_PIXELS = 64_000_000
@@ -25,8 +26,11 @@ _BLOCK_FRAMES = 1 << 16
 _MOST_CHUNKS = 1000
 _TAIL_BYTES = 1 << 16
 _MOST_STREAMED_BYTES = 1 << 30
+_OPENING = re.compile(r"^Error opening .*?: ")
 _OBJECT = re.compile(r"<[\w.]+ object at 0x[0-9a-fA-F]+>")
 _LENGTH_UNKNOWN = 0xFFFFFFFF  # what a program writes into a WAV header when it streams
+_SIGNED_UNKNOWN = range(0x7FFF0000, 0x80000000)  # sox writes a little less than 2 GiB
+_LARGEST_RATE = 10_000_000
 _STREAMED_SIZES = (0, 36, _LENGTH_UNKNOWN)  # of the whole file, as such programs write it
 _IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 _LEAVE_OUT = "or leave it out (in a manifest, leave the cell empty)"
@@ -107,8 +111,14 @@ def is_grey(path: MediaFile) -> bool:
 
 
 def is_deep(path: MediaFile) -> bool:
-    """Whether an image's header says that its grey values have more than 8 bits."""
-    return _mode(path)[:1] in ("I", "F")
+    """Whether an image's header says that its values have more than 8 bits."""
+    from PIL import Image
+
+    try:
+        with Image.open(_opened(path), formats=_IMAGE_FORMATS) as opened:
+            return opened.mode[:1] in ("I", "F") or is_deep_color(opened)
+    except (*_DECODER_ERRORS, Image.DecompressionBombError):
+        return False
 
 
 def check_header(path: MediaFile, kind: Kind, where: str, *, max_seconds: float = float("inf")) -> None:
@@ -138,18 +148,28 @@ def check_header(path: MediaFile, kind: Kind, where: str, *, max_seconds: float 
             with soundfile.SoundFile(_sound_stream(path)) as opened:
                 container, frames = opened.format, opened.frames
                 _check_claim(path, where, frames, int(opened.samplerate), max_seconds)
-                if container == "FLAC" and frames > 0:
-                    opened.seek(frames - 1)  # a file that is cut short has no such place
-                    if not len(opened.read(1)):
-                        raise DataError(f"{located(where, path)} is cut short; {_AUDIO_ADVICE}")
+                holds_floats = opened.subtype in ("FLOAT", "DOUBLE")
+                if container == "FLAC" and frames > 0 and not _has_sample(opened, frames - 1):
+                    raise DataError(f"{located(where, path)} is cut short; {_AUDIO_ADVICE}")
         except (soundfile.SoundFileError, OSError, ValueError) as error:
             raise _unreadable_audio(path, where, error) from None
         if not frames:
             raise DataError(f"{located(where, path)} holds no sound; {_AUDIO_ADVICE}")
         if container in ("MP3", "MPEG"):
             _check_mp3_bytes(path, where)
-        if container == "OGG" and not _ends_ogg(path):
+        if holds_floats or (container == "OGG" and not _ends_ogg(path)):
             read_audio(path, where, max_seconds=float("inf"))
+
+
+def _has_sample(opened: Any, number: int) -> bool:
+    """Whether a sound has a sample of that number: a file that is cut short has no such place."""
+    import soundfile
+
+    try:
+        opened.seek(number)
+        return bool(len(opened.read(1)))
+    except soundfile.SoundFileError:
+        return False
 
 
 def image_summary(path: MediaFile, where: str, *, channels: int = 0, digest: int = 0) -> InputSummary:
@@ -192,6 +212,7 @@ def audio_summary(path: MediaFile, where: str, *, digest: int = 0) -> InputSumma
             rate, frames = int(opened.samplerate), opened.frames
     except (soundfile.SoundFileError, OSError, ValueError) as error:
         raise _unreadable_audio(path, where, error) from None
+    _check_rate(path, where, rate)
     amounts = {"rate": float(rate), "seconds": frames / rate}
     return InputSummary(facts={"rate": rate}, amounts=amounts, digest=digest)
 
@@ -212,7 +233,7 @@ def range_of_images(files: Iterable[MediaFile]) -> PixelRange | None:
             with Image.open(_opened(file), formats=_IMAGE_FORMATS) as opened:
                 if opened.width * opened.height > _MOST_PIXELS:
                     continue
-                pixels = np.asarray(opened).ravel()
+                pixels = _deep_values(file, opened)[0].ravel()
         except (*_DECODER_ERRORS, Image.DecompressionBombError):
             continue
         chosen = pixels[:: max(1, len(pixels) // _RANGE_VALUES)].astype(np.float64)
@@ -222,6 +243,32 @@ def range_of_images(files: Iterable[MediaFile]) -> PixelRange | None:
         return None
     low, high = (float(value) for value in np.percentile(pooled, _RANGE_PERCENTILES))
     return PixelRange(low, high) if high > low else PixelRange(low, low + 1)
+
+
+def _deep_values(file: MediaFile, opened: Any) -> tuple[NDArray[Any], NDArray[np.uint8] | None]:
+    """Return the values of a 16-bit or float image (H, W) or (H, W, 3), and its alpha as 8 bits, if it has one."""
+    from PIL import Image
+
+    if not is_deep_color(opened):
+        return np.asarray(opened), None
+    values = read_deep_color(lambda: Image.open(_opened(file), formats=_IMAGE_FORMATS))
+    if values.shape[2] == 3:
+        return values, None
+    alpha = (values[..., -1] >> 8).astype(np.uint8)
+    return (values[..., 0] if values.shape[2] == 2 else values[..., :3]), alpha
+
+
+def _upright_eight_bits(file: MediaFile, opened: Any, pixel_range: PixelRange | None) -> Any:
+    """Return a color image of 16 bits a channel as one of 8 bits, turned as its EXIF says."""
+    from PIL import Image, ImageOps
+
+    values, alpha = _deep_values(file, opened)
+    orientation = opened.getexif().get(0x0112, 1)  # which loads the image, so that it no longer shows its depth
+    shown = Image.fromarray(_eight_bits(values, pixel_range, opened.info.get("transparency")))
+    if alpha is not None:
+        shown.putalpha(Image.fromarray(alpha))
+    shown.getexif()[0x0112] = orientation
+    return ImageOps.exif_transpose(shown)
 
 
 def read_image(
@@ -247,7 +294,11 @@ def read_image(
         with Image.open(_opened(path), formats=_IMAGE_FORMATS) as opened:
             _check_pixels(path, where, *opened.size)
             transparent = opened.info.get("transparency")
-            upright: Image.Image = ImageOps.exif_transpose(opened)
+            upright: Image.Image = (
+                _upright_eight_bits(path, opened, pixel_range)
+                if is_deep_color(opened)
+                else ImageOps.exif_transpose(opened)
+            )
             if upright.mode[:1] in ("I", "F"):
                 upright = Image.fromarray(_eight_bits(np.asarray(upright), pixel_range, transparent))
             if upright.has_transparency_data:
@@ -263,7 +314,7 @@ def read_image(
 
 
 def _eight_bits(deep: NDArray[Any], pixel_range: PixelRange | None, transparent: Any) -> NDArray[np.uint8]:
-    """Return 16-bit, 32-bit or float grey as uint8: the range becomes 0 to 255; the transparent value becomes white."""
+    """Return 16-bit, 32-bit or float values as uint8: the range becomes 0 to 255; the transparent one becomes white."""
     if pixel_range is None and deep.dtype.kind == "f":
         finite = deep[np.isfinite(deep)]
         pixel_range = PixelRange(float(finite.min()), float(finite.max())) if finite.size else PixelRange(0, 1)
@@ -277,6 +328,8 @@ def _eight_bits(deep: NDArray[Any], pixel_range: PixelRange | None, transparent:
         grey = np.rint((clipped - pixel_range.low) * (255 / span)).astype(np.uint8)
     if isinstance(transparent, int):
         grey = np.where(deep == transparent, np.uint8(255), grey)
+    elif isinstance(transparent, tuple) and deep.ndim == 3:
+        grey = np.where((deep == np.array(transparent)).all(axis=2, keepdims=True), np.uint8(255), grey)
     return grey
 
 
@@ -313,10 +366,14 @@ def read_audio(path: MediaFile, where: str, *, max_seconds: float) -> Waveform:
         # libsndfile estimates the length of an MP3; its own header counts it.
         with _stream(path) as stream:
             claim = read_claim(stream)
-        claimed = min(claimed, claim.num_samples) - _MP3_TOLERANCE if claim else 0
+        tolerance = _MP3_TOLERANCE if claim else max(_MP3_TOLERANCE * 5, claimed // 100)
+        claimed = (min(claimed, claim.num_samples) if claim else claimed) - tolerance
     if total < claimed:
         raise DataError(f"{located(where, path)} is cut short: {total} of {claimed} samples are there; {_AUDIO_ADVICE}")
-    return Waveform(values=np.concatenate(blocks), rate=rate)
+    values = np.concatenate(blocks)
+    if not np.isfinite(values).all():
+        raise DataError(f"{located(where, path)} holds samples that are no finite numbers; {_AUDIO_ADVICE}")
+    return Waveform(values=values, rate=rate)
 
 
 def _stream(file: MediaFile) -> BinaryIO:
@@ -324,10 +381,22 @@ def _stream(file: MediaFile) -> BinaryIO:
 
 
 def _sound_stream(file: MediaFile) -> Any:
-    """Return what soundfile opens: a WAV that a program streamed with a length of 0 gets its true length."""
+    """Return what soundfile opens.
+
+    A WAV that a program streamed with a length of 0 gets its true length. So does an MP3 without a Xing header, whose
+    length libsndfile would estimate by the bits of its first frame.
+    """
     with _stream(file) as stream:
+        size = stream.seek(0, io.SEEK_END)
+        stream.seek(0)
+        head = stream.read(HEAD_BYTES)
+        if sniff(head).name == "MP3" and size <= _MOST_STREAMED_BYTES and read_claim(stream) is None:
+            stream.seek(0)
+            found = stream.read()
+            frames = count_frames(found)
+            return _Bytes(with_length(found, frames)) if frames else _opened(file)
         at = _unknown_length(stream)
-        if not at or stream.seek(0, io.SEEK_END) > _MOST_STREAMED_BYTES:
+        if not at or size > _MOST_STREAMED_BYTES:
             return _opened(file)
         stream.seek(0)
         content = bytearray(stream.read())
@@ -371,7 +440,7 @@ def _check_wav(path: MediaFile, where: str) -> None:
                 header = stream.read(8)
                 claimed = int.from_bytes(header[4:], "little")
                 held = size - stream.tell()
-                if header[:4] == b"data" and claimed != _LENGTH_UNKNOWN and claimed > held:
+                if header[:4] == b"data" and claimed > held and not _is_unknown_length(claimed):
                     raise DataError(
                         f"{located(where, path)} is cut short: its header claims {claimed:,} bytes of sound, and "
                         f"{held:,} are there; {_AUDIO_ADVICE}"
@@ -381,6 +450,11 @@ def _check_wav(path: MediaFile, where: str) -> None:
                 stream.seek(claimed + claimed % 2, io.SEEK_CUR)
     except OSError as error:
         raise _unreadable_audio(path, where, error) from None
+
+
+def _is_unknown_length(claimed: int) -> bool:
+    """Whether a WAV header claims what programs write that do not know how much follows."""
+    return claimed == _LENGTH_UNKNOWN or claimed in _SIGNED_UNKNOWN
 
 
 def _check_mp3_bytes(path: MediaFile, where: str) -> None:
@@ -403,11 +477,17 @@ def _check_mp3_bytes(path: MediaFile, where: str) -> None:
 
 
 def _check_claim(path: MediaFile, where: str, num_samples: int, rate: int, max_seconds: float) -> None:
+    _check_rate(path, where, rate)
     if num_samples > max_seconds * rate:
         raise DataError(
             f"{located(where, path)} claims {num_samples / rate:.1f} s, more than max_seconds={max_seconds:g}; "
             "cut it, or allow it by [max_seconds=…]"
         )
+
+
+def _check_rate(path: MediaFile, where: str, rate: int) -> None:
+    if not 0 < rate <= _LARGEST_RATE:
+        raise DataError(f"{located(where, path)} claims {rate:,} samples a second, which no sound has; {_AUDIO_ADVICE}")
 
 
 def _tail(file: MediaFile, num_bytes: int) -> bytes:
@@ -479,5 +559,8 @@ def _reason(path: MediaFile, kind: Kind, error: Exception) -> str:
     if found.name and found.kind != kind:
         return f"it is {found.name}"
     line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    if line.startswith("cannot identify image file"):
+        return "its format is unknown"
+    line = _OPENING.sub("", line)
     # Addresses differ from process to process, and a reason that differs is listed once per cell.
     return _OBJECT.sub("the content", line)

@@ -6,18 +6,18 @@ import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from mmbench.errors import DataError, UsageError
 from mmbench.spec import Kind, Modality
 from mmbench_datasets.arrays import array_shape
-from mmbench_datasets.cells import is_unknown
-from mmbench_datasets.features import Feature, read_moment_column
+from mmbench_datasets.cells import is_unknown, number
+from mmbench_datasets.features import Feature, check_moments, is_boolean_column, read_moment_column
 from mmbench_datasets.files import TableFiles
 from mmbench_datasets.numbers import read_number_column
 from mmbench_datasets.sniff import HEAD_BYTES, sniff
 from mmbench_datasets.table import Table, part_name
-from mmbench_datasets.vectors import is_ragged, vector_column
+from mmbench_datasets.vectors import check_cut_lists, is_ragged, vector_column
 
 MEDIA_ENDINGS: Mapping[str, Kind] = {
     **dict.fromkeys((".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff"), "image"),
@@ -36,7 +36,8 @@ _TEXT_NAMES = ("text", "caption", "sentence", "transcript", "description", "titl
 #: Endings of files that are no text, and none of the media that are read by their ending.
 _FILE_ENDING = re.compile(
     r"\.(heic|heif|avif|jp2|j2k|jxl|svg|psd|raw|dng|cr2|nef|exr|dcm|nii|m4a|aac|wma|amr|ac3|midi?|wmv|flv|3gp|ts|pdf|"
-    r"bin|pt|pth|h5|hdf5|mat|pkl|pickle|parquet|zip|gz|tar)(\?.*)?['\"]?$",
+    r"bin|pt|pth|h5|hdf5|mat|pkl|pickle|parquet|zip|gz|tar|"
+    rf"{'|'.join(ending[1:] for ending in (*MEDIA_ENDINGS, *ARRAY_ENDINGS))})(\?.*)?['\"\])}}]*$",
     re.IGNORECASE,
 )
 _LOOKED_AT = 20
@@ -95,6 +96,12 @@ def declared_source(table: Table, files: TableFiles, name: str, value: str, leav
     column = columns[0]
     if not any(cell.strip() for cell in table.columns[column]):
         raise DataError(f"{table.path.name}: the column {column!r} is empty, so no sample has {name!r}; leave it out")
+    if "text" not in forced and not categories and all(is_unknown(cell) for cell in table.columns[column]):
+        mark = next(cell for cell in table.columns[column] if cell.strip())
+        raise DataError(
+            f"{table.path.name}: the column {column!r} holds marks of unknown values only, such as {mark!r}, so no "
+            f"sample has {name!r}; leave it out, or take the cells as text by {column}:text"
+        )
     if categories:
         return Source(name=name, kind="tabular", columns=(column,), categories=categories)
     return replace(_source_of(table, files, column, next(iter(forced), "")), name=name)
@@ -115,7 +122,7 @@ def _source_of(table: Table, files: TableFiles, column: str, forced: str) -> Sou
     """Return the source of one column by its content, or as forced."""
     source = Source(name=part_name(column), kind="text", columns=(column,))
     if column in table.values:
-        return _nested_source(table, source, forced)
+        return _nested_source(table, files, source, forced)
     cells = [cell.strip() for cell in table.columns[column] if cell.strip()]
     if forced == "text":
         return source
@@ -131,7 +138,7 @@ def _source_of(table: Table, files: TableFiles, column: str, forced: str) -> Sou
         if kind:
             return replace(source, kind=kind, form="files")  # type: ignore[arg-type]
     vectors = vector_column(table, column)
-    if vectors and (forced or not read_number_column(cells)):
+    if vectors and (forced == "sequence" or not read_number_column(cells)):
         kind = forced or ("tabular" if vectors.depth == 1 else "sequence")
         return replace(source, kind=kind, form="vectors")  # type: ignore[arg-type]
     if forced == "sequence":
@@ -139,18 +146,32 @@ def _source_of(table: Table, files: TableFiles, column: str, forced: str) -> Sou
             f"the column {column!r} holds no lists of numbers, as a sequence needs: write [1, 2, 3] in each cell, or "
             "paths of .npy files"
         )
-    booleans = {cell.casefold() for cell in cells} <= {"true", "false"}
-    if forced == "tabular" or booleans or read_number_column(cells) or read_moment_column(cells):
+    if forced == "tabular" or is_boolean_column(cells) or read_number_column(cells) or read_moment_column(cells):
         return replace(source, kind="tabular")
+    check_moments(table, column)
+    check_cut_lists(table, column)
     return source
 
 
-def _nested_source(table: Table, source: Source, forced: str) -> Source:
+def _names_files(items: Sequence[Any]) -> bool:
+    """Whether all media of a column are paths without bytes."""
+    known = [item for item in items if item not in (None, {}) and item != {"bytes": None, "path": None}]
+    return bool(known) and all(
+        isinstance(item, dict) and item.get("bytes") is None and isinstance(item.get("path"), str) for item in known
+    )
+
+
+def _nested_source(table: Table, files: TableFiles, source: Source, forced: str) -> Source:
     """Return the source of a column that holds lists or media."""
     (column,) = source.columns
     first = next((item for item in table.values[column] if item not in (None, [], {}, b"")), None)
     declared = table.kinds.get(column, "")
     is_medium = isinstance(first, bytes) or (isinstance(first, dict) and {"bytes", "path"} & first.keys())
+    if is_medium and not declared and _names_files(table.values[column]):
+        cells = [cell.strip() for cell in table.columns[column] if cell.strip()]
+        kind = forced or _media_kind(cells) or _kind_of_files(table, files, column, cells)
+        if kind in MEDIA_KINDS:
+            return replace(source, kind=kind, form="files", forced=bool(forced))  # type: ignore[arg-type]
     if is_medium:
         content = first if isinstance(first, bytes) else first.get("bytes")
         kind = forced or declared or (sniff(content[:HEAD_BYTES]).kind if isinstance(content, bytes) else "")
@@ -234,6 +255,16 @@ def _kind_of_files(table: Table, files: TableFiles, column: str, cells: Sequence
                 f"{table.columns[column][row]!r} is {name or 'of an unknown format'}; {advice}"
             )
         return kind
+    whole = [path for cell in some if len(cell) < 1024 and number(cell) is None and (path := files.with_ending(cell))]
+    if len(whole) * 2 > len(some):
+        row = next(row for row, cell in enumerate(table.columns[column]) if files.with_ending(cell))
+        cell = table.columns[column][row]
+        kind = MEDIA_ENDINGS.get(ending_of(files.with_ending(cell)), "image")
+        raise DataError(
+            f"{table.where(row)}: the column {column!r} seems to name files without their endings: {cell!r} may be "
+            f"{files.with_ending(cell)!r}; say so by {column}:{kind}, write the endings, or take the cells as text by "
+            f"{column}:text"
+        )
     looks = sum(1 for cell in some if _FILE_ENDING.search(cell))
     if looks * 2 > len(some):
         where = table.where(_first_row(table, column))
@@ -287,9 +318,15 @@ def inferred_sources(
             left.append(column)
     if not sources:
         reasons = "".join(f"\n  {note}" for note in notes[:5])
+        others = left[:2] or [column for column in table.columns if column not in used][:2]
+        advice = (
+            f"name the modalities, as in [meta={'+'.join(others)}]"
+            if others
+            else f"there is nothing beside {', '.join(map(repr, table.columns))} to learn from; add a column"
+        )
         raise DataError(
-            f"{table.path.name}: no column holds paths of media or texts; name the modalities, as in "
-            f"[meta={'+'.join(left[:2] or list(table.columns)[:2])}]. The columns are {table.listed()}{reasons}"
+            f"{table.path.name}: no column holds paths of media or texts; {advice}. The columns are "
+            f"{table.listed()}{reasons}"
         )
     if left:
         listed = ", ".join(left[:10]) + (f", … ({len(left)} in all)" if len(left) > 10 else "")

@@ -15,9 +15,17 @@ WIDTHS: Mapping[Moment, int] = {"date": 5, "time": 2, "datetime": 7}
 
 _DATE = r"\d{4}-\d\d-\d\d"
 # `datetime` keeps microseconds: the digits beyond, which pandas writes, are cut.
-_TIME = r"\d\d:\d\d(:\d\d([.,]\d{1,9})?)?"
+_TIME = r"\d?\d:\d\d(:\d\d([.,]\d{1,9})?)?"
 _BEYOND_MICROSECONDS = re.compile(r"([.,]\d{6})\d+", re.ASCII)
 _ZONE = r"(Z|[+-]\d\d:?\d\d)?"
+_ONE_DIGIT_HOUR = re.compile(r"(^|[T ])(?=\d:)", re.ASCII)
+#: "05/01/2024", "1.5.24", "2024/05/01", "May 1, 2024", "9:05 PM": order and language differ from place to place.
+_WRITTEN_OTHERWISE = re.compile(
+    r"(\d{1,2}[/.-]\d{1,2}[/.-](\d{4}|\d\d)|\d{4}[/.]\d{1,2}[/.]\d{1,2}|\d{1,2}[ -]?[a-z]{3,9}\.?,?[ -]?\d{4}|"
+    r"[a-z]{3,9}\.? \d{1,2}(st|nd|rd|th)?,? \d{4})([T ,]+\d{1,2}:\d\d(:\d\d)?( ?[ap]\.?m\.?)?)?|"
+    r"\d{1,2}:\d\d(:\d\d)? ?[ap]\.?m\.?",
+    re.ASCII | re.IGNORECASE,
+)
 _FORMS: Mapping[Moment, tuple[re.Pattern[str], Callable[[str], date | time]]] = {
     "date": (re.compile(_DATE, re.ASCII), date.fromisoformat),
     "time": (re.compile(_TIME + _ZONE, re.ASCII), time.fromisoformat),
@@ -38,6 +46,15 @@ def moment_of(cells: Iterable[str]) -> Moment | None:
         if found is None or _read(found, cell) is None:
             return None
     return found
+
+
+def is_moment_written_otherwise(cell: str) -> bool:
+    """Whether a cell looks like a date or a time that is not written as in ISO 8601.
+
+    >>> is_moment_written_otherwise("05/01/2024"), is_moment_written_otherwise("2024-05-01")
+    (True, False)
+    """
+    return bool(_WRITTEN_OTHERWISE.fullmatch(cell.strip()))
 
 
 def encode_moment(moment: Moment, cell: str) -> list[float]:
@@ -75,6 +92,7 @@ def _read(moment: Moment, cell: str) -> date | time | None:
     if not form.fullmatch(cell):
         return None
     try:
-        return parse(_BEYOND_MICROSECONDS.sub(r"\1", cell).replace(",", "."))
+        padded = _ONE_DIGIT_HOUR.sub(r"\g<1>0", cell)
+        return parse(_BEYOND_MICROSECONDS.sub(r"\1", padded).replace(",", "."))
     except ValueError:
         return None

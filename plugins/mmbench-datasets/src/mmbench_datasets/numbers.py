@@ -10,7 +10,16 @@ from dataclasses import dataclass
 from mmbench_datasets.cells import is_unknown, number
 
 _CURRENCIES = "$€£¥₹"
-_UNITS = re.compile(rf"(?P<prefix>[{_CURRENCIES}]?)\s*(?P<body>[+-]?\s*[\d.,'\s]*\d)\s*(?P<suffix>[%{_CURRENCIES}]?)")
+_CODES = "USD|EUR|GBP|CHF|JPY"
+#: Units that may stand behind every number of a column. A column of other letters, such as "3b", is words.
+_MEASURES = (
+    "kg|g|mg|µg|t|lbs?|oz|km|m|cm|mm|µm|nm|ft|in|mi|m²|km²|m2|km2|l|ml|s|sec|ms|min|h|hrs?|days?|years?|yrs?|"
+    "°C|°F|°|Hz|kHz|MHz|km/h|m/s|mph|mV|mA|kW|kWh|Pa|hPa|kPa|mmHg|bar|px|kB|MB|GB"
+)
+_UNITS = re.compile(
+    rf"(?P<prefix>[{_CURRENCIES}]|(?:{_CODES})\b)?\s*(?P<body>[+-]?\s*[\d.,'\s]*\d(?:[eE][+-]?\d+)?)\s*"
+    rf"(?P<suffix>[%{_CURRENCIES}]|{_CODES}|{_MEASURES})?"
+)
 _BLANKS = re.compile(r"[\s\u00a0\u202f]")
 
 
@@ -21,13 +30,15 @@ class NumberFormat:
     Attributes:
         decimal: What stands before the fraction.
         thousands: What stands between groups of three digits; "" for nothing.
-        prefix, suffix: A currency or a percent sign that every number of the column has.
+        prefix, suffix: A currency, a percent sign or a unit that every number of the column has.
+        lakhs: Whether groups beyond the first hold two digits, as in India: 12,34,567.
     """
 
     decimal: str = "."
     thousands: str = ""
     prefix: str = ""
     suffix: str = ""
+    lakhs: bool = False
 
     def parse(self, cell: str) -> float | None:
         """Return the number that a cell holds, or None.
@@ -37,13 +48,18 @@ class NumberFormat:
         """
         if self == PLAIN:
             return number(cell)
-        units = _UNITS.fullmatch(cell.strip())
-        if not units or (units["prefix"], units["suffix"]) != (self.prefix, self.suffix):
+        units = _units(cell)
+        if not units or _signs(units) != (self.prefix, self.suffix):
             # An integer or a number with an exponent is written alike everywhere.
             return None if self.prefix or self.suffix or "," in cell else number(cell) if "." not in cell else None
         body = _BLANKS.sub(" ", units["body"])
-        digits = rf"\d{{1,3}}(?:{re.escape(self.thousands)}\d{{3}})+|\d+" if self.thousands else r"\d+"
-        if not re.fullmatch(rf"[+-]?(?:{digits})(?:{re.escape(self.decimal)}\d+)?", body, re.ASCII):
+        digits = r"\d+"
+        if self.lakhs:
+            digits = r"\d{1,2}(?:,\d\d)+,\d{3}|\d{1,2},\d{3}|\d+"
+        elif self.thousands:
+            digits = rf"\d{{1,3}}(?:{re.escape(self.thousands)}\d{{3}})+|\d+"
+        exponent = r"(?:[eE][+-]?\d+)?"
+        if not re.fullmatch(rf"[+-]?(?:{digits})(?:{re.escape(self.decimal)}\d+)?{exponent}", body, re.ASCII):
             return None
         return number((body.replace(self.thousands, "") if self.thousands else body).replace(self.decimal, "."))
 
@@ -52,8 +68,18 @@ class NumberFormat:
         words = ["decimal commas"] if self.decimal == "," else []
         if self.thousands:
             words.append(f"{self.thousands!r} between thousands")
-        words += [f"the sign {sign}" for sign in (self.prefix, self.suffix) if sign]
+        words += [
+            f"the {'unit' if sign[-1].isalnum() else 'sign'} {sign}" for sign in (self.prefix, self.suffix) if sign
+        ]
         return " and ".join(words)
+
+
+def _units(cell: str) -> re.Match[str] | None:
+    return _UNITS.fullmatch(cell.strip().replace("\u2212", "-"))
+
+
+def _signs(units: re.Match[str]) -> tuple[str, str]:
+    return units["prefix"] or "", units["suffix"] or ""
 
 
 PLAIN = NumberFormat()
@@ -111,9 +137,10 @@ def _candidates(counts: Counter[str]) -> list[NumberFormat]:
     """Return the formats that a column may have, the plain one first."""
     signs = Counter()
     for cell, count in counts.items():
-        units = _UNITS.fullmatch(cell)
+        units = _units(cell)
         if units:
-            signs[units["prefix"], units["suffix"]] += count
+            signs[_signs(units)] += count
     prefix, suffix = signs.most_common(1)[0][0] if signs else ("", "")
     formats = [PLAIN, *(NumberFormat(decimal, thousands, prefix, suffix) for decimal, thousands in _SEPARATORS)]
+    formats.append(NumberFormat(".", ",", prefix, suffix, lakhs=True))
     return list(dict.fromkeys(formats))

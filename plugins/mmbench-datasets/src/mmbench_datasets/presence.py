@@ -32,7 +32,9 @@ def present_rows(table: Table, source: Source) -> list[bool]:
 
 def _known(table: Table, feature: Feature) -> Sequence[bool]:
     cells = table.columns[feature.column]
-    if feature.words or feature.vector:
+    if feature.words:
+        return [bool(feature.spellings.get(cell.strip(), cell.strip())) for cell in cells]
+    if feature.vector:
         return [bool(cell.strip()) for cell in cells]
     return [not is_unknown(cell) for cell in cells]
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from mmbench.errors import DataError, UsageError
 from mmbench_datasets.arrow_table import read_parquet
 from mmbench_datasets.json_table import object_columns, read_objects
+from mmbench_datasets.sniff import HEAD_BYTES, sniff
 from mmbench_datasets.table import Part, Table
-from mmbench_datasets.text_table import read_cells
+from mmbench_datasets.text_table import Cells, read_cells
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 ENDINGS = (*SEPARATORS, ".parquet", ".jsonl", ".ndjson", ".json")
@@ -34,10 +35,36 @@ def read_table(target: str, *, encoding: str = "") -> Table:
         raise DataError(f"there is no table {target!r} (looked in {path.resolve().parent}); check the path") from None
     except (OSError, ValueError) as error:
         raise DataError(f"the table {target!r} cannot be read: {getattr(error, 'strerror', '') or error}") from None
+    if ending != ".parquet":
+        _check_is_text(path.name, content)
     table = _read_parquet(path, content) if ending == ".parquet" else _read_text(path, content, ending, encoding)
     if not len(table):
         raise DataError(f"{path.name} has a header and no rows; add one row per sample")
     return table
+
+
+def _check_is_text(name: str, content: bytes) -> None:
+    """Check that a text file is none of the formats that are saved or downloaded under its name by mistake.
+
+    Raises:
+        DataError: it is.
+    """
+    found = sniff(content[:HEAD_BYTES])
+    hint = {
+        "ZIP": "an .xlsx file, or an archive; export a sheet as CSV UTF-8, or unpack it",
+        "gzip": "unpack it",
+        "HTML": "the page of an error or a log-in, perhaps; download the file again",
+        "a Git LFS pointer": "get the file itself by git lfs pull",
+        "Parquet": "give it the ending .parquet",
+        "an old Office file": "export a sheet as CSV UTF-8",
+        "SQLite": "export a table as CSV",
+        "HDF5": "write a table of paths or lists",
+        "PDF": "name the table instead",
+    }.get(found.name)
+    if found.name == "Parquet" and not content.endswith(b"PAR1"):  # "PAR1" is a name for a column, too
+        hint = None
+    if hint:
+        raise DataError(f"{name} is {found.name}, no table of text: {hint}")
 
 
 def _read_parquet(path: Path, content: bytes) -> Table:
@@ -61,9 +88,8 @@ def _read_text(path: Path, content: bytes, ending: str, encoding: str) -> Table:
     word = "row" if ending == ".json" else "line"
     if ending in SEPARATORS:
         cells = read_cells(path.name, content, SEPARATORS[ending], encoding)
-        check_header(path.name, cells.header)
-        columns = dict(zip(cells.header, map(list, zip(*cells.rows)))) if cells.rows else {}
-        numbers, faults, notes = cells.numbers, cells.faults, cells.notes
+        columns, notes = _named_columns(path.name, cells)
+        numbers, faults = cells.numbers, cells.faults
     else:
         objects, numbers, faults = read_objects(path.name, content, lines=ending != ".json")
         columns, values = object_columns(path.name, objects)
@@ -79,6 +105,24 @@ def _read_text(path: Path, content: bytes, ending: str, encoding: str) -> Table:
         row_faults=faults,
         notes=notes,
     )
+
+
+def _named_columns(name: str, cells: Cells) -> tuple[dict[str, Sequence[str]], tuple[str, ...]]:
+    """Return columns by name, those without one called after their place, and notes; empty ones are left out."""
+    check_header(name, [column for column in cells.header if column.strip()] or cells.header[:1])
+    columns: dict[str, Sequence[str]] = {}
+    notes = list(cells.notes)
+    for place, column in enumerate(cells.header):
+        values = [row[place] for row in cells.rows]
+        if not column.strip() and not any(value.strip() for value in values):
+            continue
+        if not column.strip():
+            column = next(
+                free for free in (f"column_{place + 1}{tail}" for tail in ("", *range(2, 99))) if free not in columns
+            )
+            notes.append(f"the column without a name, in place {place + 1}, is called {column!r}")
+        columns[column] = values
+    return (columns if cells.rows else {}), tuple(notes)
 
 
 def check_header(name: str, header: Sequence[str]) -> None:

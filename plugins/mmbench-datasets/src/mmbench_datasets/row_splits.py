@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,17 +13,24 @@ from mmbench_datasets.faults import Faults
 from mmbench_datasets.labels import Target
 from mmbench_datasets.split_shares import Shares, parse_shares
 from mmbench_datasets.splits import (
-    SPLIT_WORDS,
     check_groups,
     fill_splits,
     generated_split,
     given_split,
     group_names,
+    split_of_word,
 )
 from mmbench_datasets.table import Table
 from mmbench_datasets.temporal_split import period, read_times, temporal_split
 
-_LIKE_SPLIT = ("fold", "subset", "partition", "set", "phase", "usage")
+#: Names of columns that tell a publisher's split in other words, and of those whose rows may belong together.
+_LIKE_SPLIT = re.compile(
+    r"(.*[_ -])?(fold|split|subset|partition|set|phase|usage|(is[_ -]?)?(train|training|val|validation|test|holdout))"
+    r"([_ -].*)?"
+)
+_LIKE_GROUP = re.compile(
+    r"(patient|subject|person|participant|speaker|user|author|session|scene|video|case)s?([_ -]?id)?"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +92,7 @@ def split_columns(table: Table, known: Mapping[str, str], faults: Faults) -> Spl
         if split and split != "split":
             notes.append(f"column {split!r} is taken for the split; [split=auto] draws one instead")
     if not cells and asked != "auto" and shares is None and not time:
-        like = [column for column in table.columns if column.strip().casefold() in _LIKE_SPLIT]
+        like = [column for column in table.columns if _LIKE_SPLIT.fullmatch(column.strip().casefold())]
         notes += [f"column {column!r} is not used for the split: it does not say train, val or test" for column in like]
     group = known.get("group")
     if group is None:
@@ -112,7 +120,7 @@ def _column_of_splits(table: Table) -> str:
     for column, cells in table.columns.items():
         words = set()
         for cell in cells:
-            words.add(SPLIT_WORDS.get(cell.strip().lower(), ""))
+            words.add(split_of_word(cell) or "")
             if "" in words:
                 break
         if "" not in words and "train" in words and len(words) > 1:
@@ -140,6 +148,8 @@ def split_rows(
         rows = generated_split(
             table, ids, targets, columns.group, seed, asked=columns.group_asked, shares=columns.shares
         )
+        if not columns.group and not columns.group_asked:
+            notes += _group_notes(table, {item.column for item in targets})
         by = f" and whole groups of {columns.group!r}" if columns.group else ""
         return rows, [*notes, f"split: drawn by seed {seed}, {columns.shares.text} by target{by}: {_sizes(rows)}"]
     given = given_split(table, columns.split, columns.cells, faults)
@@ -163,6 +173,19 @@ def _by_time(
         check_groups(table, columns.group, rows)
     periods = "; ".join(f"{len(rows[split])} {split} ({period(cells, times, rows[split])})" for split in SPLITS)
     return rows, [*notes, f"split: by time, column {columns.time!r}, {columns.shares.text}: {periods}"]
+
+
+def _group_notes(table: Table, used: Collection[str]) -> list[str]:
+    """Return notes on columns whose rows may belong together, such as those of one patient."""
+    return [
+        f"column {column!r} stands on several rows each: if those belong together, [group={column}] keeps them in one "
+        "split"
+        for column, cells in table.columns.items()
+        if column not in used
+        and column not in table.values
+        and _LIKE_GROUP.fullmatch(column.strip().casefold())
+        and 1 < len(set(cells)) < len(cells)
+    ]
 
 
 def _sizes(rows: Mapping[Split, Sequence[int]]) -> str:

@@ -48,6 +48,10 @@ _MAGIC: tuple[tuple[int, bytes, Format], ...] = (
     (0, b"PK\x03\x04", Format("ZIP")),
     (0, b"\x1f\x8b", Format("gzip")),
     (0, b"%PDF", Format("PDF")),
+    (0, b"PAR1", Format("Parquet")),
+    (0, b"ARROW1", Format("Arrow")),
+    (0, b"\xd0\xcf\x11\xe0", Format("an old Office file")),
+    (0, b"SQLite format 3\0", Format("SQLite")),
     (128, b"DICM", Format("DICOM")),
 )
 _RIFF = {

@@ -26,23 +26,21 @@ def find_paths(table: Table, files: TableFiles, source: Source, faults: Faults) 
     """Return a source of files with the relative path of each row."""
     (column,) = source.columns
     paths: list[str] = []
+    lost: dict[int, str] = {}
     for row, cell in enumerate(table.columns[column]):
         path: str | None = ""
         if cell.strip():
             try:
                 path = files.find(cell, table.where(row))
             except DataError as error:
-                faults.add(row, str(error))
+                lost[row] = str(error)
                 path = ""
+        if path is None and source.forced:
+            path = files.with_ending(cell) or None
+            if path and (status := files.find(path, table.where(row))):
+                files.respelt[cell] = path = status
         if path is None:
-            similar = files.similar(cell)
-            is_special = similar and cell.strip().endswith(similar)
-            hint = " as a regular file" if is_special else f" (there is {similar!r})" if similar else ""
-            faults.add(
-                row,
-                f"{table.where(row)}: column {column!r} names the file {cell!r}, which is not there{hint}; paths start "
-                f"from {files.root}. Correct it, or take the cells as text by {column}:text",
-            )
+            lost[row] = _lost_file(table, files, column, row)
         elif path and not source.forced and _is_other_medium(files, path, source.kind):
             faults.add(
                 row,
@@ -50,8 +48,30 @@ def find_paths(table: Table, files: TableFiles, source: Source, faults: Faults) 
                 f"correct it, leave the cell empty, or force a kind with {column}:KIND",
             )
         paths.append(path or "")
+    if lost and not any(paths) and len(lost) > 1:
+        raise DataError(f"{next(iter(lost.values()))}. None of the other {len(lost) - 1} files of the column is there")
+    for row, message in lost.items():
+        faults.add(row, message)
     width = _array_width(table, files, paths, source) if source.form == "arrays" else 0
     return replace(source, paths=paths, width=width)
+
+
+def _lost_file(table: Table, files: TableFiles, column: str, row: int) -> str:
+    """Return why the file of a row is not found, and what may be meant."""
+    cell = table.columns[column][row]
+    similar = files.similar(cell)
+    if similar and similar == cell.strip():
+        hint = " as a regular file"
+    elif similar and similar.endswith(f"/{cell.strip()}"):
+        folder = similar.removesuffix(cell.strip()).rstrip("/")
+        hint = f" (there is {similar!r}: [root={folder}] starts paths there)"
+    else:
+        hint = f" (there is {similar!r})" if similar else ""
+    advice = "Download the files, and name them by relative paths" if "://" in cell else "Correct it"
+    return (
+        f"{table.where(row)}: column {column!r} names the file {cell!r}, which is not there{hint}; paths start "
+        f"from {files.root}. {advice}, or take the cells as text by {column}:text"
+    )
 
 
 def _is_other_medium(files: TableFiles, path: str, kind: str) -> bool:

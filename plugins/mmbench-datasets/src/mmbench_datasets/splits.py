@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
@@ -22,6 +23,7 @@ SPLIT_WORDS: Mapping[str, Split] = {
     "val": "val", "valid": "val", "validation": "val", "dev": "val", "development": "val",
     "test": "test", "testing": "test", "tst": "test",
 }  # fmt: skip
+_SET = re.compile(r"[\s_-]*(set|split|data)$")
 _GIVEN_ADVICE = "move rows to train, remove them, or split anew by [split=auto]"
 _DRAWN_ADVICE = "draw another split by [seed=1], or mark the rows in a column 'split'"
 _TEMPORAL_ADVICE = "remove these rows, or take more of the rows for train by [split=80/10/10]"
@@ -32,6 +34,12 @@ MAX_MISS = 0.02
 NUM_DRAWS = 20
 #: A regression is split by so many quantiles of its target at most, each of so many rows at least.
 MAX_QUANTILES, MIN_PER_QUANTILE = 10, 20
+
+
+def split_of_word(word: str) -> Split | None:
+    """Return the split that a word names, such as "Train", "validation" or "test set"; None for any other."""
+    word = word.strip().lower()
+    return SPLIT_WORDS.get(word) or SPLIT_WORDS.get(_SET.sub("", word))
 
 
 def given_split(table: Table, column: str, cells: Sequence[str], faults: Faults) -> dict[Split, list[int]]:
@@ -45,7 +53,7 @@ def given_split(table: Table, column: str, cells: Sequence[str], faults: Faults)
     """
     rows: dict[Split, list[int]] = {split: [] for split in SPLITS}
     for row, cell in enumerate(cells):
-        split = SPLIT_WORDS.get(cell.strip().lower())
+        split = split_of_word(cell)
         if split is None:
             faults.add(
                 row,
@@ -148,9 +156,17 @@ def generated_split(
             if group_column and not asked
             else ""
         )
+        classes = Counter(targets[0].values) if targets[0].task.kind == "multiclass" else Counter()
+        single = sum(count == 1 for count in classes.values())
+        alone = (
+            f"; {single} of the {len(classes)} classes of {targets[0].column!r} are on one row only, which train "
+            "needs: check that the column holds classes"
+            if single * 2 > len(table)
+            else ""
+        )
         raise DataError(
             f"{table.path.name}: {len(table)} rows in {len(set(groups))} groups do not fill train, val and test"
-            f"{taken}; add rows or a column 'split'"
+            f"{taken}{alone}; add rows or a column 'split'"
         )
     return rows
 

@@ -208,7 +208,11 @@ class Shown(Sequence[str]):
 
 def list_text(value: Any) -> str:
     """Return a list as JSON; "" for none and for an empty one."""
-    return "" if value is None or value == [] else json.dumps(value, default=str)
+    return "" if value is None or value == [] else json.dumps(value, default=_shown)
+
+
+def _shown(value: Any) -> str:
+    return f"{len(value)} bytes" if isinstance(value, bytes) else str(value)
 
 
 def part_name(column: str) -> str:

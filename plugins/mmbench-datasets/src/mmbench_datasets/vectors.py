@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,11 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mmbench.errors import DataError
 from mmbench_datasets.cells import parse_list, parse_numbers
 from mmbench_datasets.table import Table
 
 _LOOKED_AT = 200
 _LONGEST_CELL = 10_000_000
+_CUT_LIST = re.compile(r"[\w.]*\(?\[[\s\d.,eE+\-\[\]]*\.\.\.[\s\d.,eE+\-\[\]]*\][\w\s=,.]*\)?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +73,22 @@ def vector_column(table: Table, column: str) -> VectorColumn | None:
         return None
     depth, count = depths.most_common(1)[0]
     return VectorColumn(depth=depth, items=items) if depth and count * 2 > depths.total() else None
+
+
+def check_cut_lists(table: Table, column: str) -> None:
+    """Check that a column is not one of arrays that NumPy or torch wrote without their middle: "[0.1 0.2 ... 0.9]".
+
+    Raises:
+        DataError: most of its first cells are.
+    """
+    filled = [row for row, cell in enumerate(table.columns[column]) if cell.strip()][:_LOOKED_AT]
+    cut = [row for row in filled if _CUT_LIST.fullmatch(table.columns[column][row].strip())]
+    if len(cut) * 2 > len(filled):
+        raise DataError(
+            f"{table.where(cut[0])}: the column {column!r} holds arrays whose middle was left out when they were "
+            f"written: {table.columns[column][cut[0]][:60]!r}; write whole lists, as json.dumps(array.tolist()) does, "
+            f"or paths of .npy files, or take the cells as text by {column}:text"
+        )
 
 
 def _depth(item: Any) -> int:
