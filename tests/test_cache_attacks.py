@@ -8,7 +8,6 @@ import random
 import shutil
 import subprocess
 import sys
-import time
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from damage import bounds
 
 from mmbench.cache import ArrayCache
 from mmbench.errors import DiskError
@@ -287,12 +287,11 @@ def fuzz(root: Path, rounds: int) -> None:
         else:
             text = mutate(text, source)
         file.write_bytes(text)
-        begun = time.perf_counter()
 
-        found = cache.get(KEY)
-        cache.entries()
+        with bounds():
+            found = cache.get(KEY)
+            cache.entries()
 
-        assert time.perf_counter() - begun < 10, f"round {number} took too long"
         if found is not None and "x" in found:
             np.testing.assert_array_equal(found["x"], values, err_msg=f"round {number}")
         assert cache.get("index/other") is not None

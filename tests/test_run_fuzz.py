@@ -6,13 +6,13 @@ import copy
 import json
 import random
 import shutil
-import time
 import zlib
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from damage import bounds
 
 from mmbench.errors import MmbenchError
 from mmbench.journal import Journal
@@ -112,22 +112,21 @@ def fuzz(tmp_path: Path, rounds: int) -> None:
         folder = tmp_path / "run"
         shutil.copytree(tmp_path / "pristine", folder)
         kind = mutate(folder, source)
-        begun = time.perf_counter()
 
         store = RunStore.open(folder)
         try:
-            found = store.records()
-            states = store.states()
-            report = build_report(folder)
-            export_jsonl("run", list(store.planned()), found, StringIO())
-            if number % 5 == 0:
-                write_report(folder, report)
+            with bounds():
+                found = store.records()
+                states = store.states()
+                report = build_report(folder)
+                export_jsonl("run", list(store.planned()), found, StringIO())
+                if number % 5 == 0:
+                    write_report(folder, report)
         except MmbenchError as error:
             assert kind in ("plan", "row", "bytes"), f"round {number}, {kind}: {error}"
             assert "\n" not in str(error)
         else:
             assert set(states) == set(found), f"round {number}, {kind}"
-        assert time.perf_counter() - begun < 30, f"round {number}, {kind}"
         if kind in ("run", "plan", "row"):
             assert set(found) == set(records)
         elif kind == "record":
