@@ -17,7 +17,7 @@ from mmbench.heartbeat import why_gone
 from mmbench.record import DONE, FAILURES
 from mmbench.report.tables import num_to_run
 from mmbench.report.text import clean, counted
-from mmbench.store import RunStore, list_runs
+from mmbench.store import RunStore, foreign_entries, list_runs
 from mmbench.terminal_table import Column, TerminalTable
 from mmbench.views import console, size_text
 
@@ -89,7 +89,7 @@ def runs_to_remove(results: Path, patterns: Sequence[str]) -> list[Path]:
     """Return the folders of the runs that patterns name.
 
     Raises:
-        UsageError: a pattern names none, or a run that is being written.
+        UsageError: a pattern names none, a run that is being written, or a folder that holds anything of others.
     """
     names = list_runs(results)
     folders: dict[Path, None] = {}
@@ -102,6 +102,12 @@ def runs_to_remove(results: Path, patterns: Sequence[str]) -> list[Path]:
             folder = results / name
             if folder.is_symlink():
                 raise UsageError(f"{folder} is a link; remove it yourself")
+            foreign = foreign_entries(folder)
+            if foreign:
+                raise UsageError(
+                    f"{folder} holds what is not of a run: {clean(', '.join(foreign[:5]), 200)}; move it away, or "
+                    "remove the folder yourself"
+                )
             RunStore.create(folder).close()  # refuses a run that another process writes
             folders[folder] = None
     return list(folders)

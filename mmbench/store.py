@@ -73,6 +73,11 @@ _LOCK_FILE = ".lock"
 _WRITER_FILE = ".writer.json"
 #: The folder of an attempt under way, or of one that another replaces.
 _ATTEMPT = re.compile(r"\.[0-9a-f]{16}\.(\d+|old)\.[0-9a-f]{8}")
+#: What mmbench and its plugins write into the folder of a run.
+_ENTRIES = frozenset(
+    {RUN_FILE, PLAN_FILE, DECISIONS_FILE, JOURNAL_FILE, f"{JOURNAL_FILE}.gz", f"{JOURNAL_FILE}.foreign", _LOCK_FILE,
+     _WRITER_FILE, "cells", EXECUTORS_FOLDER, "report", "trackers", "models", "data_cards.json"}
+)  # fmt: skip
 _RUN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 
 
@@ -450,6 +455,24 @@ def list_runs(results: Path) -> list[str]:
         return sorted(entry.name for entry in results.iterdir() if entry.is_dir() and is_run(entry))
     except OSError:
         return []
+
+
+def foreign_entries(folder: Path) -> list[str]:
+    """Return the names in a folder that are not of a run; all of them where no file of a run is among them."""
+    names = sorted(entry.name for entry in folder.iterdir() if not _is_temporary(entry))
+    return [name for name in names if name not in _ENTRIES] if _is_of_mmbench(folder) else names
+
+
+def _is_of_mmbench(folder: Path) -> bool:
+    """Return whether a file of a run is as mmbench writes it: others have a plan.json and a run.json, too."""
+    store = RunStore(folder)
+    if isinstance(store.read_run().get("argv"), list):
+        return True
+    try:
+        with (folder / PLAN_FILE).open("rb") as stream:
+            return stream.read(64).startswith(b'{"schema":')
+    except OSError:
+        return next(store.journal.lines(), None) is not None
 
 
 def _foreign(folder: Path) -> Iterator[str]:

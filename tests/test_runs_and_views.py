@@ -55,6 +55,43 @@ def test_a_run_that_is_being_written_and_a_link_are_not_removed(results: Path) -
         run_list.runs_to_remove(results, ["tri-1"])
 
 
+FOREIGN = {
+    "a plan of another program": {"plan.json": '{"tasks": []}', "src/code.py": "precious"},
+    "a run of another program": {"run.json": '{"id": 7}', "src/code.py": "precious"},
+    "a journal of another program": {"journal.jsonl": '{"entry": "dear diary"}\n', "photo.jpg": "precious"},
+    "notes in a run": {"run.json": '{"argv": ["run"]}', "notes.md": "precious"},
+    "a repository in a run": {"run.json": '{"argv": ["run"]}', ".git/config": "precious"},
+    "a hidden file in a run": {"run.json": '{"argv": ["run"]}', ".env": "precious"},
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_folder_with_anything_of_others_is_not_removed_and_not_written_into(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "results" / "theirs"
+    for file, content in FOREIGN[name].items():
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_text(content)
+    before = sorted(folder.rglob("*"))
+
+    with pytest.raises(UsageError, match=r"holds what is not of a run: .*; move it away"):
+        run_list.runs_to_remove(tmp_path / "results", ["*"])
+
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_what_links_in_a_run_lead_to_is_not_removed_with_it(results: Path, tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "id_ed25519").write_text("precious")
+    for name in ("cells/0123456789abcdef", "report/x", "trackers"):
+        (results / "kept" / name).parent.mkdir(exist_ok=True)
+        (results / "kept" / name).symlink_to(tmp_path / "home", target_is_directory=True)
+
+    run_list.remove_runs(run_list.runs_to_remove(results, ["kept"]))
+
+    assert not (results / "kept").exists()
+    assert (tmp_path / "home" / "id_ed25519").read_text() == "precious"
+
+
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[int]:
     folder = tmp_path / "report"
