@@ -28,7 +28,9 @@ Plugin = Annotated[
 Grid = Annotated[
     str | None,
     selection(
-        "--grid", metavar="all|smoke|race|NAME", help="Everything, a quick look, a race on val scores, or a named grid."
+        "--grid",
+        metavar="quick|all|smoke|race|NAME",
+        help="A first comparison in a minute, everything, a test that all runs, a race on val scores, or a named grid.",
     ),
 ]
 Dataset = Annotated[

@@ -306,8 +306,8 @@ def make_plan(config: RunConfig, registry: Registry, *, runtime: Mapping[str, An
     """
     if not (config.grid or config.dataset or config.fusion or config.encoder or config.objective):
         raise UsageError(
-            "nothing is selected: say --grid all for everything, --grid smoke for a quick look, or -d DATASET "
-            "(see `mmbench list datasets`)"
+            "nothing is selected: say --grid quick for a first comparison in a minute, --grid all for everything, or "
+            "-d DATASET (see `mmbench list datasets`)"
         )
     notes: list[str] = []
     datasets = _datasets(config, registry, notes)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -13,14 +14,16 @@ from rich.text import Text
 
 from mmbench.heartbeat import Heartbeat
 from mmbench.reasons import Reasons
+from mmbench.record import DONE, Record
 from mmbench.report.outcomes import style_of
-from mmbench.report.text import duration, size_bytes, visible
+from mmbench.report.text import duration, number, size_bytes, visible
 from mmbench.runner import Event
 from mmbench.standing import RunningCell, Standing, describe
 from mmbench.trackers import Trackers
 from mmbench.utilisation import Utilisation
 
-#: How often a run that is not on a terminal says how far it is.
+#: Runs of more cells do not print a line for each of them where no terminal looks on, but one now and then.
+MAX_LINES = 2_000
 LINE_EVERY_S = 10.0
 #: Running cells that the table shows.
 MAX_ROWS = 16
@@ -86,17 +89,37 @@ class Progress:
             line_of_reason = self._reasons.add(record, describe(row))
             if line_of_reason:
                 self._say(Text(line_of_reason, style_of(record.status)))
-        now = time.monotonic()
-        if self._live is None and now - self._last_line > LINE_EVERY_S and event.kind == "finished":
-            self._last_line = now
-            self.out.print(line(self.standing))
+            if self._live is None and record.status in DONE and self._speaks():
+                self.out.print(Text(finished_line(self.standing, row, record)), soft_wrap=True)
 
     def render(self) -> RenderableType:
         """Return the live table."""
         return live_table(self.standing, self._heart.utilisation if self._heart is not None else None)
 
+    def _speaks(self) -> bool:
+        """Whether a finished cell gets a line: each of them, or of very many one now and then."""
+        now = time.monotonic()
+        if self.standing.num_planned > MAX_LINES and now - self._last_line < LINE_EVERY_S:
+            return False
+        self._last_line = now
+        return True
+
     def _say(self, text: Text) -> None:
         (self._live.console if self._live is not None else self.out).print(text)
+
+
+def finished_line(standing: Standing, row: Mapping[str, Any], record: Record) -> str:
+    """Return how far a run is, which cell finished and its score: a line of the log where no terminal looks on."""
+    scores = [
+        item
+        for split in ("test", "val")
+        for item in record.metrics
+        if item.phase == "evaluate" and item.split == split and item.condition == "clean" and item.value is not None
+    ]
+    words = f": {scores[0].name} {number(scores[0].value)} on {scores[0].split}" if scores else ""
+    left = standing.remaining_s()
+    rest = f", about {duration(left)} left" if left is not None and standing.num_left else ""
+    return f"{standing.num_settled}/{standing.num_planned}  {visible(describe(row))}{words}{rest}"
 
 
 def line(standing: Standing) -> str:

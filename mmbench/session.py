@@ -19,7 +19,7 @@ from rich.text import Text
 
 from mmbench.admission import Admission
 from mmbench.combo import Cell
-from mmbench.config import TrainConfig
+from mmbench.config import QUICK_SELECTION, TrainConfig
 from mmbench.encoding import json_text
 from mmbench.errors import EmptySelection, MmbenchError, Unavailable, UsageError
 from mmbench.executors.watch import default_memory_bytes
@@ -233,7 +233,7 @@ def default_name(plan: Plan) -> str:
     A different selection over the same datasets adds its cells to the same run.
     """
     config = plan.config
-    if config.grid:
+    if config.grid and (config.grid != "quick" or list(config.dataset) == QUICK_SELECTION["dataset"]):
         return config.grid
     if not config.dataset:
         return "all"

@@ -46,6 +46,8 @@ def answer(report: Report) -> str:
     boards = [board for board in report.boards if board.first]
     if not boards:
         return "Nothing was planned, so there is nothing to report."
+    if all(board.smoke for board in boards):
+        return f"{boards[0].smoke}."
     chosen = list(filter(None, [choice_words(report.decisions)]))
     if len(boards) <= MAX_IN_FULL:
         return " ".join([*(board_answer(board) for board in boards), *chosen])
@@ -106,6 +108,8 @@ def _listed(names: Sequence[str]) -> str:
 def board_answer(board: Board) -> str:
     """Return what a board says, not surer than its intervals allow."""
     chosen = board.chosen
+    if board.smoke:
+        return f"{board.smoke}."
     if chosen is None or chosen.score is None:
         return f"On {_name(board.dataset)} nothing can be ranked yet: {_coverage(board)}."
     ranked = [row for row in board.rows if row.rank is not None]
@@ -205,6 +209,8 @@ def split_label(row: Row) -> list[str]:
 
 def cautions(board: Board) -> list[str]:
     """Return what a reader of this board should know before acting on it."""
+    if board.smoke:
+        return []
     found: list[str] = []
     if board.seeds and len(board.seeds) < MIN_SEEDS:
         found.append(

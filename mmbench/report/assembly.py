@@ -17,6 +17,7 @@ from mmbench.redaction import short_paths
 from mmbench.report.outcomes import PENDING, STOPPED, Outcome, outcomes, split_encoders
 from mmbench.report.portrait import Precision
 from mmbench.report.tables import Board, Gain, Problem, Report, Row, Score, num_to_run, val_order
+from mmbench.report.text import counted
 from mmbench.report.timing_claims import Timing, timing_of
 from mmbench.run_cards import read_cards
 from mmbench.store import RunStore
@@ -72,7 +73,8 @@ def assemble(
     for dataset, cells in by_dataset.items():
         about = datasets.get(dataset, {})
         for position, task in enumerate(_tasks(about, cells)):
-            boards.append(_board(dataset, about, task, cells, first=position == 0))
+            board = _board(dataset, about, task, cells, first=position == 0)
+            boards.append(unranked(board, smoke) if (smoke := _smoke_words(about, provenance or {})) else board)
     everything = [outcome for cells in by_dataset.values() for outcome in cells]
     return Report(
         run=run,
@@ -84,6 +86,25 @@ def assemble(
         cards=tuple(cards),
         decisions=tuple(decisions),
     )
+
+
+def _smoke_words(about: Mapping[str, Any], provenance: Mapping[str, Any]) -> str:
+    """Say that a dataset's cells only tested whether everything runs; "" where they were trained in full."""
+    train = about.get("train") or {}
+    config = provenance.get("config") or {}
+    limit, epochs = train.get("limit"), train.get("epochs")
+    if config.get("grid") != "smoke" or not limit:
+        return ""
+    return (
+        f"Smoke test, no ranking: at most {limit} samples of each split, {counted(int(epochs or 0), 'epoch')}. The "
+        "numbers say only that everything runs; `mmbench run --grid quick` gives a true comparison"
+    )
+
+
+def unranked(board: Board, why: str) -> Board:
+    """Return a board without ranks and gains, its rows by name."""
+    rows = sorted(board.rows, key=lambda row: (not row.unimodal, row.encoders, row.fusion, row.objective))
+    return replace(board, rows=tuple(replace(row, rank=None, gain=None) for row in rows), smoke=why)
 
 
 def _tasks(about: Mapping[str, Any], cells: Sequence[Outcome]) -> list[Mapping[str, Any]]:

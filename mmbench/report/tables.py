@@ -187,6 +187,7 @@ class Board:
         mixed: What differs between cells and should not: counts of cells by value, by what it is ("torch", "split").
         warnings: What cells warned of, with how many did.
         modalities: What the diagnostics of its cells say, or None.
+        smoke: That the run only tested whether everything runs, in which case nothing is ranked; else "".
         classes: Scores of each class under the row that val chooses, or None.
     """
 
@@ -220,6 +221,7 @@ class Board:
     warnings: Mapping[str, int] = field(default_factory=dict)
     modalities: Modalities | None = None
     reference: str = ""
+    smoke: str = ""
     classes: ClassTable | None = None
 
     @property

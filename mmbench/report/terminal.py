@@ -127,7 +127,8 @@ def _table(board: Board, rows: list[Row]) -> TerminalTable:
             seconds(row.numbers.get("train_time_s")) + mark(row, "train_time_s"),
             *([tuned_words(row.tuned)] if swept else []),
         ]
-        style = "bold" if row is board.chosen else "dim" if row.rank is None else "cyan" if row.unimodal else ""
+        unranked = row.rank is None and not board.smoke
+        style = "bold" if row is board.chosen else "dim" if unranked else "cyan" if row.unimodal else ""
         made.add_row(*cells, style=style)
     if board.floor is not None:
         before = [""] * (2 if grouped else 1)

@@ -1,0 +1,124 @@
+"""The first answer that a new user gets: a true one in a minute, none from a smoke test, scores as cells finish."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from comparison_cases import DATASETS, make_run
+from rich.console import Console
+
+from mmbench.config import load_config, resolve_train
+from mmbench.plan import local_runtime, make_plan
+from mmbench.progress import Progress, finished_line
+from mmbench.record import Metric, Record
+from mmbench.registry import load_registry
+from mmbench.report import build_report
+from mmbench.report.answer import answer, board_answer, cautions
+from mmbench.report.html import render_html
+from mmbench.report.markdown import render_markdown
+from mmbench.report.terminal import print_tables
+from mmbench.runner import Event
+from mmbench.session import default_name
+from mmbench.standing import Standing
+from mmbench.store import RunStore
+
+
+def test_the_grid_quick_is_a_comparison_with_real_training_on_digits() -> None:
+    config = load_config({"grid": "quick"})
+    made = make_plan(config, load_registry(), runtime=local_runtime(config, cache=Path(), data=Path(), jobs=2))
+
+    assert made.count() == {"cells": 19, "run": 9, "baselines": 10, "incompatible": 0, "unavailable": 0}
+    assert resolve_train(config).limit == 0
+    assert resolve_train(config).epochs == 10
+    assert default_name(made) == "quick"
+
+
+def test_flags_go_before_what_the_grid_quick_selects() -> None:
+    config = load_config({"grid": "quick", "dataset": ["xor"], "fusion": ["max"], "seeds": "1"})
+
+    assert (config.dataset, config.fusion, config.seeds) == (("xor",), ("max",), (0,))
+
+
+@pytest.fixture
+def smoke(tmp_path: Path) -> Path:
+    about = {"digits": {**DATASETS["digits"], "train": {"limit": 64, "epochs": 1}}}
+    store = make_run(tmp_path / "smoke", ("concat", "sum", "gated"), datasets=about)
+    with RunStore.create(store.folder) as writer:
+        writer.write_run({**writer.read_run(), "config": {"grid": "smoke"}})
+    return tmp_path / "smoke"
+
+
+def test_a_smoke_test_ranks_nothing_and_says_so(smoke: Path) -> None:
+    report = build_report(smoke)
+    [board] = report.boards
+    out = Console(file=io.StringIO(), width=120)
+    print_tables(report, out)
+    printed = out.file.getvalue()  # type: ignore[attr-defined]
+
+    said = "Smoke test, no ranking: at most 64 samples of each split, 1 epoch."
+    assert answer(report).startswith(said)
+    assert board_answer(board).startswith(said)
+    assert cautions(board) == []
+    assert {row.rank for row in board.rows} == {row.group for row in board.rows} == {None}
+    assert [row.fusion for row in board.rows] == ["concat", "gated", "sum"]
+    for text in (printed, render_markdown(report), render_html(report)):
+        assert said in " ".join(text.split())
+        assert "is best on val and has" not in text
+
+
+def test_the_same_settings_by_another_grid_are_ranked(smoke: Path) -> None:
+    with RunStore.create(smoke) as writer:
+        writer.write_run({**writer.read_run(), "config": {"grid": "all"}})
+
+    assert [row.rank for row in build_report(smoke).boards[0].rows] == [1, 1, 1]
+
+
+ROW = {
+    "cell_id": "0" * 16,
+    "dataset": "digits",
+    "encoders": "image:cnn",
+    "fusion": "concat",
+    "seed": 0,
+    "status": "run",
+}
+
+
+def score(value: float, **about: str) -> Metric:
+    facts = {"split": "test", "condition": "clean", "task": "digit", "name": "accuracy", **about}
+    return Metric(phase="evaluate", value=value, direction="max", **facts)
+
+
+def test_a_finished_cell_is_logged_with_its_name_and_test_score() -> None:
+    standing = Standing()
+    standing.expect(ROW)
+    standing.end(ROW["cell_id"], "ok", 2.0, standing.kind_of(ROW))
+    metrics = (score(0.5, split="val"), score(0.25, condition="drop:audio"), score(0.8125), score(0.7, name="f1_macro"))
+
+    line = finished_line(standing, ROW, Record(cell_id=ROW["cell_id"], status="ok", metrics=metrics))
+
+    assert line == "1/1  digits  image:cnn  concat  seed 0: accuracy 0.812 on test"
+
+
+class Planned:
+    """A cell as the runner knows it."""
+
+    cell_id, group = ROW["cell_id"], ""
+
+    def row(self) -> dict[str, object]:
+        return ROW
+
+
+def test_a_pipe_gets_one_line_for_each_finished_cell() -> None:
+    standing = Standing()
+    standing.expect(ROW)
+    out = Console(file=io.StringIO(), width=60)
+    record = Record(cell_id=ROW["cell_id"], status="ok", metrics=(score(0.75),))
+    with Progress(out, standing) as progress:
+        progress.on_event(Event(kind="started", cell=Planned()))
+        progress.on_event(Event(kind="finished", cell=Planned(), record=record))
+
+    assert out.file.getvalue() == (  # type: ignore[attr-defined]
+        "1/1  digits  image:cnn  concat  seed 0: accuracy 0.750 on test\n"
+    )
