@@ -8,12 +8,13 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from mmbench.combo import place_in_tables
+from mmbench.data_card import DataCard
 from mmbench.durable import sync
 from mmbench.errors import UsageError
 from mmbench.merge_sources import (
@@ -28,6 +29,7 @@ from mmbench.merge_sources import (
     settle_labels,
 )
 from mmbench.record import DONE, Record
+from mmbench.run_cards import read_cards, write_cards
 from mmbench.store import RECORD_FILE, RunStore, check_run_name
 
 #: Scores of one cell that differ by more than this did not come from equal computations.
@@ -110,6 +112,9 @@ def merge_runs(folders: Sequence[Path], into: Path, *, argv: Sequence[str] = (),
         decisions = _decisions(sources)
         if decisions:
             store.write_decisions(decisions)
+        cards = _cards(sources)
+        if cards:
+            write_cards(store.folder, cards)
         for at, source in enumerate(sources):
             _copy(source, store, {cell_id for cell_id, chosen in choice.items() if chosen == at})
     taken = Counter(sources[at].name for at in choice.values())
@@ -170,6 +175,16 @@ def _datasets(sources: Sequence[Source]) -> dict[str, Any]:
     for source in sources:
         for label, about in source.datasets.items():
             found.setdefault(source.labels[label], about)
+    return found
+
+
+def _cards(sources: Sequence[Source]) -> dict[str, DataCard]:
+    """Return the data card of each dataset, the first source's where several have one."""
+    found: dict[str, DataCard] = {}
+    for source in sources:
+        for card in read_cards(source.store.folder):
+            label = source.labels.get(card.name, card.name)
+            found.setdefault(label, replace(card, name=label))
     return found
 
 

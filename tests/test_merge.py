@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from mmbench.data_card import DataCard
 from mmbench.errors import UsageError
 from mmbench.journal import CellState
 from mmbench.merge import merge_runs
@@ -20,6 +21,7 @@ from mmbench.record import Metric, Record
 from mmbench.report import build_report
 from mmbench.report.export import export_run
 from mmbench.report.markdown import render_markdown
+from mmbench.run_cards import read_cards, write_cards
 from mmbench.store import RunStore
 
 A, B, C, D = (letter * 16 for letter in "abcd")
@@ -358,6 +360,17 @@ def test_files_of_an_attempt_that_the_journal_does_not_know_are_left_behind(tmp_
 
     assert made.counts == {"killed": 1, "ok": 1}
     assert [path.name for path in RunStore.open(tmp_path / "both").cell_folder(A).iterdir()] == ["record.json"]
+
+
+def test_data_cards_go_along_under_the_names_that_datasets_get(tmp_path: Path) -> None:
+    for name, size in (("left", 5), ("right", 6)):
+        make(tmp_path / name, [row(A)], [record(A, 0.5)], datasets={"digits": about_dataset(key=name)})
+        card = DataCard(name="digits", ref="d/digits", summary="", num_samples={"train": size}, tasks=(), modalities=())
+        write_cards(tmp_path / name, {"digits": card})
+    merge_runs([tmp_path / "left", tmp_path / "right"], tmp_path / "both", force=True)
+
+    found = {card.name: card.num_samples["train"] for card in read_cards(tmp_path / "both")}
+    assert found == {"digits": 5, "digits (from right)": 6}
 
 
 def test_a_link_in_a_cell_is_not_followed(tmp_path: Path) -> None:

@@ -238,6 +238,13 @@ def test_folders_of_splits_stand_above_class_folders(tmp_path):
     assert {sample.sample_id for sample in splits["val"]} == {name[:-4] for name in names if name.startswith("valid")}
 
 
+def test_a_folder_beside_those_of_splits_is_no_class(tmp_path):
+    names = [f"{part}/{label}/{row}.png" for part in ("train", "test") for label in "ab" for row in range(4)]
+
+    target = pictures(tmp_path, [*names, "unlabeled/1.png"])
+    assert "the folders test, train are splits, and unlabeled is none" in refuse(target)
+
+
 def test_sounds_and_pictures_of_one_name_are_one_sample(tmp_path):
     target = pictures(tmp_path, [f"{'ab'[row % 2]}/{row}.png" for row in range(30)])
     for row in range(0, 30, 3):

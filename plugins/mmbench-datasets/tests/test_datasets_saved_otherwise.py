@@ -44,6 +44,14 @@ def test_commas_in_a_file_of_tabs_are_understood(tmp_path, name):
     assert values(write(tmp_path, HEADER + BODY, name), "text")[0] == "some text 0"
 
 
+def test_blanks_around_the_name_of_a_column_need_not_be_written(tmp_path):
+    cells = [(f"some text {row}", ["owl", "fox ", "fox"][row % 3], row) for row in range(30)]
+    target = rows_of(tmp_path, ["note ", " Species", "weight"], cells)
+
+    assert "it may be ' Species' (2 different)" in refuse(target)
+    assert understood(target, label="Species", text="note").targets[0].task.class_names == ("fox", "owl")
+
+
 def test_a_column_without_a_name_is_called_after_its_place(tmp_path):
     lines = "".join(f"{row},{line}\n" for row, line in enumerate(BODY.splitlines()))
     manifest = understood(write(tmp_path, f",{HEADER}{lines}"), text="text", n="column_1")

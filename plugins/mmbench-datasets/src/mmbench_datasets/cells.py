@@ -11,7 +11,7 @@ from typing import Any
 #: Marks that stand for "not known" in a column of numbers, dates or times.
 UNKNOWN = frozenset(
     ("", "na", "n/a", "#n/a", "<na>", "nan", "+nan", "-nan", "nat", "null", "none", "nil", "-", "--", "?", ".",
-     "unknown", "missing", "not available")
+     "unknown", "missing", "not available", "n.a.", "n.a", "k.a.", "k.a", "(null)", "\\n", "undefined")
 )  # fmt: skip
 #: The minus sign of typography, as spreadsheets and publishers write it.
 _MINUS = "\u2212"

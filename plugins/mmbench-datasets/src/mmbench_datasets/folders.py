@@ -120,7 +120,15 @@ def _class_folders(folder: Path) -> Table:
             f"{folder} holds neither a table ({', '.join(ENDINGS)}) nor media in folders named after their classes"
         )
     tops = {path.split("/", 1)[0] for path in paths}
-    has_splits = len(tops) > 1 and all(top.lower() in SPLIT_WORDS for top in tops)
+    splits = {top for top in tops if top.lower() in SPLIT_WORDS}
+    has_splits = len(tops) > 1 and splits == tops
+    named = {SPLIT_WORDS[top.lower()] for top in splits}
+    if splits != tops and "train" in named and len(named) > 1:
+        raise DataError(
+            f"{folder}: the folders {', '.join(sorted(splits))} are splits, and {', '.join(sorted(tops - splits))} "
+            f"{'is none' if len(tops - splits) == 1 else 'are none'}; move what is no split out of the folder, or "
+            "call it after one: train, val or test"
+        )
     depth = 2 if has_splits else 1
     samples = _samples(paths)
     kinds = sorted({kind for files in samples.values() for kind in files})

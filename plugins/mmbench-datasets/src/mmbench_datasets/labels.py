@@ -73,7 +73,7 @@ def _candidates(table: Table) -> str:
     """Name the columns that may hold labels: a few different cells, each on several rows."""
     found = []
     for name, cells in list(table.columns.items())[:200]:
-        distinct = len(set(cells)) if name not in table.values else 0
+        distinct = len({cell.strip() for cell in cells}) if name not in table.values else 0
         if 2 <= distinct <= _MOST_LABELS_OF_CANDIDATE and distinct * 3 <= len(cells):
             found.append((distinct, name))
     if not found:

@@ -125,8 +125,13 @@ class Table:
                 matching = [name for name in self.columns if fnmatch.fnmatchcase(name, part) and name not in leave_out]
                 found += matching or [part]
             else:
-                found.append(part)
+                found.append(self._without_blanks(part))
         return list(dict.fromkeys(found))
+
+    def _without_blanks(self, name: str) -> str:
+        """Return the only column that is called so but for blanks around, where none is called just so."""
+        same = [] if name in self.columns else [column for column in self.columns if column.strip() == name]
+        return same[0] if len(same) == 1 else name
 
     def with_kind(self, value: str, kinds: Sequence[str], purpose: str) -> tuple[str, str]:
         """Read "column:kind" as a column and a kind, unless a column is called just that; "" is no kind.
