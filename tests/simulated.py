@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -109,7 +110,7 @@ def model_predictions(
         preds = [expit(1.5 * (seen + 0.6 * rng.normal(size=(num, 8)) - threshold)) for _ in range(seeds)]
         return "multilabel", preds, target
     if kind.startswith("classes"):
-        shares = {"classes4": [0.25] * 4, "classes2": [0.8, 0.2]}[kind]
+        shares = {"classes4": [0.25] * 4, "classes2": [0.8, 0.2], "classes2-rare": [0.95, 0.05]}[kind]
         target, seen = rng.choice(len(shares), num, p=shares), rng.normal(size=(num, len(shares)))
         preds = []
         for _ in range(seeds):
@@ -117,6 +118,13 @@ def model_predictions(
             preds.append(np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True))
         return "multiclass", preds, target
     target, seen = rng.normal(size=(num, 1)), rng.normal(size=(num, 1))
+    if kind == "student3":
+        seen = rng.standard_t(3, size=(num, 1))
+        return (
+            "regression",
+            [target + 0.8 * seen + 0.6 * rng.standard_t(3, size=(num, 1)) for _ in range(seeds)],
+            target,
+        )
     if kind == "lognormal":
         return (
             "regression",
@@ -131,18 +139,31 @@ def metric_coverage(kind: str, metric: str, num: int, seeds: int, trials: int) -
     return metric_coverages(kind, metric, num, seeds, trials)[0]
 
 
-def metric_coverages(kind: str, metric: str, num: int, seeds: int, trials: int) -> tuple[float, float]:
-    """Return how often the interval holds, and how often Student's over the seeds alone does (NaN for one seed)."""
-    rng = np.random.default_rng([num, seeds, len(metric)])
-    endless = []
+@functools.cache
+def endless_metric(kind: str, metric: str) -> float:
+    """Return the metric of a model on so many samples that nothing is left to chance."""
+    found = []
     for start in range(2):
-        task, (preds,), target = model_predictions(kind, np.random.default_rng(start), 30_000, 1)
-        found = influence_of(task, metric, preds, target)
-        assert found is not None
-        endless.append(found.value)
-    truth, held, by_seeds = float(np.mean(endless)), 0, 0
-    for _ in range(trials):
+        task, (preds,), target = model_predictions(kind, np.random.default_rng(start), 100_000, 1)
+        influence = influence_of(task, metric, preds, target)
+        assert influence is not None
+        found.append(influence.value)
+    return float(np.mean(found))
+
+
+def metric_coverages(kind: str, metric: str, num: int, seeds: int, trials: int) -> tuple[float, float]:
+    """Return how often the interval holds, and how often Student's over the seeds alone does (NaN for one seed).
+
+    Of test sets that hold every class.
+    """
+    rng = np.random.default_rng([num, seeds, len(metric)])
+    truth, held, by_seeds = endless_metric(kind, metric), 0, 0
+    done = 0
+    while done < trials:
         task, several, target = model_predictions(kind, rng, num, seeds)
+        if kind.startswith("classes") and len(np.unique(target)) < several[0].shape[1]:
+            continue
+        done += 1
         known = [item for item in (influence_of(task, metric, each, target) for each in several) if item is not None]
         interval = mean_interval(
             np.stack([item.value + item.each for item in known]),

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.stats
 from safetensors.numpy import load, save
 
 from mmbench.report.packed_scores import PackedScores, SampleScores, ScoreKey, in_canonical_order, pack
+from mmbench.report.pairwise import compare_pairs
 
 CELL, OTHER = "d8212ea6288d9a16", "00000000000000ff"
 
@@ -42,6 +44,20 @@ def test_other_scores_come_back_within_one_step_of_sixteen_bits(tmp_path: Path) 
     assert back is not None
     step = (errors.max() - errors.min()) / 65535
     assert np.abs(back.scores - scored.scores).max() <= step / 2 * (1 + 1e-9)
+
+
+def test_packed_errors_give_scipys_paired_t_test(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    shared = rng.lognormal(size=400)
+    errors = [shared + 0.1 * rng.normal(size=400) + 0.01 * row for row in range(2)]
+    ids = [str(number) for number in range(400)]
+    keys = [ScoreKey(cell, "price", "mae") for cell in (CELL, OTHER)]
+
+    back = _packed(tmp_path, {key: in_canonical_order(each, ids) for key, each in zip(keys, errors)})
+
+    rows = [found.scores for key in keys if (found := back.get(key)) is not None]
+    expected = scipy.stats.ttest_rel(*errors).pvalue
+    assert compare_pairs(np.stack(rows)[:, None]).p_values[0, 1] == pytest.approx(expected, rel=5e-3)
 
 
 def test_equal_scores_of_all_samples_come_back(tmp_path: Path) -> None:

@@ -96,6 +96,41 @@ def test_one_sample_tells_nothing():
     assert found.test == "one sample alone says nothing"
 
 
+def test_the_error_over_seeds_and_samples_is_that_of_plain_loops():
+    """Two rows, which are not pooled: variance of paired means over samples, or what the rows' interactions of seeds
+    and samples add to it if that is more, and variance of each row over seeds without its interaction.
+    """
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=(2, 3, 50)) + 0.5 * rng.normal(size=(2, 3, 1)) + rng.normal(size=50)
+
+    found = compare_pairs(scores)
+
+    paired_means = [sum(scores[0, s, n] - scores[1, s, n] for s in range(3)) / 3 for n in range(50)]
+    over_samples = sum((each - sum(paired_means) / 50) ** 2 for each in paired_means) / 49 / 50
+    over_seeds, interactions = 0.0, 0.0
+    for row in scores:
+        by_seed = [sum(row[s]) / 50 for s in range(3)]
+        variance = sum((each - sum(by_seed) / 3) ** 2 for each in by_seed) / 2
+        left = [[row[s, n] - by_seed[s] - sum(row[:, n]) / 3 + sum(by_seed) / 3 for n in range(50)] for s in range(3)]
+        interaction = sum(each**2 for line in left for each in line) / (2 * 49) / 50
+        over_seeds += max(variance - interaction, 0.0) / 3
+        interactions += interaction / 3
+    assert found.error[0, 1] == pytest.approx(math.sqrt(max(over_samples, interactions) + over_seeds))
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_the_error_over_seeds_and_samples_is_the_spread_of_simulated_differences(seeds):
+    rng = np.random.default_rng(seeds)
+    boards = [compare_pairs(latent_scores(rng, [0.8] * 10, seeds, 300, 0.02)) for _ in range(200)]
+    upper = np.triu_indices(10, k=1)
+
+    spread = np.sqrt(np.mean([np.square(pairs.difference[upper]) for pairs in boards]))
+
+    estimated = np.sqrt(np.mean([np.square(pairs.error[upper]) for pairs in boards]))
+    assert spread <= estimated * 1.05  # never too small but for what 200 boards leave to chance
+    assert estimated <= spread * 1.2
+
+
 # Variance over seeds
 
 
@@ -117,6 +152,20 @@ def test_rows_that_are_alike_share_their_variance_and_others_keep_more_of_their_
     assert alike.degrees[0] == pytest.approx(12, abs=3)  # no more than 10 are lent to a row's own 2
     # Drawn from an inverse chi-squared distribution of 4 degrees of freedom.
     assert np.median(unlike.degrees) == pytest.approx(6, abs=2)
+
+
+def test_a_moderated_variance_is_the_posterior_of_numerical_integration():
+    """Rows that are alike: prior of 10 degrees of freedom around the pooled variance, by a sum over a fine grid."""
+    variance = np.random.default_rng(0).chisquare(2, 200) / 2
+
+    found = moderated(variance, np.zeros(200), 2)
+
+    precision = np.linspace(1e-4, 12, 20_000)
+    prior = scipy.stats.gamma.pdf(precision, 10 / 2, scale=2 / 10 / variance.mean())
+    for at in (0, 1, 2):
+        likelihood = precision * np.exp(-2 * variance[at] * precision / 2)  # chi-squared of 2 degrees of freedom
+        posterior = prior * likelihood / (prior * likelihood).sum()
+        assert found.variance[at] == pytest.approx(1 / (posterior @ precision), rel=1e-3)
 
 
 def test_a_row_with_a_failed_seed_does_not_hide_the_differences_of_others():
@@ -220,6 +269,45 @@ def test_chance_is_never_in_the_group_of_what_is_always_right(seeds):
 
     assert differs[:5, 6:].all()
     assert compare_pairs(np.concatenate([perfect[:3], chance[:3]])).differs[:3, 3:].all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_tests_of_all_pairs_find_nearly_what_known_variances_would(seeds):
+    """Rows that vary by 0.01 over seeds and err on the same samples (correlation 0.75), one of them 5 points ahead.
+
+    A z test that knows the true error of each difference, at the level of the first of all pairs. What is left is the
+    price of estimating the seeds' variance from 20 rows.
+    """
+    rng = np.random.default_rng(seeds)
+    found, differences = [], []
+    for _ in range(200):
+        scores = latent_scores(rng, [0.85] + [0.8] * 19, seeds, 1000, 0.01, difficulty=4.0)
+        found.append(compare_pairs(scores).differs[0, 1:].mean())
+        means = scores.mean(axis=(1, 2))
+        differences.append(means[0] - means[1:])
+
+    error = float(np.std(differences, axis=0, ddof=1).mean())
+    known = scipy.stats.norm.cdf(np.mean(differences) / error - scipy.stats.norm.isf(0.05 / 190 / 2))
+    assert np.mean(found) >= known - 0.2
+    assert np.mean(found) >= {2: 0.4, 3: 0.7, 5: 0.93}[seeds]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_rows_of_unequal_spread_over_seeds_are_seldom_told_apart_by_chance(seeds):
+    """A fourth of 20 equal rows varies by 0.03 over seeds, the others by 0.005: more unlike than rows are pooled as."""
+    rng = np.random.default_rng(seeds)
+    stds = np.where(np.arange(20) % 4 == 0, 0.03, 0.005)[:, None]
+
+    wrong = sum(
+        compare_pairs(
+            latent_scores(rng, [0.8] * 20, seeds, 300, 1.0, luck=rng.normal(size=(20, seeds)) * stds)
+        ).differs.any()
+        for _ in range(300)
+    )
+
+    assert wrong / 300 <= 0.12
 
 
 @pytest.mark.slow
