@@ -102,6 +102,23 @@ def test_a_row_below_one_of_a_worse_group_is_marked():
     assert [(row.group, row.out_of_order) for row in rows] == [(1, False), (2, False), (1, True)]
 
 
+@pytest.mark.parametrize("seeds", [1, 2, 3, 5])
+def test_no_interval_of_an_accuracy_or_of_a_gain_leaves_its_range(seeds):
+    """As on `redundant`: rows near 0.9 and 1, rows at chance, and rows of which some seeds fail."""
+    rng = np.random.default_rng(seeds)
+    scores = latent_scores(rng, [0.25, 0.9, 0.9, 0.995, 0.5], seeds, 200, 0.05 if seeds > 1 else 0.0)
+    always, failing = np.ones((1, seeds, 200)), np.ones((1, seeds, 200))
+    failing[0, 0] = rng.random(200) < 0.25
+    val = test = np.concatenate([scores, always, failing, 1 - always])
+
+    rows = board_of(val, test, 2).rows
+
+    assert all(0 <= row.score.ci_low <= row.score.mean <= row.score.ci_high <= 1 for row in rows)
+    gains = [row.gain for row in rows if row.gain is not None]
+    assert len(gains) == 6
+    assert all(-1 <= gain.ci_low <= gain.value <= gain.ci_high <= 1 for gain in gains)
+
+
 def test_the_answer_counts_rows_that_are_better_on_test_than_what_val_chose():
     test = np.zeros((2, 1, 300))
     test[0, 0, :150], test[1, 0, :250] = 1, 1

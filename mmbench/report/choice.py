@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -13,12 +14,16 @@ from mmbench.report.tables import Board, Row
 Floats: TypeAlias = NDArray[np.float64]
 
 
-def with_choice(board: Board) -> Board:
+def with_choice(board: Board, limit: float = math.inf) -> Board:
     """Return the board with wider intervals for the rows that val chooses and for the chosen fusion's gain.
 
     Samples of test know nothing of the choice on val, but seeds do: a row that val prefers for its lucky seeds has the
     same luck on test. By as much as that luck is estimated (`luck_of_choice`) the interval reaches further towards
     worse. With one seed the score is that one model's, and nothing is shared.
+
+    Args:
+        board: Whose rows.
+        limit: Largest gain that there can be, such as 1 for shares.
     """
     if len(board.seeds) < 2:
         return board
@@ -27,7 +32,7 @@ def with_choice(board: Board) -> Board:
     fusion, rival = board.chosen_fusion, board.chosen_unimodal
     rows = [_widened(row, board, luck[id(row)]) if id(row) in chosen else row for row in board.rows]
     if fusion is not None and rival is not None:
-        rows = [_gain_widened(row, fusion, luck[id(fusion)], luck[id(rival)]) for row in rows]
+        rows = [_gain_widened(row, fusion, luck[id(fusion)], luck[id(rival)], limit) for row in rows]
     return replace(board, rows=tuple(rows))
 
 
@@ -94,11 +99,11 @@ def _widened(row: Row, board: Board, luck: float) -> Row:
     return replace(row, score=replace(score, ci_low=low))
 
 
-def _gain_widened(row: Row, fusion: Row, own: float, rivals: float) -> Row:
+def _gain_widened(row: Row, fusion: Row, own: float, rivals: float, limit: float) -> Row:
     """A gain is a difference: the fusion's luck makes it too large, the rival's too small."""
     gain = row.gain
     if gain is None or gain.ci_low is None or gain.ci_high is None:
         return row
     is_chosen = (row.encoders, row.fusion, row.objective) == (fusion.encoders, fusion.fusion, fusion.objective)
     low = gain.ci_low - (own if is_chosen else 0.0)
-    return replace(row, gain=replace(gain, ci_low=low, ci_high=gain.ci_high + rivals))
+    return replace(row, gain=replace(gain, ci_low=max(low, -limit), ci_high=min(gain.ci_high + rivals, limit)))

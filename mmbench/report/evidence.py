@@ -23,6 +23,7 @@ from mmbench.report.pairwise import (
     detectable_difference,
     interval_of_pair,
     is_share,
+    limit_of,
 )
 from mmbench.report.score_reader import ScoredTask, ScoreReader
 from mmbench.report.tables import Board, Gain, Report, Row
@@ -96,23 +97,24 @@ def paired(one: Floats, other: Floats, clusters: NDArray[np.int64] | None = None
 
     Shapes: (S, N) each, or (1, N) for what has no seeds; clusters (N,) the number of each sample's group.
     """
+    limit = 1.0 if is_share(one) and is_share(other) else math.inf
     if len(one) == len(other) == 1:
         pairs = compare_pairs(np.stack([other, one]), clusters)
         if np.isnan(pairs.p_values[0, 1]):
             return Paired(None, None, None, pairs.test)
-        low, high = interval_of_pair(pairs, 0, 1)
+        low, high = interval_of_pair(pairs, 0, 1, limit)
         return Paired(low, high, float(pairs.p_values[0, 1]), pairs.test)
-    return _paired_over_seeds(other - one, clusters)
+    return _paired_over_seeds(other - one, clusters, limit)
 
 
-def _paired_over_seeds(differences: Floats, clusters: NDArray[np.int64] | None) -> Paired:
+def _paired_over_seeds(differences: Floats, clusters: NDArray[np.int64] | None, limit: float) -> Paired:
     """As `paired`, from the differences under each seed, (S, N)."""
     # Two rows, one of which is zero, differ by the differences themselves.
     scores = np.stack([differences, np.zeros_like(differences)])
     pairs = compare_pairs(scores, clusters, seeds=SeedVariance.stack([own_seeds(differences, clusters), None]))
     if np.isnan(pairs.p_values[0, 1]):
         return Paired(None, None, None, pairs.test)
-    low, high = interval_of_pair(pairs, 0, 1)
+    low, high = interval_of_pair(pairs, 0, 1, limit)
     return Paired(low, high, float(pairs.p_values[0, 1]), pairs.test)
 
 
@@ -133,7 +135,7 @@ def with_scores(board: Board, scored: Scored) -> Board:
     """
     ranked = [place for place, row in enumerate(board.rows) if row.rank is not None]
     seeds = seed_variance(scored.scores, scored.clusters) if len(board.seeds) > 1 else None
-    shape = scored.shape or _shape_of_mean(board.metric, scored.scores)
+    shape = scored.shape or shape_of_mean(board.metric, scored.scores)
     rows = list(board.rows)
     for at, place in enumerate(scored.places):
         found = mean_interval(
@@ -151,7 +153,7 @@ def with_scores(board: Board, scored: Scored) -> Board:
             score = replace(score, ci_low=low, ci_high=high, ci_over=over, sample_error=found.sample_error)
             rows[place] = replace(rows[place], score=score)
     pairs = compare_pairs(scored.scores, scored.clusters, seeds=seeds)
-    for place, gain in _gains(board, scored, pairs).items():
+    for place, gain in _gains(board, scored, pairs, limit_of(shape)).items():
         rows[place] = replace(rows[place], gain=gain)
     named = {id(row) for row in (board.chosen, board.chosen_fusion, board.chosen_unimodal)}
     first = set(ranked[:MAX_TESTED])
@@ -176,7 +178,7 @@ def with_scores(board: Board, scored: Scored) -> Board:
         skewness=skewness,
         least_gap=detectable_difference(among, 0, 1) if len(tested) > 1 and among.num_pairs else None,
     )
-    return with_choice(board)
+    return with_choice(board, limit_of(shape))
 
 
 # Scores of single samples
@@ -228,8 +230,8 @@ def read_scores(board: Board, reader_of: Callable[[Row], ScoreReader]) -> tuple[
     ), reason
 
 
-def _shape_of_mean(metric: str, scores: Floats) -> Shape:
-    """How a mean over samples spreads: recall is a chance where candidates tie."""
+def shape_of_mean(metric: str, scores: Floats) -> Shape:
+    """Return how a mean over samples spreads: recall is a chance where candidates tie."""
     if is_share(scores):
         return "share"
     return "unit" if metric.startswith("recall_at_") else "mean"
@@ -279,7 +281,7 @@ def _row_scores(board: Board, row: Row, reader: ScoreReader, split: str = "test"
 # Statistics
 
 
-def _gains(board: Board, scored: Scored, pairs: Pairs) -> Mapping[int, Gain]:
+def _gains(board: Board, scored: Scored, pairs: Pairs, limit: float) -> Mapping[int, Gain]:
     """Gains whose interval is over seeds and samples, by place, for rows whose rival was scored too."""
     rivals = {
         (board.rows[place].encoders, board.rows[place].objective): at
@@ -292,7 +294,7 @@ def _gains(board: Board, scored: Scored, pairs: Pairs) -> Mapping[int, Gain]:
         rival = rivals.get((gain.over, gain.over_objective)) if gain else None
         if gain is None or rival is None or np.isnan(pairs.p_values[at, rival]):
             continue
-        low, high = interval_of_pair(pairs, at, rival)
+        low, high = interval_of_pair(pairs, at, rival, limit)
         if board.direction == "min":
             low, high = -high, -low
         found[place] = replace(gain, ci_low=low, ci_high=high)

@@ -18,6 +18,7 @@ import scipy.special
 import scipy.stats
 from numpy.typing import NDArray
 
+from mmbench.influence import Shape
 from mmbench.report.statistics import holm
 from mmbench.report.variance import SeedVariance, seed_variance
 from mmbench.sample_intervals import cluster_sums
@@ -106,17 +107,27 @@ def compare_pairs(
     return Pairs(difference, np.sqrt(variance), degrees, p_values, _adjust(p_values), test)
 
 
-def interval_of_pair(pairs: Pairs, one: int, other: int) -> tuple[float, float]:
+def interval_of_pair(pairs: Pairs, one: int, other: int, limit: float = math.inf) -> tuple[float, float]:
     """Return the 95 % interval of the difference of two rows; it holds 0 wherever the test finds no difference.
 
     Exact tests of right and wrong answers ask for more than the normal approximation of the interval does.
+
+    Args:
+        pairs: The comparisons.
+        one, other: The rows.
+        limit: Largest difference that there can be, such as 1 for shares.
     """
     difference, p_value = float(pairs.difference[one, other]), float(pairs.p_values[one, other])
     half = float(scipy.special.stdtrit(pairs.degrees[one, other], 0.975) * pairs.error[one, other])
     low, high = difference - half, difference + half
     if not p_value < ALPHA:
         low, high = min(low, 0.0), max(high, 0.0)
-    return low, high
+    return max(low, -limit), min(high, limit)
+
+
+def limit_of(shape: Shape) -> float:
+    """Return the largest difference of two scores of this shape."""
+    return {"share": 1.0, "unit": 1.0, "correlation": 2.0}.get(shape, math.inf)
 
 
 def is_share(scores: Floats) -> bool:

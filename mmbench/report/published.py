@@ -10,8 +10,8 @@ from typing import Any
 from mmbench.errors import UsageError
 from mmbench.record import DONE
 from mmbench.report.assembly import build_report, mean_std_half, ranked_rows
-from mmbench.report.evidence import MAX_ROWS, Scored, read_scores, with_scores
-from mmbench.report.pairwise import compare_pairs, interval_of_pair
+from mmbench.report.evidence import MAX_ROWS, Scored, read_scores, shape_of_mean, with_scores
+from mmbench.report.pairwise import compare_pairs, interval_of_pair, limit_of
 from mmbench.report.score_reader import ScoreReader
 from mmbench.report.statistics import holm
 from mmbench.report.tables import Board, Row, Score
@@ -205,11 +205,12 @@ def _against(board: Board, scored: Scored, reference: RunRow, run: str) -> tuple
         return {}, f"there are no per-sample scores of {run} among the first {MAX_ROWS} rows"
     seeds = seed_variance(scored.scores, scored.clusters) if len(board.seeds) > 1 else None
     pairs = compare_pairs(scored.scores, scored.clusters, seeds=seeds)
+    limit = limit_of(scored.shape or shape_of_mean(board.metric, scored.scores))
     adjusted = holm([float(pairs.p_values[at, position]) for at in own])
     found = {}
     for at, p_value in zip(own, adjusted):
         difference = float(pairs.difference[at, position])
-        low, high = interval_of_pair(pairs, at, position)
+        low, high = interval_of_pair(pairs, at, position, limit)
         if board.direction == "min":
             difference, low, high = -difference, -high, -low
         found[scored.places[at]] = AgainstPublished(difference=difference, low=low, high=high, p_value=float(p_value))
