@@ -25,10 +25,10 @@ Floats: TypeAlias = NDArray[np.float64]
 MIN_POOLED = 3
 #: A row whose variance over seeds has a smaller p-value than this, given the others', keeps its own.
 OUTLIER_LEVEL = 1e-6
-#: Rows are never taken to be more alike than this: so few of them cannot show that they are. In simulation with 20
-#: equal rows, a fourth of which vary six times as much over seeds as the others, 5 to 8 of 100 boards have a false
-#: difference; with 40 instead of 10 it is 10 to 14; with 6 it is 3 to 4, and fewer true differences are found.
-MAX_PRIOR_DEGREES = 10.0
+#: Rows are never taken to be more alike than this: so few of them cannot show that they are. In simulations of 20
+#: equal rows, a fourth of which vary six times as much over seeds as the others, 2 to 5 of 100 boards have a false
+#: difference; with 10 instead of 6 it is 5 to 10, with 40 it is 10 to 14.
+MAX_PRIOR_DEGREES = 6.0
 
 
 @dataclass(frozen=True)

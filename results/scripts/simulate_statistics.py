@@ -44,8 +44,7 @@ def main(trials: int) -> None:
         ),
         (
             "Boards of equal rows with a false difference",
-            "The same rows. *Unequal* spread: over seeds a fourth of the rows vary by 0.03, the others by 0.005; rows "
-            "are pooled as if they were more alike than that.",
+            "The same rows. *Unequal* spread: over seeds a fourth of the rows vary by 0.03, the others by 0.005.",
             ("rows", "spread over seeds", "seeds", "test samples"),
             differences(trials),
         ),
