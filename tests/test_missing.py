@@ -37,13 +37,13 @@ FILLING = [policy for policy in MISSING_POLICIES if policy != "mask"]
 
 
 def encoded(size, seed, share=0.6):
-    """Features of some samples, each modality there with a probability."""
+    """Features of some samples, each modality there with a probability; 1000, which none may read, where it is not."""
     generator = torch.Generator().manual_seed(seed)
     features = {}
     for name, width in DIMS.items():
         mask = torch.rand(size, generator=generator) < share
         values = torch.randn(size, width, generator=generator) * 2 + 1
-        features[name] = Features(values.masked_fill(~mask[:, None], 0.0), mask)
+        features[name] = Features(values.masked_fill(~mask[:, None], 1000.0), mask)
     return features
 
 
@@ -157,7 +157,8 @@ def test_neighbours_are_sought_in_a_bounded_part_of_the_training_set_spread_over
 
     filler = observed("interpolate", train)
 
-    raw = torch.cat([train[name].tensor[::9] for name in DIMS], dim=1)  # ceil(60 / 7) = 9
+    there = {name: given.tensor.masked_fill(~given.mask[:, None], 0.0) for name, given in train.items()}
+    raw = torch.cat([there[name][::9] for name in DIMS], dim=1)  # ceil(60 / 7) = 9
     centre, spread = (np.concatenate([np.full(DIMS[n], 0.0) + means(train)[n][i] for n in DIMS]) for i in (0, 1))
     np.testing.assert_allclose(filler.bank.numpy(), (raw.numpy() - centre) / spread, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(filler.mean.split(list(DIMS.values()))[2].numpy(), means(train)["c"][0], rtol=1e-5)

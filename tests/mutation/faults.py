@@ -227,6 +227,7 @@ FAULTS = (
         "features[one].present & features[other].present",
         "features[one].present | features[other].present",
         f"{_OBJECTIVE_TESTS}/test_alignment_formulas.py",
+        f"{_OBJECTIVE_TESTS}/test_objective_formulas.py",
     ),
     _fault(
         "plugins/mmbench-executors/src/mmbench_executors/packing.py",
