@@ -24,6 +24,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
+from mmbench.encoding import parse_json
 from mmbench.errors import DiskError
 
 _FORMAT = 2
@@ -335,7 +336,7 @@ def _read_manifest(opened: io.BufferedReader, key: str) -> dict[str, Any]:
     """
     with opened as stream:
         text = stream.read(_LARGEST_MANIFEST)
-    manifest: dict[str, Any] = json.loads(text)
+    manifest: dict[str, Any] = parse_json(text)
     if manifest.pop("crc32") != _checksum_of(manifest) or manifest["key"] != key:
         raise ValueError("a damaged manifest, or that of another entry")
     if type(manifest["format"]) is not int:

@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 
 from mmbench.device_turn import lock_stem, open_among_others
+from mmbench.encoding import parse_json
 from mmbench.errors import UsageError
 
 
@@ -65,7 +66,7 @@ def _sign(device: str) -> None:
 
 def _holder(device: str) -> str:
     try:
-        about = json.loads(lock_stem(device).with_suffix(".json").read_text())
+        about = parse_json(lock_stem(device).with_suffix(".json").read_text())
         return f"process {int(about['pid'])} since {about['since']}"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
+from mmbench.encoding import parse_json
 from mmbench.errors import DiskError, DownloadError
 
 _CHUNK_BYTES = 1 << 18
@@ -297,7 +298,7 @@ class _Transfer:
     def _known(self) -> dict[str, Any]:
         """Return what was noted of the part beside us, or nothing where it cannot be gone on from."""
         with suppress(OSError, ValueError):
-            noted = json.loads(self.note.read_text())
+            noted = parse_json(self.note.read_text())
             if isinstance(noted, dict) and noted.get("url") == self.url and "validator" in noted:
                 # Without a validator only the hash could tell that the file is another one by now.
                 return noted if noted["validator"] or self._sha256 else {}

@@ -67,6 +67,18 @@ def json_text(data: Any, *, indent: int | None = 2, default: Any = None) -> str:
     return _JSON_UNPRINTABLE.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
 
 
+def parse_json(text: str | bytes) -> Any:
+    """Return JSON data of a file that anybody may have written.
+
+    Raises:
+        ValueError: it is no JSON, or is nested more deeply than Python reads.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
 def _replace(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error

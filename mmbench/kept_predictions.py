@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from mmbench.encoding import parse_json
 from mmbench.record import PREDICTIONS_FILE
 from mmbench.spec import TaskSpec
 
@@ -144,9 +145,9 @@ def load_predictions(cell_folder: Path, task: str, split: str = "test") -> Predi
                 )
             else:
                 prediction = np.asarray(file.get_tensor(name), dtype=np.float64)
-            ids = json.loads(file.get_tensor(f"{split}.sample_ids").tobytes())
+            ids = parse_json(file.get_tensor(f"{split}.sample_ids").tobytes())
             named = f"{split}.groups" in set(file.keys())
-            groups = json.loads(file.get_tensor(f"{split}.groups").tobytes()) if named else None
+            groups = parse_json(file.get_tensor(f"{split}.groups").tobytes()) if named else None
     except (OSError, SafetensorError, ValueError, TypeError, KeyError):
         return None
     if not isinstance(ids, list) or not (groups is None or (isinstance(groups, list) and len(groups) == len(ids))):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections import Counter
@@ -16,6 +15,7 @@ from typing import Any
 from mmbench.combo import place_in_tables
 from mmbench.data_card import DataCard
 from mmbench.durable import sync
+from mmbench.encoding import parse_json
 from mmbench.errors import UsageError
 from mmbench.merge_sources import (
     Decisive,
@@ -257,7 +257,7 @@ def _copy_data(origin: Path, target: Path) -> None:
 
 def _is_of(folder: Path, record: Record) -> bool:
     try:
-        data = json.loads((folder / RECORD_FILE).read_bytes())
+        data = parse_json((folder / RECORD_FILE).read_bytes())
         return (data["attempt"], data["started_at"]) == (record.attempt, record.started_at)
     except (OSError, ValueError, TypeError, KeyError):
         return False

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mmbench.encoding import parse_json
 from mmbench.errors import MmbenchError, Unavailable
 from mmbench.executors import Executor, Job, Outcome
 from mmbench.executors.child import one_line
@@ -309,7 +310,7 @@ def _progress(folder: Path) -> Iterator[dict[str, Any]]:
     with suppress(OSError):
         for text in (folder / _PROGRESS_FILE).read_text(encoding="utf-8", errors="replace").split("\n"):
             with suppress(ValueError):
-                line = json.loads(text)
+                line = parse_json(text)
                 if isinstance(line, dict):
                     yield line
 

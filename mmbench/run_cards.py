@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import glob
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmbench.data_card import DataCard, read_card
 from mmbench.durable import write_atomically
+from mmbench.encoding import parse_json
 from mmbench.errors import DataError, MmbenchError
 from mmbench.selection import encoder_references
 
 if TYPE_CHECKING:
+    from mmbench.data_card import DataCard
     from mmbench.parts import DatasetPart
     from mmbench.plan import Plan
 
@@ -32,14 +34,14 @@ def plan_cards(plan: Plan, *, cached_only: bool = False) -> dict[str, DataCard]:
         DataError: data that the plan names cannot be used.
     """
     found = {}
+    cache_dir, data_dir = Path(plan.runtime["cache_dir"]), Path(plan.runtime["data_dir"])
     for part in plan.datasets:
-        own = bool(part.reference.target)
-        card = read_card(
-            part,
-            cache_dir=Path(plan.runtime["cache_dir"]),
-            data_dir=Path(plan.runtime["data_dir"]),
-            cached_only=cached_only or not own,
-        )
+        from_cache = cached_only or not part.reference.target
+        if from_cache and not any((cache_dir / "index").glob(f"*/{glob.escape(part.key)}")):
+            continue
+        from mmbench.data_card import read_card  # with NumPy, which a plan without cards does without
+
+        card = read_card(part, cache_dir=cache_dir, data_dir=data_dir, cached_only=from_cache)
         if card is None:
             continue
         if not cached_only:
@@ -62,9 +64,14 @@ def write_cards(folder: Path, cards: Mapping[str, DataCard]) -> None:
 def read_cards(folder: Path) -> tuple[DataCard, ...]:
     """Return the data cards of a run; those that are damaged or not there are left out."""
     try:
-        data = json.loads((folder / CARDS_FILE).read_text(encoding="utf-8"))
+        data = parse_json((folder / CARDS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return ()
+    from mmbench.data_card import DataCard  # with NumPy, which a run without cards does without
+
+    try:
         return tuple(DataCard.from_json(item) for item in data)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError):
         return ()
 
 

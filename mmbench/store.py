@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from mmbench.durable import empty, identity, make_ordinary, remove, sync, sync_tree, write_atomically, write_or_say
+from mmbench.encoding import parse_json
 from mmbench.errors import UsageError, did_you_mean
 from mmbench.journal import CELL_ID, JOURNAL_FILE, CellState, Journal
 from mmbench.record import Record
@@ -158,7 +159,7 @@ class RunStore:
     def read_run(self) -> dict[str, Any]:
         """Return ``run.json``, or {} when it is missing or damaged."""
         try:
-            data = json.loads((self.folder / RUN_FILE).read_text(encoding="utf-8"))
+            data = parse_json((self.folder / RUN_FILE).read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError):
             return {}
         if not isinstance(data, dict):
@@ -200,7 +201,7 @@ class RunStore:
         """
         path = self.folder / DECISIONS_FILE
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = parse_json(path.read_text(encoding="utf-8"))
             return [dict(decision) for decision in found]
         except FileNotFoundError:
             return []
@@ -224,7 +225,7 @@ class RunStore:
                 if line.startswith(b"]"):
                     return
                 try:
-                    row = json.loads(line.rstrip().removesuffix(b",").decode())
+                    row = parse_json(line.rstrip().removesuffix(b",").decode())
                     _check_row(row)
                 except (ValueError, RecursionError) as error:
                     raise self._damaged_plan(error) from None
@@ -245,7 +246,7 @@ class RunStore:
 
     def _read_plan_head(self, line: bytes) -> dict[str, Any]:
         try:
-            head = json.loads(line.decode() + "]}")
+            head = parse_json(line.decode() + "]}")
             schema, datasets = head["schema"], head.get("datasets", {})
             _check_datasets(datasets)
         except (ValueError, TypeError, KeyError, RecursionError) as error:
@@ -373,7 +374,7 @@ class RunStore:
     def writer(self) -> dict[str, Any] | None:
         """Return what the writer says of itself, or None when nobody writes: ``pid``, ``host``, ``since`` and news."""
         try:
-            data = json.loads((self.folder / _WRITER_FILE).read_text(encoding="utf-8"))
+            data = parse_json((self.folder / _WRITER_FILE).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
         return data if isinstance(data, dict) else None

@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, Literal
 
 from mmbench.download import check_room
+from mmbench.encoding import parse_json
 from mmbench.errors import DataError, DiskError
 
 #: An archive may unpack to so many times its size, and in any case to `FREE_BYTES`.
@@ -101,7 +102,7 @@ def unpacked(archive: Path, sha256: str) -> str:
         sha256: Of the archive, or "" when any will do.
     """
     try:
-        marker = json.loads(marker_of(archive).read_text())
+        marker = parse_json(marker_of(archive).read_text())
         files: Mapping[str, list[int]] = marker["files"]
         if marker["format"] != _FORMAT or (sha256 and marker["sha256"] != sha256):
             return "an older archive was unpacked"

@@ -19,6 +19,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from mmbench.encoding import parse_json
 from mmbench.errors import Unavailable
 from mmbench.spec import AssetSpec, EncoderInfo, Kind
 
@@ -76,7 +77,7 @@ class WeightFolder:
         try:
             if file.stat().st_size > _LARGEST_TEXT:
                 return None
-            value = json.loads(file.read_text(encoding="utf-8"))
+            value = parse_json(file.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError):
             return None
         return value if isinstance(value, dict) else None
@@ -350,7 +351,7 @@ class _KnownHashes:
 
     def _read(self) -> Mapping[str, Any]:
         try:
-            known = json.loads(self._file.read_text(encoding="utf-8"))
+            known = parse_json(self._file.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError):
             return {}
         return known if isinstance(known, dict) else {}
@@ -409,6 +410,6 @@ def _promised_size(file: Path) -> int:
         (header_size,) = struct.unpack("<Q", stream.read(8))
         if header_size > 100_000_000:  # the format's own limit
             raise ValueError(f"its header would have {header_size} bytes")
-        header = json.loads(stream.read(header_size))
+        header = parse_json(stream.read(header_size))
     ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
     return int(8 + header_size + max(ends, default=0))

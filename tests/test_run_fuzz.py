@@ -7,18 +7,24 @@ import json
 import random
 import shutil
 import zlib
+from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from damage import bounds
+from damage import bounds, damaged
+from safetensors.numpy import save_file
 
 from mmbench.errors import MmbenchError
 from mmbench.journal import Journal
 from mmbench.record import Record
 from mmbench.report import build_report, write_report
 from mmbench.report.export import export_jsonl
+from mmbench.report.index import write_index
+from mmbench.run_cards import read_cards
+from mmbench.run_list import summaries
 from mmbench.store import RunStore
 
 SOURCE = Path(__file__).parents[1] / "results" / "ceilings-long"
@@ -203,3 +209,74 @@ def test_a_packed_journal_without_a_line_end_takes_no_memory(tmp_path: Path, mon
 
     assert [record.to_json() for record in journal] == records
     assert journal.num_damaged == 1
+
+
+def whole_run(folder: Path) -> None:
+    """Add the files to a run that cells, reports and races write beside its records."""
+    cells = [record.cell_id for record in Journal(folder / "journal.jsonl")]
+    (folder / "decisions.json").write_text(json.dumps([{"stage": 1, "kept": cells[:2]}]))
+    card = {"name": "x", "num_samples": {"train": 3}, "modalities": [{"name": "a", "kind": "tabular"}], "tasks": []}
+    (folder / "data_cards.json").write_text(json.dumps([card]))
+    scores = {"label.test": np.linspace(0, 1, 50), "label.val": np.ones((50, 2), np.float32)}
+    for cell in cells:
+        place = folder / "cells" / cell
+        place.mkdir(parents=True)
+        save_file(scores, place / "predictions.safetensors", metadata={"mmbench": json.dumps({"tasks": ["label"]})})
+        (place / "timings.json").write_text(json.dumps({"step_time_s": [0.1, 0.2], "batch_size": 4}))
+        (place / "record.json").write_text((folder / "plan.json").read_text().split("\n")[1].rstrip(","))
+
+
+def damage_any(folder: Path, source: random.Random) -> str:
+    names = {path.name: path for path in sorted(folder.rglob("*"), key=lambda path: source.random()) if path.is_file()}
+    file = names[source.choice(sorted(name for name in names if names[name].stat().st_size))]
+    if file.suffix == ".json" and source.random() < 0.6:
+        data = json.loads(file.read_text()) if file.name != "plan.json" else {"deep": "["}
+        file.write_text(json.dumps(mutate_json(data, source)))
+    elif file.suffix == ".json" and source.random() < 0.3:
+        file.write_text("[" * 200_000)
+    else:
+        file.write_bytes(damaged(file.read_bytes(), source))
+    return file.name
+
+
+def readers(results: Path, folder: Path) -> list[Callable[[], object]]:
+    """Return what commands read of a run."""
+    store = RunStore.open(folder)
+    return [
+        lambda: list(summaries(results)),
+        lambda: read_cards(folder),
+        store.decisions,
+        store.writer,
+        lambda: write_report(folder, build_report(folder)),
+        lambda: export_jsonl("run", list(store.planned()), store.records(), StringIO()),
+        lambda: write_index(results),
+    ]
+
+
+def fuzz_files(tmp_path: Path, rounds: int) -> None:
+    small_run(tmp_path / "pristine")
+    whole_run(tmp_path / "pristine")
+    write_report(tmp_path / "pristine", build_report(tmp_path / "pristine"))
+    source = random.Random(3)
+    shutil.copytree(tmp_path / "pristine", tmp_path / "results" / "other")
+    for number in range(rounds):
+        folder = tmp_path / "results" / "run"
+        shutil.copytree(tmp_path / "pristine", folder)
+        name = damage_any(folder, source)
+        for read in readers(tmp_path / "results", folder):
+            try:
+                with bounds():
+                    read()
+            except MmbenchError as error:
+                assert "\n" not in str(error), f"round {number}, {name}"
+        assert "other" in (tmp_path / "results" / "README.md").read_text()
+        shutil.rmtree(folder)
+
+
+def test_100_runs_with_any_file_damaged_are_read_without_a_traceback(tmp_path: Path) -> None:
+    fuzz_files(tmp_path, 100)
+
+
+@pytest.mark.full
+def test_2000_runs_with_any_file_damaged_are_read_without_a_traceback(tmp_path: Path) -> None:
+    fuzz_files(tmp_path, 2000)

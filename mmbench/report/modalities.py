@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from mmbench.encoding import parse_json
 from mmbench.kept_predictions import load_predictions
 from mmbench.report.portrait import Curve, Errors, Modalities, Portrait, Solved
 from mmbench.report.predictions import checked_scores
@@ -54,7 +54,7 @@ def is_subset(condition: str) -> bool:
 def cell_info(folder: Path, cell_id: str) -> Mapping[str, Any]:
     """Return the info of a cell's record, or nothing where it cannot be read."""
     try:
-        data = json.loads((folder / "cells" / cell_id / RECORD_FILE).read_text(encoding="utf-8"))
+        data = parse_json((folder / "cells" / cell_id / RECORD_FILE).read_text(encoding="utf-8"))
         info = data["info"]
     except (OSError, ValueError, KeyError, TypeError):
         return {}

@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from mmbench.encoding import parse_json
 from mmbench.influence import Shape
 from mmbench.report.pairwise import is_share
 
@@ -163,7 +164,7 @@ def _read(path: Path) -> dict[ScoreKey, SampleScores]:
             if blocks is None:
                 raise _UnreadableError(f"its format is not {_FORMAT}")
             names = set(file.keys())
-            for number, block in enumerate(json.loads(blocks)):
+            for number, block in enumerate(parse_json(blocks)):
                 about = _Block.parse(block)
                 arrays = {
                     part: file.get_tensor(f"{number}.{part}")

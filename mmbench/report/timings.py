@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import scipy.stats
 from numpy.typing import ArrayLike, NDArray
 
+from mmbench.encoding import parse_json
 from mmbench.record import TIMINGS_FILE
 from mmbench.samples import block_statistics
 
@@ -58,7 +58,7 @@ class Ratio:
 def load_timings(cell_folder: Path) -> dict[str, Any]:
     """Return a cell's raw timings; {} where there are none that can be read."""
     try:
-        data = json.loads((cell_folder / TIMINGS_FILE).read_text())
+        data = parse_json((cell_folder / TIMINGS_FILE).read_text())
     except (OSError, ValueError):
         return {}
     return data if isinstance(data, dict) else {}

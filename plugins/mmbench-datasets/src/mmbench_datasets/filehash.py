@@ -86,7 +86,7 @@ def file_digests(
 def _read(path: Path) -> dict[str, list[int | str]]:
     try:
         memo = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return (
         {key: value for key, value in memo.items() if isinstance(value, list) and len(value) == 5}
