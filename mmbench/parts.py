@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -78,12 +78,14 @@ class DatasetPart(Part):
         train: Settings of its training.
         metrics: Ranking metrics that the selection chose in place of the tasks' own, by task.
         key: Of its cached arrays, which no metric changes.
+        subgroups: By column and test sample, the values that the report divides samples by; in no key.
     """
 
     info: DatasetInfo
     train: TrainConfig
     metrics: Mapping[str, str]
     key: str
+    subgroups: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False)
 
     @property
     def train_identity(self) -> dict[str, Any]:
@@ -158,9 +160,28 @@ def make_dataset_part(config: RunConfig, registry: Registry, reference: Referenc
         unavailable=unavailable,
         info=replace(info, tasks=tasks),
         train=train,
+        subgroups=_subgroups(reference, spec),
         metrics={task.name: task.primary for task in tasks if primary_metric(task) != before[task.name]},
         key=key,
     )
+
+
+def _subgroups(reference: Reference, spec: DatasetSpec) -> dict[str, dict[str, str]]:
+    """Return what a dataset says of the columns that the option `subgroups` names; {} where it names none."""
+    if not reference.subgroups:
+        return {}
+    try:
+        found = call_function(
+            reference.entry, spec.subgroups, reference.target, list(reference.subgroups), **reference.options
+        )
+        return {
+            str(column): {str(sample): str(value) for sample, value in values.items()}
+            for column, values in found.items()
+        }
+    except MmbenchError:
+        raise
+    except Exception as error:
+        raise DataError(f"{spec.subgroups} failed: {type(error).__name__}: {error}") from error
 
 
 def _content(info: DatasetInfo) -> dict[str, Any]:

@@ -110,6 +110,7 @@ class Reference:
         name: What tables call a dataset, as the option `name` says; "" for its usual name.
         missing: What a fusion is given for missing modalities; "mask", which is nothing, for everything else.
         augment: What is done to an encoder's inputs in training (`mmbench.spec.AUGMENTATIONS`), in the order of doing.
+        subgroups: Columns of a dataset by whose values the report divides test samples; no result depends on them.
     """
 
     entry: Entry
@@ -120,6 +121,7 @@ class Reference:
     tuning_options: Mapping[str, Any] = field(default_factory=dict)
     missing: MissingPolicy = "mask"
     augment: tuple[str, ...] = ()
+    subgroups: tuple[str, ...] = ()
 
 
 class Registry:
@@ -289,6 +291,7 @@ class Registry:
         augment = _augment(where, (kind,) if kind else spec.kinds, options) if isinstance(spec, EncoderSpec) else ()
         missing = _missing(where, options) if isinstance(spec, FusionSpec) else "mask"
         name = _name(where, spec, options) if isinstance(spec, DatasetSpec) else ""
+        subgroups = _subgroups(where, spec, options) if isinstance(spec, DatasetSpec) else ()
         open_options = isinstance(spec, DatasetSpec) and spec.open_options
         # A factory with open options takes the folder by position, so that an option may be called "root".
         reserved = sorted(options.keys() & (set(RESERVED_OPTIONS[role]) - ({"root"} if open_options else set())))
@@ -307,6 +310,7 @@ class Registry:
             tuning_options=MappingProxyType(about_tuning),
             missing=missing,
             augment=augment,
+            subgroups=subgroups,
         )
 
     def _clash_error(self, role: Role, found: Sequence[Entry]) -> UsageError:
@@ -493,6 +497,19 @@ def _name(where: str, spec: DatasetSpec, options: dict[str, Any]) -> str:
     if not isinstance(name, str | int | float) or not str(name).isprintable() or len(str(name)) > _LONGEST_NAME:
         raise UsageError(f"{where}: name must be a short text, got {str(name)[:80]!r}")
     return str(name).strip()
+
+
+def _subgroups(where: str, spec: DatasetSpec, options: dict[str, Any]) -> tuple[str, ...]:
+    """Take the columns of subgroups out of the options that somebody gave."""
+    if "subgroups" not in options:
+        return ()
+    asked = str(options.pop("subgroups"))
+    if not spec.subgroups:
+        raise UsageError(f"{where} has no columns that subgroups={asked} could name; tables of your own have them")
+    columns = tuple(dict.fromkeys(column.strip() for column in asked.split("+")))
+    if not all(columns):
+        raise UsageError(f"{where}: subgroups={asked}: write columns joined by +, such as [subgroups=sex+site]")
+    return columns
 
 
 def _takes_target(entry: Entry) -> bool:

@@ -36,6 +36,7 @@ from mmbench.registry import Reference
 from mmbench.report.decisions import decision_lines
 from mmbench.report.text import counted, duration
 from mmbench.run_cards import plan_cards, write_cards
+from mmbench.run_subgroups import write_subgroups
 from mmbench.runner import Event, PlannedCell, Summary, is_final, run
 from mmbench.stage import Stage
 from mmbench.staged import run_stages
@@ -127,7 +128,8 @@ def run_plan(plan: Plan, *, argv: Sequence[str], as_json: bool = False) -> int:
 
             summary = run_stages(planner, store, launch, max_failures=config.max_failures, on_decisions=say)
             heart.phase, reported = "reporting", True
-            if summary.num_launched or not (store.folder / "report").is_dir():
+            regrouped = _keep_subgroups(store, plan)
+            if summary.num_launched or regrouped or not (store.folder / "report").is_dir():
                 _keep_cards(store, plan)
                 reported = _report_or_warn(store, out)
                 out.print(f"{counted(summary.num_launched, 'cell')} in {duration(time.monotonic() - began)}")
@@ -263,6 +265,14 @@ def _keep_cards(store: RunStore, plan: Plan) -> None:
     """Write the data cards of what cells read, for the report; a run is no less without them."""
     with suppress(MmbenchError, OSError):
         write_cards(store.folder, plan_cards(plan, cached_only=True))
+
+
+def _keep_subgroups(store: RunStore, plan: Plan) -> bool:
+    """Write the subgroups of test samples that the plan names, for reports; return whether they changed."""
+    try:
+        return write_subgroups(store.folder, plan)
+    except OSError:
+        return False
 
 
 def _report_or_warn(store: RunStore, out: Console) -> bool:

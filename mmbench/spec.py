@@ -76,7 +76,7 @@ RESERVED_OPTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "encoder": ("modality", "layout", "target", "tuning", "augment", *TUNING_NAMES),
         "fusion": ("dims", "tasks", "missing"),
         "objective": ("dims", "tasks"),
-        "dataset": ("root", "target"),
+        "dataset": ("root", "target", "subgroups"),
         "tracker": ("folder",),
         "executor": ("folder", "jobs", "threads"),
     }
@@ -457,6 +457,9 @@ class DatasetSpec(_Spec):
         files: What `mmbench prepare` fetches into the dataset's folder.
         prepare: ``"package.module:function"``, called as ``prepare(target, **options)`` by `mmbench prepare` where the
             files depend on target or options; returns their `AssetSpec`.
+        subgroups: ``"package.module:function"``, called as ``subgroups(target, columns, **options)`` while planning
+            where a reference says ``[subgroups=sex+site]``: {column: {id of a test sample: value}}. No result depends
+            on it; it must import neither torch nor pandas.
     """
 
     modalities: tuple[Modality, ...] = ()
@@ -471,10 +474,13 @@ class DatasetSpec(_Spec):
     cell_time_s: float | None = None
     files: tuple[AssetSpec, ...] = ()
     prepare: str = ""
+    subgroups: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         where = f"dataset {self.name!r}"
+        if self.subgroups:
+            check_reference(f"{where}: subgroups", self.subgroups)
         _set(self, "files", checked_members(f"{where}: files", self.files, AssetSpec, at_least_one=False))
         if self.prepare:
             check_reference(f"{where}: prepare", self.prepare)

@@ -26,11 +26,13 @@ def build_report(folder: Path) -> Report:
     """
     from mmbench.report.assembly import build_report
     from mmbench.report.by_class import with_classes
+    from mmbench.report.by_subgroup import with_subgroups
     from mmbench.report.evidence import with_evidence
     from mmbench.report.modalities import with_modalities
 
     with _sound(folder):
-        return with_classes(with_modalities(with_evidence(build_report(folder), folder), folder), folder)
+        made = with_modalities(with_evidence(build_report(folder), folder), folder)
+        return with_subgroups(with_classes(made, folder), folder)
 
 
 @contextmanager

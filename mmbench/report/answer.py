@@ -7,12 +7,13 @@ from collections.abc import Sequence
 
 from mmbench.influence import FEW_POSITIVES
 from mmbench.record import DONE
+from mmbench.report.by_subgroup import SubgroupTable, worst_words
 from mmbench.report.decisions import choice_words
 from mmbench.report.intervals import Undefined
 from mmbench.report.methods import across_datasets
 from mmbench.report.outcomes import PENDING, STOPPED, split_encoders
 from mmbench.report.tables import Board, Report, Row, Score
-from mmbench.report.text import clean, counted, named, number, seconds, signed
+from mmbench.report.text import clean, counted, named, number, p_value, seconds, signed
 from mmbench.report.timing_claims import LATENCY, faster_than, timing_cautions
 
 #: What metrics are called in a sentence, where the name alone is not it.
@@ -230,6 +231,7 @@ def cautions(board: Board) -> list[str]:
         *_few_positives(board),
         *_heavy_tails(board),
         *_imbalance(board),
+        *_subgroups(board),
         *_no_gain(board),
         *_no_val(board),
         *_worse_than_val(board),
@@ -341,6 +343,33 @@ def _heavy_tails(board: Board) -> list[str]:
         f"a few test samples with large errors make up much of {metric_words(board.metric)}: 95 % intervals of such "
         f"errors hold in {low} to {high} of 100 (simulated)."
     ]
+
+
+def worst_subgroup(board: Board, table: SubgroupTable) -> str:
+    """Say which subgroup a row serves worst, by how much, and whether a test tells it apart from the rest."""
+    if table.worst is None:
+        return "no subgroup has enough test samples."
+    worst = table.groups[table.worst]
+    score, gap = worst.score, worst.gap
+    where = f"{clean(worst.column, 60)}={clean(worst.name, 60)}"
+    words = f"the worst subgroup is {where} with {number(score.value)}"
+    if score.low is not None and score.high is not None:
+        words += f" [{number(score.low)}, {number(score.high)}]"
+    words += f" on {counted(worst.num_samples, 'test sample')}"
+    if worst.p_value is None or gap.low is None or gap.high is None:
+        return f"{words}."
+    words += f", {number(gap.value)} [{signed(gap.low)}, {signed(gap.high)}] worse than the rest"
+    if worst.differs:
+        return f"{words} (p {p_value(worst.p_value)} over {counted(len(table.groups), 'subgroup')}, Holm)."
+    return f"{words}, which chance explains (p {p_value(worst.p_value)}, Holm)."
+
+
+def _subgroups(board: Board) -> list[str]:
+    """Whether the row that val chooses serves a subgroup worse than chance explains."""
+    found = [
+        table for table in board.subgroups if board.rows[table.place] is board.chosen and worst_words(table) is not None
+    ]
+    return [f"the row that val chooses is uneven: {worst_subgroup(board, table)}" for table in found]
 
 
 def _imbalance(board: Board) -> list[str]:

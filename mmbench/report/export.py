@@ -235,7 +235,7 @@ def export_run(store: RunStore, format_: str = "csv", output: Path | None = None
             return
         if format_ in ("parquet", "xlsx"):
             write = export_parquet if format_ == "parquet" else export_xlsx
-            write(store.name, store.planned(), store.records(), stream)
+            write(store.name, store.planned(), _records(store), stream)
             return
         if format_ == "pytest-benchmark":
             from mmbench.report.pytest_benchmark import pytest_benchmark_json
@@ -244,7 +244,7 @@ def export_run(store: RunStore, format_: str = "csv", output: Path | None = None
             return
         text = io.TextIOWrapper(stream, encoding="utf-8", newline="")
         try:
-            _TEXT_FORMATS[format_](store.name, store.planned(), store.records(), text)
+            _TEXT_FORMATS[format_](store.name, store.planned(), _records(store), text)
             text.flush()
         finally:
             text.detach()
@@ -262,6 +262,13 @@ def _report_text(store: RunStore, format_: str) -> str:
     return render_latex(report) if format_ == "tex" else render_markdown(report)
 
 
+def _records(store: RunStore) -> Mapping[str, Record]:
+    """Return the records of a run with the metrics of its subgroups."""
+    from mmbench.report.by_subgroup import with_subgroup_metrics
+
+    return with_subgroup_metrics(store.records(), store.planned(), store.datasets(), store.folder)
+
+
 def load_frame(folder: Path | str) -> pd.DataFrame:
     """Load a run as a pandas DataFrame with the columns of the export; `value` is float64, `seed` int64.
 
@@ -274,7 +281,7 @@ def load_frame(folder: Path | str) -> pd.DataFrame:
     import pandas as pd
 
     store = RunStore.open(Path(folder))
-    frame = pd.DataFrame.from_records(list(rows(store.name, store.planned(), store.records())), columns=list(COLUMNS))
+    frame = pd.DataFrame.from_records(list(rows(store.name, store.planned(), _records(store))), columns=list(COLUMNS))
     return frame.astype({"seed": "int64", "value": "float64"})
 
 

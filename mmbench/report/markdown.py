@@ -11,6 +11,7 @@ from mmbench.report.decisions import tuned_words
 from mmbench.report.intervals import Undefined
 from mmbench.report.markdown_classes import class_lines
 from mmbench.report.markdown_modalities import modality_lines
+from mmbench.report.markdown_subgroups import subgroup_lines
 from mmbench.report.methods import Across, across_datasets
 from mmbench.report.provenance import provenance
 from mmbench.report.tables import Board, Gain, Problem, Report, Row, Score
@@ -85,6 +86,8 @@ def _board(board: Board, *, answered_here: bool) -> Iterator[str]:
         )
     if board.classes is not None:
         yield from class_lines(board, board.classes)
+    if board.subgroups:
+        yield from subgroup_lines(board)
     if board.modalities is not None:
         yield from modality_lines(board, board.modalities)
 

@@ -9,8 +9,9 @@ from typing import Any
 
 from mmbench.data_card import card_lines
 from mmbench.record import DONE
-from mmbench.report.answer import answer, board_answer, cautions, combo, metric_words, spread
+from mmbench.report.answer import answer, board_answer, cautions, combo, metric_words, spread, worst_subgroup
 from mmbench.report.by_class import ClassTable, class_rows
+from mmbench.report.by_subgroup import SubgroupTable
 from mmbench.report.decisions import tuned_words
 from mmbench.report.intervals import Undefined
 from mmbench.report.looked_at import MAX_PAGE_BYTES, looked_at
@@ -23,7 +24,7 @@ from mmbench.report.portrait import Curve, Modalities, Portrait
 from mmbench.report.provenance import provenance
 from mmbench.report.reproduce import reproduce, row_command
 from mmbench.report.tables import Board, Problem, Report, Row
-from mmbench.report.text import MAX_NAME, clean, named, number, signed
+from mmbench.report.text import MAX_NAME, clean, named, number, p_value, signed
 from mmbench.report.timing_claims import footnotes, mark
 
 #: Rows whose learning curves and stage times are drawn, besides the best of each single modality.
@@ -111,6 +112,7 @@ def _board(board: Board, report: Report, folder: Path | None) -> dict[str, Any]:
         "stages": _stages(board, shown),
         "conditions": _conditions(board, shown),
         "modalities": _modalities(board.modalities, board) if board.modalities else None,
+        "subgroups": [_subgroup_table(board, table) for table in board.subgroups],
         "classes": _classes(board.classes, board.kind) if board.classes else None,
         "lookedAt": looked_at(board, folder, MAX_PAGE_BYTES // len(report.boards)) if folder is not None else [],
     }
@@ -287,6 +289,24 @@ def _modalities(found: Modalities, board: Board) -> dict[str, Any]:
             "classes": [named(name) for name in board.class_names]
             or [str(number) for number in range(len(errors.confusion))],
         },
+    }
+
+
+def _subgroup_table(board: Board, table: SubgroupTable) -> dict[str, Any]:
+    """Names, sizes, scores and gaps of the subgroups under one row."""
+    return {
+        "row": table.place,
+        "words": worst_subgroup(board, table),
+        "worst": table.worst,
+        "groups": [
+            [
+                f"{named(group.column)}={named(group.name)}",
+                group.num_samples,
+                *([_rounded(item.value), _rounded(item.low), _rounded(item.high)] for item in (group.score, group.gap)),
+                None if group.p_value is None else p_value(group.p_value),
+            ]
+            for group in table.groups
+        ],
     }
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from mmbench.data_card import DataCard
 from mmbench.record import DONE, Direction
 from mmbench.report.by_class import ClassTable
+from mmbench.report.by_subgroup import SubgroupTable
 from mmbench.report.outcomes import STOPPED
 from mmbench.report.portrait import Modalities, Precision
 from mmbench.report.timing_claims import Timing
@@ -189,6 +190,7 @@ class Board:
         modalities: What the diagnostics of its cells say, or None.
         smoke: That the run only tested whether everything runs, in which case nothing is ranked; else "".
         classes: Scores of each class under the row that val chooses, or None.
+        subgroups: Scores of subgroups of test samples, of the row that val chooses and of each single modality's best.
     """
 
     dataset: str
@@ -223,6 +225,7 @@ class Board:
     reference: str = ""
     smoke: str = ""
     classes: ClassTable | None = None
+    subgroups: tuple[SubgroupTable, ...] = ()
 
     @property
     def best(self) -> Row | None:

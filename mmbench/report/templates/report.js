@@ -721,6 +721,18 @@
       left ? el("p", { class: "note" }, `${left} others with a higher F1, or without test samples, are not shown.`) : null);
   }
 
+  function subgroups(board) {
+    if (!board.subgroups.length) return null;
+    const estimate = (value, low, high) => el("td", null, value === null ? "–" : low === null ? number(value) : `${number(value)} [${number(low)}, ${number(high)}]`);
+    const head = () => el("tr", null, ["subgroup", "samples", board.metric, "gap to the rest", "p"].map((title) => el("th", { scope: "col" }, title)));
+    const parts = board.subgroups.map((table) => el("div", null,
+      el("p", { class: "note" }, bdi(board.rows[table.row].name), ": ", bdi(table.words)),
+      el("div", { class: "scroll" }, el("table", null, el("thead", null, head()), el("tbody", null, table.groups.map(([name, samples, score, gap, p], at) =>
+        el("tr", at === table.worst ? { class: "best" } : null, el("th", { scope: "row" }, bdi(name)), el("td", null, String(samples)), estimate(...score), estimate(...gap), el("td", null, p === null ? "–" : p))))))));
+    return el("section", { class: "subgroups" }, el("h3", null, "Subgroups"),
+      el("p", { class: "note" }, "On the test samples of each subgroup; the gap is by how much the column's other samples do better, with 95 % intervals; p is adjusted over the row's subgroups (Holm)."), parts);
+  }
+
   function errors(board) {
     const found = board.modalities && board.modalities.errors;
     if (!found) return null;
@@ -914,6 +926,7 @@
       portraits(board),
       conditions(board),
       noise && noise.section,
+      subgroups(board),
       classes(board),
       errors(board),
       lookedAt(board),

@@ -220,5 +220,6 @@ def mmbench_datasets() -> list[DatasetSpec]:
             target="required",
             open_options=True,
             accepts="mmbench_benchmarks.hf_files:accepts",
+            subgroups="mmbench_benchmarks.hf:read_hf_subgroups",
         ),
     ]

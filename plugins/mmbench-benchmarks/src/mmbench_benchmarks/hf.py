@@ -7,7 +7,7 @@ choose among what is stored. Without modalities, the columns of pictures, sounds
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from mmbench_datasets.arrow_table import arrow_columns
 from mmbench_datasets.lazy import LazySamples
 from mmbench_datasets.manifest import RESERVED, Manifest, understand
 from mmbench_datasets.records import open_records
+from mmbench_datasets.subgroups import subgroups_of
 from mmbench_datasets.table import Part, Table
 
 from mmbench.data import SPLITS, Split
@@ -54,6 +55,15 @@ def open_hf(root: Path, /, *, target: str, **options: Any) -> dict[Split, LazySa
         DataError: its files are broken, or a row is.
     """
     return open_records(_understood(target, options))
+
+
+def read_hf_subgroups(target: str, columns: Sequence[str], /, **options: Any) -> dict[str, dict[str, str]]:
+    """Return the subgroups of test samples by the values of columns; see `mmbench_datasets.subgroups`.
+
+    Raises:
+        UsageError: a column is not there, or has too many different values.
+    """
+    return subgroups_of(_understood(target, options), columns)
 
 
 def _understood(target: str, options: Mapping[str, Any]) -> Manifest:

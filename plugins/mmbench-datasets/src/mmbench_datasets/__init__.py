@@ -91,6 +91,7 @@ def mmbench_datasets() -> list[DatasetSpec]:
             name="manifest",
             factory="mmbench_datasets.manifest:open_manifest",
             describe="mmbench_datasets.manifest:describe",
+            subgroups="mmbench_datasets.subgroups:read_subgroups",
             accepts="mmbench_datasets.folders:accepts",
             version="3",
             summary="Your own data: a CSV or Parquet file of paths, texts, numbers and labels",

@@ -1,0 +1,323 @@
+"""Scores of subgroups of the test samples, the worst one, and how far it is below the rest, from kept predictions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import scipy.special
+from numpy.typing import NDArray
+
+from mmbench.influence import Influence, influence_of
+from mmbench.kept_predictions import Predictions, TopProbabilities, load_predictions
+from mmbench.metric_catalog import LESS_IS_BETTER, METRICS
+from mmbench.record import Metric, Record
+from mmbench.report.by_class import Estimate
+from mmbench.report.intervals import Interval, Undefined, mean_interval
+from mmbench.report.predictions import clusters_of, order_of
+from mmbench.report.statistics import holm
+from mmbench.run_subgroups import Subgroups, read_subgroups
+
+if TYPE_CHECKING:
+    from mmbench.report.tables import Board, Report, Row
+
+Floats: TypeAlias = NDArray[np.float64]
+Clusters: TypeAlias = "NDArray[np.int64] | None"
+
+#: A subgroup with fewer test samples is shown, but not tested and not named as the worst.
+MIN_SAMPLES = 10
+ALPHA = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubgroupScore:
+    """One subgroup under one row.
+
+    Attributes:
+        column: Of the table, or several joined by "*".
+        name: The column's value.
+        num_samples: Test samples of the subgroup.
+        score: The board's metric on them, mean over seeds, with its 95 % interval.
+        gap: By how much all other samples of the column do better; negative where the subgroup does better.
+        p_value: Of no gap, adjusted over the row's subgroups by Holm's method; None where nothing tests it.
+    """
+
+    column: str
+    name: str
+    num_samples: int
+    score: Estimate
+    gap: Estimate
+    p_value: float | None = None
+
+    @property
+    def differs(self) -> bool:
+        """Whether chance is an unlikely explanation of the gap."""
+        return self.p_value is not None and self.p_value < ALPHA
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubgroupTable:
+    """The subgroups under one row of a board.
+
+    Attributes:
+        place: Of the row.
+        groups: By column, then by name.
+        worst: Position in `groups` of the subgroup with the worst score, of those with enough samples; None without.
+        over: What the intervals are over, as in `Score`.
+    """
+
+    place: int
+    groups: tuple[SubgroupScore, ...]
+    worst: int | None
+    over: str
+
+
+def with_subgroups(report: Report, folder: Path) -> Report:
+    """Return the report with the subgroup tables of its boards; a board without subgroups or predictions has none."""
+    known = read_subgroups(folder)
+    return replace(
+        report,
+        boards=tuple(
+            replace(board, subgroups=subgroup_tables(board, known[board.dataset], folder))
+            if board.dataset in known
+            else board
+            for board in report.boards
+        ),
+    )
+
+
+def subgroup_tables(board: Board, subgroups: Subgroups, folder: Path) -> tuple[SubgroupTable, ...]:
+    """Return tables for the row that is best on val, then for that of each single modality."""
+    modalities = dict.fromkeys(row.modalities for row in board.rows if row.unimodal)
+    best = [board.best_on_val(row for row in board.rows if row.modalities == names) for names in modalities]
+    rows = [row for row in (board.chosen, *best) if row is not None]
+    places = dict.fromkeys(place for row in rows for place, other in enumerate(board.rows) if other is row)
+    found = (_table(board, place, subgroups, folder) for place in places)
+    return tuple(table for table in found if table is not None)
+
+
+def _table(board: Board, place: int, subgroups: Subgroups, folder: Path) -> SubgroupTable | None:
+    kept = _seeds(board.rows[place], board.task, folder)
+    if kept is None:
+        return None
+    clusters = clusters_of(kept[0], board.kind)
+    groups: list[SubgroupScore] = []
+    tests: list[tuple[int, ...]] = []  # positions; the two values of a column have one test in common
+    for column, values in subgroups.items():
+        named = np.array([values.get(sample, "") for sample in kept[0].ids], dtype=object)
+        known = named != ""
+        names = sorted(set(named[known].tolist()))
+        for name in names:
+            inside, rest = known & (named == name), known & (named != name)
+            score = _score(board, kept, inside, clusters)
+            gap, p_value = _gap(board, kept, inside, rest, clusters)
+            enough = min(int(inside.sum()), int(rest.sum())) >= MIN_SAMPLES
+            groups.append(
+                SubgroupScore(
+                    column=column,
+                    name=name,
+                    num_samples=int(inside.sum()),
+                    score=score,
+                    gap=gap,
+                    p_value=p_value if enough else None,
+                )
+            )
+        if len(names) == 2 and groups[-1].p_value is not None:
+            tests.append((len(groups) - 2, len(groups) - 1))
+        else:
+            tests += [(at,) for at in range(len(groups) - len(names), len(groups)) if groups[at].p_value is not None]
+    if not groups or all(group.score.value is None for group in groups):
+        return None
+    adjusted = holm([float(groups[places[0]].p_value or 0.0) for places in tests]) if tests else np.empty(0)
+    for places, p_value in zip(tests, adjusted.tolist()):
+        for at in places:
+            groups[at] = replace(groups[at], p_value=p_value)
+    over = "seeds and samples" if len(kept) > 1 else "samples"
+    return SubgroupTable(
+        place=place,
+        groups=tuple(groups),
+        worst=_worst(groups, board),
+        over=over if clusters is None else over.replace("samples", "groups of samples"),
+    )
+
+
+def _worst(groups: Sequence[SubgroupScore], board: Board) -> int | None:
+    known = [
+        (at, group.score.value)
+        for at, group in enumerate(groups)
+        if group.score.value is not None and group.num_samples >= MIN_SAMPLES
+    ]
+    if not known:
+        return None
+    return (max if board.direction == "min" else min)(known, key=lambda item: item[1])[0]
+
+
+def _seeds(row: Row, task: str, folder: Path) -> list[Predictions] | None:
+    """Return what every seed of a row predicted, in the order of the first; None where that is not kept."""
+    found: list[Predictions] = []
+    for seed in row.done:
+        kept = load_predictions(folder / "cells" / row.cell_ids[seed], task)
+        order = None if kept is None or not kept.is_whole else order_of(kept.ids, (found or [kept])[0].ids)
+        if kept is None or order is None:
+            return None
+        found.append(replace(_taken(kept, order), ids=(found or [kept])[0].ids))
+    return found or None
+
+
+def _taken(kept: Predictions, at: Any) -> Predictions:
+    """Return predictions of some samples; ids and groups stay as they are."""
+    prediction = kept.prediction
+    if isinstance(prediction, TopProbabilities):
+        prediction = replace(
+            prediction,
+            top=prediction.top[at],
+            classes=prediction.classes[at],
+            target=prediction.target[at],
+            of_target=prediction.of_target[at],
+        )
+    else:
+        prediction = prediction[at]
+    return replace(kept, prediction=prediction, target=kept.target[at])
+
+
+def _influences(
+    kind: str, metric: str, num_outputs: int, kept: Iterable[Predictions], mask: NDArray[np.bool_]
+) -> list[Influence] | None:
+    """Return the influences of some samples under every seed; None where the metric is not defined on them."""
+    found: list[Influence] = []
+    for one in kept:
+        taken = _taken(one, mask)
+        try:
+            influence = influence_of(kind, metric, taken.prediction, taken.target, num_outputs) if mask.any() else None
+        except (IndexError, ValueError, TypeError, ZeroDivisionError):  # what was kept does not fit the task
+            influence = None
+        if influence is None or not np.isfinite(influence.each).all():
+            return None
+        found.append(influence)
+    return found
+
+
+def _score(board: Board, kept: Sequence[Predictions], mask: NDArray[np.bool_], clusters: Clusters) -> Estimate:
+    found = _influences(board.kind, board.metric, board.num_outputs, kept, mask)
+    if found is None:
+        return Estimate(value=None)
+    value = float(np.mean([item.value for item in found]))
+    interval = mean_interval(
+        np.stack([item.value + item.each for item in found]),
+        shape=found[0].shape,
+        clusters=None if clusters is None else clusters[mask],
+        bias=float(np.mean([item.bias for item in found])),
+        least_variance=float(np.mean([item.least_variance for item in found])),
+    )
+    if isinstance(interval, Undefined):
+        return Estimate(value=value)
+    return Estimate(value=value, low=interval.low, high=interval.high)
+
+
+def _gap(
+    board: Board,
+    kept: Sequence[Predictions],
+    inside: NDArray[np.bool_],
+    rest: NDArray[np.bool_],
+    clusters: Clusters,
+) -> tuple[Estimate, float | None]:
+    """Return how much better the rest is, with its interval over seeds and samples, and the p-value of no gap.
+
+    Both parts are independent samples: a sample's influence on the gap is that on its own part's score. Shares of 0
+    and 1 show no variance of their own and are given that with one more right and one more wrong sample.
+    """
+    own = _influences(board.kind, board.metric, board.num_outputs, kept, inside)
+    others = _influences(board.kind, board.metric, board.num_outputs, kept, rest)
+    if own is None or others is None:
+        return Estimate(value=None), None
+    sign = -1.0 if board.direction == "min" else 1.0
+    num = int(inside.sum() + rest.sum())
+    both = inside | rest
+    scores = np.empty((len(own), num))
+    for seed, (one, other) in enumerate(zip(own, others)):
+        each = np.empty(len(inside))
+        each[inside] = -sign * one.each * num / inside.sum()
+        each[rest] = sign * other.each * num / rest.sum()
+        scores[seed] = sign * (other.value - one.value) + each[both]
+    interval = mean_interval(
+        scores,
+        clusters=None if clusters is None else clusters[both],
+        least_variance=sum(_least_variance(items, int(mask.sum())) for items, mask in ((own, inside), (others, rest))),
+    )
+    value = float(scores.mean())
+    if not isinstance(interval, Interval):
+        return Estimate(value=value), None
+    # The interval reaches a Student's quantile of standard errors to either side.
+    degrees = (num if clusters is None else len(np.unique(clusters[both]))) - 1
+    error = (interval.high - interval.low) / 2 / float(scipy.special.stdtrit(degrees, 0.975))
+    p_value = 2 * float(scipy.special.stdtr(degrees, -abs(value) / error)) if error > 0 else float(value == 0)
+    return Estimate(value=value, low=interval.low, high=interval.high), p_value
+
+
+def _least_variance(found: Sequence[Influence], num: int) -> float:
+    """Return the variance to add to that of a score: a share's as Agresti and Coull smooth it, else what it says."""
+    if found[0].shape != "share":
+        return float(np.mean([item.least_variance for item in found]))
+    share = float(np.mean([item.value for item in found]))
+    smooth = (share * num + 1) / (num + 2)
+    return max(smooth * (1 - smooth) - share * (1 - share), 0.0) / num
+
+
+def worst_words(table: SubgroupTable) -> SubgroupScore | None:
+    """Return the worst subgroup where a test tells it apart from the rest; else None."""
+    worst = None if table.worst is None else table.groups[table.worst]
+    return worst if worst is not None and worst.differs and (worst.gap.value or 0.0) > 0 else None
+
+
+def with_subgroup_metrics(
+    records: Mapping[str, Record],
+    planned: Iterable[Mapping[str, Any]],
+    datasets: Mapping[str, Any],
+    folder: Path,
+) -> dict[str, Record]:
+    """Return records with every metric of each subgroup, as conditions such as "subgroup:sex=F", for the export.
+
+    Cells without kept predictions keep what they have; calibration error and median rank are not given by subgroup.
+    """
+    known = read_subgroups(folder)
+    found = dict(records)
+    for row in planned if known else ():
+        record = found.get(row["cell_id"])
+        subgroups = known.get(row["dataset"])
+        if record is None or not subgroups:
+            continue
+        more = [
+            metric
+            for task in datasets.get(row["dataset"], {}).get("tasks", ())
+            for metric in _cell_metrics(row["cell_id"], task, subgroups, folder)
+        ]
+        found[row["cell_id"]] = replace(record, metrics=(*record.metrics, *more))
+    return found
+
+
+def _cell_metrics(cell_id: str, task: Mapping[str, Any], subgroups: Subgroups, folder: Path) -> Iterator[Metric]:
+    kept = load_predictions(folder / "cells" / cell_id, str(task["name"]))
+    if kept is None or not kept.is_whole:
+        return
+    for column, values in subgroups.items():
+        named = np.array([values.get(sample, "") for sample in kept.ids], dtype=object)
+        for name in sorted(set(named.tolist()) - {""}):
+            mask = named == name
+            for spec in METRICS.get(task.get("kind", ""), ()):
+                found = _influences(str(task["kind"]), spec.name, int(task.get("num_outputs", 0)), [kept], mask)
+                if found is not None and math.isfinite(found[0].value):
+                    yield Metric(
+                        phase="evaluate",
+                        name=spec.name,
+                        value=found[0].value,
+                        split="test",
+                        condition=f"subgroup:{column}={name}",
+                        task=str(task["name"]),
+                        unit=spec.unit,
+                        direction="min" if spec.name in LESS_IS_BETTER else "max",
+                        n=int(mask.sum()),
+                    )
