@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmbench.executors.child import TRACEBACK_FILE
+from mmbench.executors.child import RAISED_AT, TRACEBACK_FILE
 from mmbench.record import DONE, Record
 from mmbench.report.text import counted
 
@@ -32,14 +32,23 @@ class _Reason:
     text: str
     cell_id: str
     label: str
+    place: str = ""
     count: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.text} ({self.place})" if self.place else self.text
 
 
 class Reasons:
-    """Collects why cells have no result; reasons that differ in numbers only are one."""
+    """Collects why cells have no result; reasons that differ in numbers only are one.
+
+    Attributes:
+        num_cells: How many cells have none.
+    """
 
     def __init__(self) -> None:
         self._found: dict[tuple[str, str], _Reason] = {}
+        self.num_cells = 0
 
     def add(self, record: Record, label: str) -> str:
         """Take note of a cell that ended; return the line to show for it, "" where its reason was shown before.
@@ -49,12 +58,15 @@ class Reasons:
         if record.status in DONE:
             return ""
         key = (record.status, _NUMBER.sub("#", record.reason))
-        reason = self._found.setdefault(key, _Reason(record.status, record.reason, record.cell_id, label))
+        place = str(record.info.get(RAISED_AT, ""))
+        new = _Reason(record.status, record.reason, record.cell_id, label, place=place)
+        reason = self._found.setdefault(key, new)
+        self.num_cells += 1
         reason.count += 1
         if reason.count == 1:
-            return f"{record.status}: {label}: {record.reason}"
+            return f"{record.status}: {label}: {new}"
         if str(reason.count).strip("0") == "1":
-            return f"{record.status} ({counted(reason.count, 'cell')} so far): {reason.text}"
+            return f"{record.status} ({counted(reason.count, 'cell')} so far): {reason}"
         return ""
 
     def summary(self, folder: Path) -> Iterator[tuple[str, str]]:
@@ -65,7 +77,7 @@ class Reasons:
         """
         found = sorted(self._found.values(), key=lambda reason: -reason.count)
         for reason in found[:MAX_NAMED]:
-            yield f"{reason.status} ({counted(reason.count, 'cell')}): {reason.text}", _advice(reason, folder)
+            yield f"{reason.status} ({counted(reason.count, 'cell')}): {reason}", _advice(reason, folder)
         hidden = found[MAX_NAMED:]
         if hidden:
             cells = counted(sum(reason.count for reason in hidden), "cell")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import signal
 import sys
 import time
@@ -32,6 +33,7 @@ from mmbench.planners import planner_of
 from mmbench.preflight import check_components
 from mmbench.progress import Progress
 from mmbench.reasons import Reasons
+from mmbench.record import DONE, FAILURES
 from mmbench.registry import Reference
 from mmbench.report.decisions import decision_lines
 from mmbench.report.text import counted, duration
@@ -143,6 +145,8 @@ def run_plan(plan: Plan, *, argv: Sequence[str], as_json: bool = False) -> int:
                 out.print(Text(text, style="red"))
                 if advice:
                     out.print(Text(f"  hint: {advice}"))
+            for text in continuation(summary, argv, num_new=reasons.num_cells):
+                out.print(Text(text), soft_wrap=True)
             trackers.end(summary)
             for warning in trackers.warnings():
                 out.print(Text(warning, style="yellow"))
@@ -161,6 +165,26 @@ def foreign_lines(store: RunStore) -> list[str]:
         f"warning: another program, such as a plugin, wrote {counted(count, 'byte')} into {path} while the run was "
         f"under way; they are in {path.name}.foreign and count as no results"
     ]
+
+
+def continuation(summary: Summary, argv: Sequence[str], *, num_new: int = 0) -> Iterator[str]:
+    """Yield what to type to go on: after a stop the same command, for failures of earlier commands `--retry`.
+
+    Args:
+        summary: How the run stands.
+        argv: The arguments of the command.
+        num_new: Cells that failed by this command; their reasons are shown with what to do.
+    """
+    command = shlex.join(["mmbench", *argv])
+    if summary.signum is not None or summary.cause == "budget":
+        done = sum(summary.counts.get(status, 0) for status in DONE)
+        yield f"stopped with {counted(done, 'cell')} done; to continue: {command}"
+    failed = {status: summary.counts[status] for status in FAILURES if summary.counts.get(status)}
+    failed.pop("interrupted", None)
+    if sum(failed.values()) > num_new:
+        words = ", ".join(f"{count} {status}" for status, count in failed.items())
+        retry = " ".join(f"--retry {status}" for status in failed)
+        yield f"cells of earlier commands stay without a result ({words}); to try them again: {command} {retry}"
 
 
 def missing(cells: Iterable[PlannedT], store: RunStore, retry: frozenset[str]) -> Iterator[PlannedT]:

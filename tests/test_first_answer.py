@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import io
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from comparison_cases import DATASETS, make_run
 from rich.console import Console
 
 from mmbench.config import load_config, resolve_train
+from mmbench.executors.child import plugin_frame
 from mmbench.plan import local_runtime, make_plan
 from mmbench.progress import Progress, finished_line
+from mmbench.reasons import Reasons
 from mmbench.record import Metric, Record
 from mmbench.registry import load_registry
 from mmbench.report import build_report
@@ -19,8 +23,8 @@ from mmbench.report.answer import answer, board_answer, cautions
 from mmbench.report.html import render_html
 from mmbench.report.markdown import render_markdown
 from mmbench.report.terminal import print_tables
-from mmbench.runner import Event
-from mmbench.session import default_name
+from mmbench.runner import Event, Summary
+from mmbench.session import continuation, default_name
 from mmbench.standing import Standing
 from mmbench.store import RunStore
 
@@ -122,3 +126,63 @@ def test_a_pipe_gets_one_line_for_each_finished_cell() -> None:
     assert out.file.getvalue() == (  # type: ignore[attr-defined]
         "1/1  digits  image:cnn  concat  seed 0: accuracy 0.750 on test\n"
     )
+
+
+def summary(signum: int | None = None, cause: str = "", **counts: int) -> Summary:
+    return Summary(counts=counts, num_launched=1, cause=cause, signum=signum)  # type: ignore[arg-type]
+
+
+def test_a_run_that_was_stopped_names_the_command_that_continues_it_as_a_shell_takes_it() -> None:
+    argv = ["run", "-d", "xor", "-e", "a=mlp[width=3]"]
+
+    stopped = list(continuation(summary(signal.SIGINT, "signal", ok=3, interrupted=1), argv))
+    out_of_time = list(continuation(summary(None, "budget", ok=1), argv))
+    ended = list(continuation(summary(ok=3), argv))
+
+    assert stopped == ["stopped with 3 cells done; to continue: mmbench run -d xor -e 'a=mlp[width=3]'"]
+    assert out_of_time == ["stopped with 1 cell done; to continue: mmbench run -d xor -e 'a=mlp[width=3]'"]
+    assert ended == []
+
+
+def test_failures_of_an_earlier_command_are_named_with_the_option_that_tries_them_again() -> None:
+    again = list(continuation(summary(ok=3, failed=2, timeout=1), ["run", "xor"]))
+    new = list(continuation(summary(ok=3, failed=2), ["run", "xor"], num_new=2))
+
+    assert again == [
+        "cells of earlier commands stay without a result (2 failed, 1 timeout); to try them again: "
+        "mmbench run xor --retry failed --retry timeout"
+    ]
+    assert new == []
+
+
+PLUGIN = """
+import torch
+
+def forward(size):
+    return helper(size)
+
+def helper(size):
+    return torch.zeros(2, 3) @ torch.zeros(size, 3)
+"""
+
+
+def test_a_failure_names_the_last_line_of_the_plugin_and_not_of_a_library(tmp_path: Path) -> None:
+    file = tmp_path / "bad.py"
+    file.write_text(PLUGIN)
+    namespace: dict[str, Any] = {"__name__": "bad"}
+    exec(compile(PLUGIN, str(file), "exec"), namespace)
+    with pytest.raises(RuntimeError) as raised:
+        namespace["forward"](5)
+    with pytest.raises(ValueError, match="no plugin") as own:
+        exec("raise ValueError('no plugin')", {"__name__": "mmbench.model"})
+    own.value.__traceback__ = own.value.__traceback__.tb_next  # type: ignore[union-attr]
+
+    reasons = Reasons()
+    record = Record(
+        cell_id="0" * 16, status="failed", reason="RuntimeError: x", info={"raised_at": "bad.py:8 in helper"}
+    )
+
+    assert plugin_frame(raised.value) == "bad.py:8 in helper"
+    assert plugin_frame(own.value) == ""
+    assert reasons.add(record, "xor sum") == "failed: xor sum: RuntimeError: x (bad.py:8 in helper)"
+    assert [text for text, _ in reasons.summary(tmp_path)] == ["failed (1 cell): RuntimeError: x (bad.py:8 in helper)"]

@@ -26,6 +26,13 @@ from mmbench.record import Metric, Status
 OUTCOME_FILE = "outcome.json"
 LOG_FILE = "log.txt"
 TRACEBACK_FILE = "traceback.txt"
+#: Key of a record's info that says where in a plugin its cell failed.
+RAISED_AT = "raised_at"
+#: Code that a plugin calls: that an exception comes from there does not say which line of the plugin is wrong.
+_LIBRARIES = frozenset(
+    {"mmbench", "torch", "torchvision", "torchaudio", "numpy", "pandas", "scipy", "sklearn", "transformers", "timm",
+     "PIL", "einops", "safetensors", "tokenizers", "soundfile", "av", "pyarrow"}
+)  # fmt: skip
 #: How a cell's process ends that could not write its outcome.
 UNWRITTEN_EXIT = 74
 
@@ -82,12 +89,27 @@ def execute(
             on_error(error)
         status, reason = classify(error)
         fault: dict[str, Any] = {}
+        if status in ("failed", "diverged") and (place := plugin_frame(error)):
+            fault[RAISED_AT] = place
         if status == "failed" and is_machine_fault(error) and not fills_disk(folder):
-            status, fault = "interrupted", {MACHINE_FAULT: True}
+            status, fault = "interrupted", {**fault, MACHINE_FAULT: True}
         with suppress(BaseException):  # the folder may be gone, the error's own text may raise
             (folder / TRACEBACK_FILE).write_text("".join(traceback.format_exception(error)), errors="backslashreplace")
         return {"status": status, "reason": reason, "metrics": [], "info": fault}
     return {"status": "ok", "reason": "", "metrics": metrics, "info": info}
+
+
+def plugin_frame(error: BaseException) -> str:
+    """Return where in a plugin an exception was raised, as "bad.py:12 in forward"; "" where no plugin had part in it.
+
+    That is the innermost frame that is of neither mmbench, nor the standard library, nor a library that plugins call.
+    """
+    found = ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        module = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+        if module and module not in _LIBRARIES and module not in sys.stdlib_module_names:
+            found = one_line(f"{Path(frame.f_code.co_filename).name}:{line} in {frame.f_code.co_name}")
+    return found
 
 
 def classify(error: BaseException) -> tuple[Status, str]:
