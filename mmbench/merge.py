@@ -30,6 +30,7 @@ from mmbench.merge_sources import (
 )
 from mmbench.record import DONE, Record
 from mmbench.run_cards import read_cards, write_cards
+from mmbench.run_subgroups import Subgroups, read_subgroups, write_subgroups
 from mmbench.store import RECORD_FILE, RunStore, check_run_name
 
 #: Scores of one cell that differ by more than this did not come from equal computations.
@@ -115,6 +116,7 @@ def merge_runs(folders: Sequence[Path], into: Path, *, argv: Sequence[str] = (),
         cards = _cards(sources)
         if cards:
             write_cards(store.folder, cards)
+        write_subgroups(store.folder, _subgroups(sources))
         for at, source in enumerate(sources):
             _copy(source, store, {cell_id for cell_id, chosen in choice.items() if chosen == at})
     taken = Counter(sources[at].name for at in choice.values())
@@ -186,6 +188,16 @@ def _cards(sources: Sequence[Source]) -> dict[str, DataCard]:
             label = source.labels.get(card.name, card.name)
             found.setdefault(label, replace(card, name=label))
     return found
+
+
+def _subgroups(sources: Sequence[Source]) -> dict[str, Subgroups]:
+    """Return the subgroups of each dataset, every column of the first source that has it."""
+    found: dict[str, dict[str, Mapping[str, str]]] = {}
+    for source in sources:
+        for label, columns in read_subgroups(source.store.folder).items():
+            known = found.setdefault(source.labels.get(label, label), {})
+            known.update({column: values for column, values in columns.items() if column not in known})
+    return dict(found)
 
 
 def _decisions(sources: Sequence[Source]) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from mmbench.durable import write_atomically
+from mmbench.encoding import parse_json
 
 if TYPE_CHECKING:
     from mmbench.plan import Plan
@@ -17,13 +18,17 @@ SUBGROUPS_FILE = "subgroups.json"
 Subgroups: TypeAlias = Mapping[str, Mapping[str, str]]
 
 
-def write_subgroups(folder: Path, plan: Plan) -> bool:
-    """Write the subgroups that a plan names beside those of an earlier plan; return whether they changed.
+def subgroups_of(plan: Plan) -> dict[str, Subgroups]:
+    """Return the subgroups that a plan names, by the label of the dataset."""
+    return {part.label: part.subgroups for part in plan.datasets if part.subgroups}
+
+
+def write_subgroups(folder: Path, named: Mapping[str, Subgroups]) -> bool:
+    """Write subgroups beside those of other datasets that a run has; return whether anything changed.
 
     Raises:
         OSError: they cannot be written.
     """
-    named = {part.label: part.subgroups for part in plan.datasets if part.subgroups}
     known = read_subgroups(folder)
     if not named or {**known, **named} == known:
         return False
@@ -34,7 +39,7 @@ def write_subgroups(folder: Path, plan: Plan) -> bool:
 def read_subgroups(folder: Path) -> dict[str, Subgroups]:
     """Return a run's subgroups by the label of the dataset; nothing where they are damaged or not there."""
     try:
-        data = json.loads((folder / SUBGROUPS_FILE).read_text(encoding="utf-8"))
+        data = parse_json((folder / SUBGROUPS_FILE).read_text(encoding="utf-8"))
         return {
             str(label): {
                 str(column): {str(sample): str(value) for sample, value in values.items()}

@@ -38,7 +38,7 @@ from mmbench.registry import Reference
 from mmbench.report.decisions import decision_lines
 from mmbench.report.text import counted, duration
 from mmbench.run_cards import plan_cards, write_cards
-from mmbench.run_subgroups import write_subgroups
+from mmbench.run_subgroups import subgroups_of, write_subgroups
 from mmbench.runner import Event, PlannedCell, Summary, is_final, run
 from mmbench.stage import Stage
 from mmbench.staged import run_stages
@@ -294,7 +294,7 @@ def _keep_cards(store: RunStore, plan: Plan) -> None:
 def _keep_subgroups(store: RunStore, plan: Plan) -> bool:
     """Write the subgroups of test samples that the plan names, for reports; return whether they changed."""
     try:
-        return write_subgroups(store.folder, plan)
+        return write_subgroups(store.folder, subgroups_of(plan))
     except OSError:
         return False
 

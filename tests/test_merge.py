@@ -22,6 +22,7 @@ from mmbench.report import build_report
 from mmbench.report.export import export_run
 from mmbench.report.markdown import render_markdown
 from mmbench.run_cards import read_cards, write_cards
+from mmbench.run_subgroups import read_subgroups, write_subgroups
 from mmbench.store import RunStore
 
 A, B, C, D = (letter * 16 for letter in "abcd")
@@ -371,6 +372,15 @@ def test_data_cards_go_along_under_the_names_that_datasets_get(tmp_path: Path) -
 
     found = {card.name: card.num_samples["train"] for card in read_cards(tmp_path / "both")}
     assert found == {"digits": 5, "digits (from right)": 6}
+
+
+def test_subgroups_go_along_and_of_one_column_the_first_sources(tmp_path: Path) -> None:
+    for name, cell, columns in (("left", A, {"sex": {"s0": "F"}}), ("right", B, {"sex": {"s0": "M"}, "site": {}})):
+        make(tmp_path / name, [row(cell)], [record(cell, 0.5)])
+        write_subgroups(tmp_path / name, {"digits": columns})
+    merge_runs([tmp_path / "left", tmp_path / "right"], tmp_path / "both")
+
+    assert read_subgroups(tmp_path / "both") == {"digits": {"sex": {"s0": "F"}, "site": {}}}
 
 
 def test_a_link_in_a_cell_is_not_followed(tmp_path: Path) -> None:

@@ -21,10 +21,12 @@ from mmbench.errors import MmbenchError
 from mmbench.journal import Journal
 from mmbench.record import Record
 from mmbench.report import build_report, write_report
+from mmbench.report.by_subgroup import with_subgroup_metrics
 from mmbench.report.export import export_jsonl
 from mmbench.report.index import write_index
 from mmbench.run_cards import read_cards
 from mmbench.run_list import summaries
+from mmbench.run_subgroups import read_subgroups
 from mmbench.store import RunStore
 
 SOURCE = Path(__file__).parents[1] / "results" / "ceilings-long"
@@ -217,6 +219,7 @@ def whole_run(folder: Path) -> None:
     (folder / "decisions.json").write_text(json.dumps([{"stage": 1, "kept": cells[:2]}]))
     card = {"name": "x", "num_samples": {"train": 3}, "modalities": [{"name": "a", "kind": "tabular"}], "tasks": []}
     (folder / "data_cards.json").write_text(json.dumps([card]))
+    (folder / "subgroups.json").write_text(json.dumps({"x": {"sex": {"s0": "F", "s1": "M"}}}))
     scores = {"label.test": np.linspace(0, 1, 50), "label.val": np.ones((50, 2), np.float32)}
     for cell in cells:
         place = folder / "cells" / cell
@@ -245,6 +248,8 @@ def readers(results: Path, folder: Path) -> list[Callable[[], object]]:
     return [
         lambda: list(summaries(results)),
         lambda: read_cards(folder),
+        lambda: read_subgroups(folder),
+        lambda: with_subgroup_metrics(store.records(), store),
         store.decisions,
         store.writer,
         lambda: write_report(folder, build_report(folder)),

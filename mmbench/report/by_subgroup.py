@@ -24,6 +24,7 @@ from mmbench.run_subgroups import Subgroups, read_subgroups
 
 if TYPE_CHECKING:
     from mmbench.report.tables import Board, Report, Row
+    from mmbench.store import RunStore
 
 Floats: TypeAlias = NDArray[np.float64]
 Clusters: TypeAlias = "NDArray[np.int64] | None"
@@ -275,17 +276,16 @@ def worst_words(table: SubgroupTable) -> SubgroupScore | None:
 
 def with_subgroup_metrics(
     records: Mapping[str, Record],
-    planned: Iterable[Mapping[str, Any]],
-    datasets: Mapping[str, Any],
-    folder: Path,
+    store: RunStore,
 ) -> dict[str, Record]:
     """Return records with every metric of each subgroup, as conditions such as "subgroup:sex=F", for the export.
 
     Cells without kept predictions keep what they have; calibration error and median rank are not given by subgroup.
     """
-    known = read_subgroups(folder)
+    known = read_subgroups(store.folder)
     found = dict(records)
-    for row in planned if known else ():
+    datasets = store.datasets() if known else {}
+    for row in store.planned() if known else ():
         record = found.get(row["cell_id"])
         subgroups = known.get(row["dataset"])
         if record is None or not subgroups:
@@ -293,14 +293,14 @@ def with_subgroup_metrics(
         more = [
             metric
             for task in datasets.get(row["dataset"], {}).get("tasks", ())
-            for metric in _cell_metrics(row["cell_id"], task, subgroups, folder)
+            for metric in _cell_metrics(row["cell_id"], task, subgroups, store.folder)
         ]
         found[row["cell_id"]] = replace(record, metrics=(*record.metrics, *more))
     return found
 
 
 def _cell_metrics(cell_id: str, task: Mapping[str, Any], subgroups: Subgroups, folder: Path) -> Iterator[Metric]:
-    kept = load_predictions(folder / "cells" / cell_id, str(task["name"]))
+    kept = load_predictions(folder / "cells" / cell_id, str(task.get("name", "")))
     if kept is None or not kept.is_whole:
         return
     for column, values in subgroups.items():
@@ -308,7 +308,7 @@ def _cell_metrics(cell_id: str, task: Mapping[str, Any], subgroups: Subgroups, f
         for name in sorted(set(named.tolist()) - {""}):
             mask = named == name
             for spec in METRICS.get(task.get("kind", ""), ()):
-                found = _influences(str(task["kind"]), spec.name, int(task.get("num_outputs", 0)), [kept], mask)
+                found = _influences(str(task.get("kind", "")), spec.name, int(task.get("num_outputs", 0)), [kept], mask)
                 if found is not None and math.isfinite(found[0].value):
                     yield Metric(
                         phase="evaluate",
@@ -316,7 +316,7 @@ def _cell_metrics(cell_id: str, task: Mapping[str, Any], subgroups: Subgroups, f
                         value=found[0].value,
                         split="test",
                         condition=f"subgroup:{column}={name}",
-                        task=str(task["name"]),
+                        task=str(task.get("name", "")),
                         unit=spec.unit,
                         direction="min" if spec.name in LESS_IS_BETTER else "max",
                         n=int(mask.sum()),

@@ -266,7 +266,7 @@ def _records(store: RunStore) -> Mapping[str, Record]:
     """Return the records of a run with the metrics of its subgroups."""
     from mmbench.report.by_subgroup import with_subgroup_metrics
 
-    return with_subgroup_metrics(store.records(), store.planned(), store.datasets(), store.folder)
+    return with_subgroup_metrics(store.records(), store)
 
 
 def load_frame(folder: Path | str) -> pd.DataFrame:
