@@ -33,6 +33,7 @@ def _published(
     open_options: bool = False,
     accepts: str = "",
     version: str = "1",
+    subgroups: str = "",
 ) -> DatasetSpec:
     function = name.replace("-", "_")
     return DatasetSpec(
@@ -51,6 +52,7 @@ def _published(
         target=target,
         open_options=open_options,
         accepts=accepts,
+        subgroups=subgroups,
         # Their files are nobody's by default.
         in_all=False,
     )
