@@ -72,7 +72,7 @@ def compare_published(run: RunStore, published: RunStore, *, as_json: bool = Fal
     for joint in found.boards:
         _print_joint(joint, found)
     for words in found.problems:
-        out.print(Text(f"not compared: {clean(words, 300)}", style="yellow"))
+        out.print(Text(f"not compared: {clean(words, 300)}", style="magenta"))
 
 
 def _print_joint(joint: JointBoard, found: PublishedComparison) -> None:
@@ -113,7 +113,7 @@ def _print_joint(joint: JointBoard, found: PublishedComparison) -> None:
             "" if against is None else signed(against.difference),
             "" if against is None else f"{signed(against.low)} to {signed(against.high)}",
             "" if against is None else p_value(against.p_value),
-            style="green" if against is not None and against.p_value < ALPHA and against.difference > 0 else "",
+            style="bold" if against is not None and against.p_value < ALPHA and against.difference > 0 else "",
         )
     view.print(out)
     if len(ranked) > len(shown):
@@ -125,7 +125,7 @@ def _print(made: Comparison, named: set[str], lines: Sequence[str]) -> None:
     out = console()
     out.print(f"{made.first} -> {made.second}")
     for words in made.differing[:MAX_LISTED]:
-        out.print(Text(f"differs: {clean(words, 300)}", style="yellow"))
+        out.print(Text(f"differs: {clean(words, 300)}", style="magenta"))
     if len(made.differing) > MAX_LISTED:
         out.print(Text(f"… {len(made.differing) - MAX_LISTED} more differences; --json has all", style="dim"))
     shown = [row for row in made.rows if _is_shown(row) or row.metric in named]
@@ -166,7 +166,7 @@ def _is_shown(row: Difference) -> bool:
 def _style(row: Difference) -> str:
     if not row.significant or not row.direction:
         return "dim"
-    return "green" if (row.change > 0) == (row.direction == "max") else "red"
+    return "bold" if (row.change > 0) == (row.direction == "max") else "red"
 
 
 def _read(row: Difference, value: float) -> str:

@@ -75,7 +75,7 @@ def print_findings(findings: Sequence[Finding]) -> None:
     """Print every finding with what to do, errors first."""
     out = console()
     for finding in sorted(findings, key=lambda item: item.severity):
-        style = "red" if finding.severity == "error" else "yellow"
+        style = "red" if finding.severity == "error" else "magenta"
         out.print(Text(f"{finding.severity}: {finding.subject}: {finding.problem}", style))
         if finding.mend:
             out.print(Text(f"  {finding.mend}"))

@@ -81,9 +81,9 @@ def print_ensembles(item: Ensembles, out: Console) -> None:
             )
         )
     for reason in item.left_out[:MAX_LISTED]:
-        out.print(Text(clean(f"left out: {reason}", 300), style="yellow"))
+        out.print(Text(clean(f"left out: {reason}", 300), style="magenta"))
     if len(item.left_out) > MAX_LISTED:
-        out.print(Text(f"left out: {len(item.left_out) - MAX_LISTED} more reasons; --json has all", style="yellow"))
+        out.print(Text(f"left out: {len(item.left_out) - MAX_LISTED} more reasons; --json has all", style="magenta"))
 
 
 def _name(combo: SeedEnsemble | Member) -> str:

@@ -62,7 +62,7 @@ def profile_plan(plan: Plan, options: ProfileOptions, *, argv: Sequence[str], as
             due = (item.cell for item in missing(cells, store, frozenset(config.retry)))
             checked = preflight(plan, due, store, executor, out)
         except KeyboardInterrupt:
-            out.print(Text("interrupted before the first profile", style="yellow"))
+            out.print(Text("interrupted before the first profile", style="magenta"))
             return 128 + signal.SIGINT
         if checked is not plan:
             plan, cells = checked, list(profile_cells(checked, options))
@@ -75,7 +75,7 @@ def profile_plan(plan: Plan, options: ProfileOptions, *, argv: Sequence[str], as
         began = time.monotonic()
 
         def on_wait(holder: str) -> None:
-            out.print(Text(f"waiting: {holder}", style="yellow"))
+            out.print(Text(f"waiting: {holder}", style="magenta"))
 
         with (
             Heartbeat(store, standing, measured=False) as heart,  # what is measured is not to be disturbed
@@ -97,7 +97,7 @@ def profile_plan(plan: Plan, options: ProfileOptions, *, argv: Sequence[str], as
         _keep_peaks(store)
         show_costs(store, as_json=as_json)
         for line in foreign_lines(store):
-            out.print(Text(line, style="yellow"))
+            out.print(Text(line, style="magenta"))
         out.print(f"{counted(summary.num_launched, 'profile')} in {duration(time.monotonic() - began)}")
     return summary.exit_code or int(bool(plan.broken or plan.unavailable_by_name()))
 

@@ -73,9 +73,9 @@ class Progress:
         if self._trackers is not None:
             self._trackers.on_event(event)
             for warning in self._trackers.warnings():
-                self._say(Text(warning, style="yellow"))
+                self._say(Text(warning, style="magenta"))
         if event.kind == "stopped":
-            self._say(Text(event.reason, style="yellow"))
+            self._say(Text(event.reason, style="magenta"))
         if event.cell is None:
             return
         row = event.cell.row()
@@ -177,8 +177,8 @@ def devices(utilisation: Utilisation) -> Iterator[str]:
 
 def _running_table(cells: list[RunningCell]) -> Table:
     made = Table.grid(padding=(0, 2))
-    made.add_column(justify="right", style="cyan", no_wrap=True)
-    made.add_column(style="cyan", no_wrap=True)
+    made.add_column(justify="right", style="bold", no_wrap=True)
+    made.add_column(style="bold", no_wrap=True)
     made.add_column(overflow="fold")
     now = time.monotonic()
     for cell in cells[:MAX_ROWS]:

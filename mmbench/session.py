@@ -78,7 +78,7 @@ def run_plan(plan: Plan, *, argv: Sequence[str], as_json: bool = False) -> int:
         try:
             checked = preflight(plan, first, store, executor, out)
         except KeyboardInterrupt:
-            out.print(Text("interrupted before the first cell", style="yellow"))
+            out.print(Text("interrupted before the first cell", style="magenta"))
             return 128 + signal.SIGINT
         if checked is not plan:
             plan, planner = checked, planner_of(checked)
@@ -140,7 +140,7 @@ def run_plan(plan: Plan, *, argv: Sequence[str], as_json: bool = False) -> int:
                 out.print("nothing left to do")
                 out.print(f"report: {store.folder / 'report'}")
             for line in foreign_lines(store):
-                out.print(Text(line, style="yellow"))
+                out.print(Text(line, style="magenta"))
             for text, advice in reasons.summary(store.folder):
                 out.print(Text(text, style="red"))
                 if advice:
@@ -149,7 +149,7 @@ def run_plan(plan: Plan, *, argv: Sequence[str], as_json: bool = False) -> int:
                 out.print(Text(text), soft_wrap=True)
             trackers.end(summary)
             for warning in trackers.warnings():
-                out.print(Text(warning, style="yellow"))
+                out.print(Text(warning, style="magenta"))
     if as_json:
         sys.stdout.write(json.dumps({"run": str(store.folder), "counts": dict(summary.counts)}, indent=2) + "\n")
     return summary.exit_code or int(not reported or bool(plan.broken or lacks_named))
@@ -223,7 +223,7 @@ def preflight(plan: Plan, cells: Iterable[Cell], store: RunStore, executor: Exec
         about["environment"]["libraries"] = dict(report.libraries)
         store.write_run(about)
     if report.skipped:
-        out.print(Text(f"warning: not every component was checked before the first cell: {report.skipped}", "yellow"))
+        out.print(Text(f"warning: not every component was checked before the first cell: {report.skipped}", "magenta"))
     broken = {**report.reasons, **({DEVICE: report.device} if report.device else {})}
     if not broken:
         return plan
@@ -232,7 +232,7 @@ def preflight(plan: Plan, cells: Iterable[Cell], store: RunStore, executor: Exec
 
     def say(text: str, reason: str) -> None:
         count = sum(number for joined, number in lost.items() if reason in joined)
-        out.print(Text(f"unavailable ({counted(count, 'cell')}): {text}", style="yellow"))
+        out.print(Text(f"unavailable ({counted(count, 'cell')}): {text}", style="magenta"))
 
     for item in report.broken:
         say(f"{item.subject} {item.problem}", item.reason)
@@ -306,7 +306,7 @@ def _report_or_warn(store: RunStore, out: Console) -> bool:
     except (MmbenchError, OSError) as error:
         why = str(error) if isinstance(error, MmbenchError) else f"{error.strerror or error}"
         said = f"the report is not written: {why}; `mmbench report {store.name}` writes it another time"
-        out.print(Text(said, style="yellow"))
+        out.print(Text(said, style="magenta"))
         return False
     return True
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
 from rich.segment import Segment
+from rich.table import Table
 from rich.text import Text
 
 from mmbench.encoding import json_text, printable
@@ -127,18 +128,22 @@ def entry_json(entry: Entry) -> dict[str, Any]:
 
 
 def print_entries(entries: Iterable[Entry]) -> None:
-    """Print everything a descriptor says."""
+    """Print what people want to know of components; --json has every field of their descriptors."""
+    from mmbench.component_card import card_of
+
     out = console()
     for entry in entries:
         out.print(Text(f"{role_of(entry.spec)} {entry.ref}", style="bold"))
-        for key, value in entry_json(entry).items():
-            if key in ("ref", "role", "name", "dist", "dist_version") or value in ("", None, [], {}):
-                continue
-            shown = ", ".join(map(str, value)) if isinstance(value, list) and _flat(value) else value
-            if key == "defaults":
-                shown = ", ".join(f"{option}={default}" for option, default in value.items())
-            out.print(Text(f"  {'options' if key == 'defaults' else key:<16}{shown}"))
-        out.print(Text(f"  {'from':<16}{entry.dist} {entry.dist_version}"))
+        if entry.spec.summary:
+            out.print(Text(entry.spec.summary))
+        made = Table.grid(padding=(0, 2, 0, 0))
+        made.add_column(no_wrap=True)
+        made.add_column(overflow="fold")
+        above = ""
+        for heading, text in card_of(entry):
+            made.add_row("  " + (heading if heading != above else ""), Text(text))
+            above = heading
+        out.print(made)
         out.print()
 
 
@@ -160,14 +165,14 @@ def print_plugins(registry: Registry) -> None:
     )
     for plugin in registry.plugins:
         offers = ", ".join(counted(count, role) for role, count in plugin.counts.items() if count)
-        style = "green" if plugin.status == "loaded" else "red"
+        style = "" if plugin.status == "loaded" else "red"
         made.add_row(
             plugin.name, f"{plugin.dist} {plugin.dist_version}", Text(plugin.status, style), offers or plugin.reason
         )
     made.print(out)
     for plugin in registry.plugins:
         for warning in plugin.warnings:
-            out.print(Text(f"warning: {plugin.name}: {warning}", style="yellow"))
+            out.print(Text(f"warning: {plugin.name}: {warning}", style="magenta"))
         if plugin.traceback:
             out.print(Text(f"\n{plugin.name}\n{plugin.traceback}", style="dim"))
 
@@ -208,7 +213,7 @@ def print_cards(out: Console, cards: Iterable[DataCard]) -> None:
 
 
 def _style_of_note(line: str) -> str:
-    return "yellow" if line.startswith("warning:") else ""
+    return "magenta" if line.startswith("warning:") else ""
 
 
 def plan_headline(plan: Plan, planner: Planner | None = None) -> str:
@@ -343,7 +348,7 @@ def print_merged(made: Merged) -> None:
     for note in made.notes:
         out.print(Text(note))
     for warning in made.warnings[:MAX_WARNINGS]:
-        out.print(Text(f"careful: {warning}", style="yellow"))
+        out.print(Text(f"careful: {warning}", style="magenta"))
     if len(made.warnings) > MAX_WARNINGS:
         out.print(Text(f"{len(made.warnings) - MAX_WARNINGS} more warnings in --json", style="dim"))
     out.print(Text(f"{made.folder}: `mmbench report` shows it, `mmbench run --run {made.folder.name}` continues it"))
@@ -398,10 +403,6 @@ def _takes_and_gives(spec: Any) -> tuple[str, str]:
 def _target_hint(spec: Any) -> str:
     target = getattr(spec, "target", "none")
     return {"none": "", "optional": "[:TARGET]", "required": ":TARGET"}[target]
-
-
-def _flat(values: list[Any]) -> bool:
-    return all(isinstance(value, str | int | float) for value in values)
 
 
 def cache_json(folder: Path, done: Trimmed, *, dry_run: bool) -> dict[str, Any]:

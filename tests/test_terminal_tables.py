@@ -13,6 +13,7 @@ import pytest
 from comparison_cases import make_run
 from rich.cells import cell_len
 
+from mmbench.component_card import card_of
 from mmbench.ensemble_session import print_ensembles
 from mmbench.registry import load_registry
 from mmbench.report import ensemble
@@ -224,3 +225,62 @@ def test_no_color_leaves_no_color(home, monkeypatch, capsys):
         main()
 
     assert not re.search(r"\x1b\[[0-9;]*3[0-7]m", capsys.readouterr().out)
+
+
+def test_colors_are_those_that_light_and_dark_terminals_show(home, monkeypatch, capsys):
+    """Yellow, cyan and green vanish on white, blue on black: text is in the terminal's own color, red or magenta."""
+    from mmbench.cli import main
+
+    monkeypatch.chdir(home)
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    codes = set()
+    for command in (["report", "first"], ["compare", "first", "second"], ["plugins"], ["show", "digits"], ["status"]):
+        monkeypatch.setattr(sys, "argv", ["mmbench", *command])
+        with pytest.raises(SystemExit):
+            main()
+        codes |= set(re.findall(r"\x1b\[([0-9;]*)m", capsys.readouterr().out))
+
+    assert "35" in codes
+    assert codes <= {"0", "1", "2", "31", "35", "1;31", "1;35"}
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_component_is_described_by_words_for_each_option_and_an_example(width, home, monkeypatch, capsys):
+    lines = command_lines(["show", "tensor"], width, home, monkeypatch, capsys)
+
+    text = " ".join(" ".join(lines).split())
+    assert [line for line in lines if cell_len(line) > width] == []
+    for option, words in (
+        ("max_tensor_dim=2048", "Most entries of the tensor"),
+        ("fused_dim=128", "Width of the result"),
+    ):
+        assert squeezed(option + words) in squeezed(text)
+    assert "'tensor[modality_dim=16]'" in text
+    assert "a vector of each of 2 to 6 modalities" in text
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_dataset_is_described_by_its_modalities_tasks_and_the_sizes_of_its_splits(width, home, monkeypatch, capsys):
+    lines = command_lines(["show", "xor"], width, home, monkeypatch, capsys)
+
+    text = " ".join(" ".join(lines).split())
+    assert [line for line in lines if cell_len(line) > width] == []
+    assert "a (tabular), b (tabular)" in text
+    assert "multiclass, 2 classes" in text
+    assert re.search(r"samples: train [\d,]+, val [\d,]+, test [\d,]+", text)
+    assert "{'" not in text
+
+
+def test_options_of_most_components_have_words():
+    entries = [entry for role in ROLES for entry in load_registry().entries(role)]
+    described = [
+        bool(re.search(r"\S  +\S", text))
+        for entry in entries
+        for heading, text in card_of(entry)
+        if heading == "options" and ": how pretrained" not in text
+    ]
+
+    assert len(described) > 250
+    assert sum(described) / len(described) > 0.9

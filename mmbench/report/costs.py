@@ -125,12 +125,12 @@ def print_costs(costs: Sequence[Cost], out: Console) -> None:
     for cost in costs:
         names = [*([cost.dataset] if many else []), cost.encoders.replace("+", " + "), cost.fusion]
         names += [cost.variant] if varied else []
-        style = "" if cost.status == "ok" else "yellow"
+        style = "" if cost.status == "ok" else "magenta"
         cells = [clean(name, 160) for name in names]
         made.add_row(*cells, *(show(cost.value(name)) for _, name, show in SHOWN), style=style)
     made.print(out)
     for line in remarks(costs):
-        out.print(Text(line, style="yellow"))
+        out.print(Text(line, style="magenta"))
 
 
 def remarks(costs: Sequence[Cost]) -> list[str]:

@@ -13,12 +13,12 @@ PENDING = "pending"
 #: Status of a planned cell whose combo a race stopped: it is not to be run.
 STOPPED = "stopped"
 _COLOURS = {
-    "ok": "green",
-    "cached": "green",
-    "run": "green",
-    "unavailable": "yellow",
-    "interrupted": "yellow",
-    PENDING: "cyan",
+    "ok": "",
+    "cached": "",
+    "run": "",
+    "unavailable": "magenta",
+    "interrupted": "magenta",
+    PENDING: "",
     "incompatible": "dim",
     STOPPED: "dim",
 }

@@ -53,7 +53,7 @@ def print_tables(report: Report, out: Console, file: Path | None = None) -> None
         if board.modalities is not None and (line := modality_line(board, board.modalities)):
             out.print(Text(line))
         for caution in cautions(board):
-            out.print(Text(f"careful: {caution}", style="yellow"))
+            out.print(Text(f"careful: {caution}", style="magenta"))
     if len(report.boards) <= MANY_BOARDS and (words := choice_words(report.decisions)):
         out.print()
         out.print(Text(words))
@@ -128,7 +128,7 @@ def _table(board: Board, rows: list[Row]) -> TerminalTable:
             *([tuned_words(row.tuned)] if swept else []),
         ]
         unranked = row.rank is None and not board.smoke
-        style = "bold" if row is board.chosen else "dim" if unranked else "cyan" if row.unimodal else ""
+        style = "bold" if row is board.chosen else "dim" if unranked else ""
         made.add_row(*cells, style=style)
     if board.floor is not None:
         before = [""] * (2 if grouped else 1)

@@ -17,7 +17,7 @@ from mmbench.testing.checks import STATUSES, CheckResult, Level
 from mmbench.testing.suite import Suite
 
 EXIT_FAILED = 4
-_STYLE = {"pass": "green", "fail": "bold red", "warn": "yellow", "skip": "dim"}
+_STYLE = {"pass": "", "fail": "bold red", "warn": "magenta", "skip": "dim"}
 _MARK = {"pass": "ok  ", "fail": "FAIL", "warn": "warn", "skip": "skip"}
 
 
@@ -89,9 +89,7 @@ def print_result(console: Console, result: CheckResult) -> None:
 def _print_summary(console: Console, results: Sequence[CheckResult]) -> None:
     if results:
         failed = any(result.status == "fail" for result in results)
-        console.print(
-            Text.assemble((results[0].subject, "bold red" if failed else "bold green"), f": {_counts(results)}")
-        )
+        console.print(Text.assemble((results[0].subject, "bold red" if failed else "bold"), f": {_counts(results)}"))
 
 
 def _total(results: Sequence[CheckResult], time_s: float) -> Text:
@@ -99,7 +97,7 @@ def _total(results: Sequence[CheckResult], time_s: float) -> Text:
     words = f"{failed} checks failed" if failed > 1 else "1 check failed" if failed else "conforms"
     if not results:
         words = "nothing to check"
-    return Text.assemble((words, "bold red" if failed else "bold green"), f": {_counts(results)} in {time_s:.1f} s")
+    return Text.assemble((words, "bold red" if failed else "bold"), f": {_counts(results)} in {time_s:.1f} s")
 
 
 def _counts(results: Sequence[CheckResult]) -> str:
