@@ -6,6 +6,7 @@ import io
 import json
 import subprocess
 import sys
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -123,6 +124,18 @@ def test_val_is_carved_from_train_where_there_is_none(tmp_path, names, sizes, te
     assert {split: len(splits[split]) for split in SPLITS} == sizes
     assert all(sample.sample_id.startswith("train-") for sample in splits["val"])
     assert all(sample.sample_id.startswith(test_ids) for sample in splits["test"])
+
+
+def test_val_that_is_carved_from_train_holds_labels_and_quantiles_in_proportion(tmp_path):
+    made = rows(0, 120, label=[int(row % 4 == 0) for row in range(120)])
+    target = saved(tmp_path / "set", train=made, test=rows(200, 8))
+
+    by_label = opened(tmp_path, target)["val"]
+    by_age = opened(tmp_path, target, label="age:regression")["val"]
+
+    assert Counter(sample.targets["label"] for sample in by_label) == {0: 14, 1: 4}  # 15 % of 90, rounded up, and of 30
+    thirds = Counter(int(sample.targets["age"] // 40) for sample in by_age)  # by six quantiles of 20 rows, 3 of each
+    assert all(5 <= thirds[third] <= 7 for third in range(3))
 
 
 def test_a_dataset_of_one_split_without_a_dict_is_divided(tmp_path):
