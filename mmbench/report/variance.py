@@ -26,8 +26,8 @@ MIN_POOLED = 3
 #: A row whose variance over seeds has a smaller p-value than this, given the others', keeps its own.
 OUTLIER_LEVEL = 1e-6
 #: Rows are never taken to be more alike than this: so few of them cannot show that they are. In simulations of 20
-#: equal rows, a fourth of which vary six times as much over seeds as the others, 2 to 5 of 100 boards have a false
-#: difference; with 10 instead of 6 it is 5 to 10, with 40 it is 10 to 14.
+#: equal rows, a fourth of which vary six times as much over seeds as the others, 1 to 6 of 100 boards have a false
+#: difference; with 10 instead of 6 it is 3 to 10, with 40 it is 10 to 14.
 MAX_PRIOR_DEGREES = 6.0
 
 
