@@ -183,6 +183,18 @@ def test_drop_bad_leaves_faulty_rows_out_and_says_so(tmp_path):
     assert manifest.settings["dropped_rows"] == 2
 
 
+def test_drop_bad_never_leaves_a_whole_split_or_a_class_out_in_silence(tmp_path):
+    parts = ["train"] * 40 + ["val"] * 10 + ["test"] * 10
+    cells = [("x" if part == "test" else row, "abc"[row % 3], part) for row, part in enumerate(parts)]
+    assert "drop=bad leaves no row of test, as all of them have faults, such as: data.csv line 52" in refuse(
+        rows_of(tmp_path, ["v", "label", "split"], cells), v="v", drop="bad"
+    )
+
+    cells = [("x" if row % 3 == 2 else row, "abc"[row % 3]) for row in range(60)]
+    notes = understood(rows_of(tmp_path, ["v", "label"], cells, "b.csv"), v="v", drop="bad").notes
+    assert "warning: drop=bad leaves no row with 'c' in 'label'" in notes
+
+
 def test_drop_takes_one_word(tmp_path):
     from mmbench.errors import UsageError
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+from decimal import Decimal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -60,6 +62,35 @@ def test_a_data_frame_of_pandas_keeps_gaps_dates_and_numbers():
     assert values(target, "when", **options)[4] is None
     assert values(target, "day", **options)[0].tolist()[0] == 24
     assert values(target, "grade", **options)[0].tolist() == [0, 1]
+
+
+def test_cells_of_other_types_are_numbers_and_labels():
+    data = rows(
+        count=30,
+        length=lambda row: datetime.timedelta(minutes=row),
+        price=lambda row: Decimal("1.5") * row,
+        tags=lambda row: {"y", "x"} if row % 2 else {"x"},
+    )
+    target, options = given(data, v="length+price", label="tags")
+
+    assert values(target, "v", **options)[3].tolist() == [180, 4.5]
+    assert understood(target, **options).targets[0].task.class_names == ("x", "y")
+
+
+def test_other_tables_are_rows():
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    found = [given(data)[0] for data in (rows(), iter(rows()), pyarrow.Table.from_pylist(rows()))]
+
+    assert len(set(found)) == 1
+    assert Path(found[0]).name.startswith("mine-")
+
+
+def test_a_data_frame_with_two_columns_of_one_name_is_refused():
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    frame = pandas.DataFrame([[1, 2]], columns=["v", "v"])
+
+    with pytest.raises(DataError, match="names the column 'v' more than once"):
+        reference_of_rows(frame, name="x")
 
 
 def test_paths_start_from_the_given_folder(tmp_path):

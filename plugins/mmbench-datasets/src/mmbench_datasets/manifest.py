@@ -35,7 +35,7 @@ from mmbench_datasets.presence import check_presence, present_rows
 from mmbench_datasets.read_table import read_table
 from mmbench_datasets.row_splits import SplitColumns, split_columns, split_rows
 from mmbench_datasets.source_checks import check_files, check_items, find_paths
-from mmbench_datasets.splits import check_labels_of_splits
+from mmbench_datasets.splits import check_labels_of_splits, split_of_word
 from mmbench_datasets.table import Table
 from mmbench_datasets.video import MAX_FRAMES
 
@@ -225,8 +225,32 @@ def understand(
     if not dropped:
         return manifest
     left_out = num_rows - len(whole)
-    note = f"warning: {left_out} of {num_rows} rows are left out by drop=bad, such as: {dropped[0]}"
-    return replace(manifest, notes=(note, *manifest.notes), settings={**manifest.settings, "dropped_rows": left_out})
+    _check_splits_left(table, whole, known, dropped[0])
+    notes = [f"warning: {left_out} of {num_rows} rows are left out by drop=bad, such as: {dropped[0]}"]
+    for item in manifest.targets:
+        cells = {cell.strip() for cell in table.columns[item.column]} - {""}
+        lost = cells - {cell.strip() for cell in whole.columns[item.column]}
+        if lost and item.task.kind == "multiclass":
+            notes.append(
+                f"warning: drop=bad leaves no row with {', '.join(map(repr, sorted(lost)[:5]))} in {item.column!r}"
+            )
+    return replace(manifest, notes=(*notes, *manifest.notes), settings={**manifest.settings, "dropped_rows": left_out})
+
+
+def _check_splits_left(table: Table, whole: Table, known: Mapping[str, str], fault: str) -> None:
+    """Check that rows are left of every split that the table names.
+
+    Raises:
+        DataError: all rows of one were left out.
+    """
+    named = [
+        {split_of_word(cell) for cell in split_columns(rows, known, Faults()).cells} - {None} for rows in (table, whole)
+    ]
+    lost = sorted(str(split) for split in named[0] - named[1])
+    if lost:
+        raise DataError(
+            f"{table.path.name}: drop=bad leaves no row of {lost[0]}, as all of them have faults, such as: {fault}"
+        )
 
 
 def _understood(

@@ -6,8 +6,9 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import date, time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import date, time, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ def reference_of_rows(rows: Any, *, name: str, root: str | Path = ".", **options
     """Write rows into mmbench's folder of data and return the reference that selects them: what `-d` takes.
 
     Args:
-        rows: A pandas or polars DataFrame, or dicts of one row each. Cells are texts, numbers, dates, lists of numbers
-            or words, arrays, or None.
+        rows: A pandas or polars DataFrame, a pyarrow Table, a `datasets.Dataset` without media, or dicts of one row
+            each. Cells are texts, numbers, dates, durations, lists or sets of numbers or words, arrays, or None.
         name: What tables and runs are to call the data.
         root: The folder that paths in cells start from.
         options: As after the name of a manifest: ``image="photo"``, ``label="species"``.
@@ -34,7 +35,9 @@ def reference_of_rows(rows: Any, *, name: str, root: str | Path = ".", **options
     if not lines:
         raise DataError("there are no rows; give one for each sample")
     content = ("\n".join(lines) + "\n").encode("utf-8", "surrogatepass")
-    path = part_root(data_dir(), "mmbench-datasets/rows") / f"{hashlib.sha256(content).hexdigest()[:24]}.jsonl"
+    stem = "".join(letter if letter.isalnum() else "_" for letter in name)[:32] or "rows"
+    file_name = f"{stem}-{hashlib.sha256(content).hexdigest()[:24]}.jsonl"
+    path = part_root(data_dir(), "mmbench-datasets/rows") / file_name
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(f".{os.getpid()}")
@@ -48,10 +51,24 @@ def _dicts(rows: Any) -> Iterable[Mapping[str, Any]]:
     if hasattr(rows, "to_dicts"):  # polars
         return list(rows.to_dicts())
     if hasattr(rows, "to_dict") and hasattr(rows, "columns"):  # pandas
+        _check_columns([str(column) for column in rows.columns])
         return list(rows.to_dict(orient="records"))
+    if hasattr(rows, "to_pylist") and hasattr(rows, "column_names"):  # pyarrow
+        _check_columns(rows.column_names)
+        return list(rows.to_pylist())
+    if hasattr(rows, "to_list") and hasattr(rows, "column_names"):  # datasets
+        return list(rows.to_list())
+    if isinstance(rows, Iterator):
+        rows = list(rows)
     if isinstance(rows, Sequence) and all(isinstance(row, Mapping) for row in rows):
         return rows
     raise UsageError(f"rows must be a DataFrame or a list of dicts, got {type(rows).__name__}")
+
+
+def _check_columns(names: Sequence[str]) -> None:
+    twice = next((name for name in names if list(names).count(name) > 1), None)
+    if twice is not None:
+        raise DataError(f"the table names the column {twice!r} more than once; names are unique")
 
 
 def _plain(row: Mapping[str, Any], number: int) -> dict[str, Any]:
@@ -66,13 +83,19 @@ def _cell(value: Any, where: str) -> Any:
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else None if math.isnan(value) else str(value)
+    if type(value).__name__ in ("NAType", "NaTType"):
+        return None
     if isinstance(value, date | time):
         # Not a time: pandas' NaT is a date that does not equal itself.
         return value.isoformat() if value == value else None
     if isinstance(value, Path):
         return str(value)
+    if isinstance(value, timedelta):
+        return value.total_seconds() if value == value else None
+    if isinstance(value, Decimal):
+        return _cell(float(value), where)
+    if isinstance(value, set | frozenset):
+        value = sorted(value, key=str)
     if isinstance(value, list | tuple):
         return [_cell(item, where) for item in value]
-    if type(value).__name__ in ("NAType", "NaTType"):
-        return None
     raise DataError(f"{where} holds {type(value).__name__}; give texts, numbers, dates, lists, or paths of media")
