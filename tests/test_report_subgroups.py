@@ -184,9 +184,8 @@ def _any_differs(seeds: list[np.ndarray], subgroups: dict[str, dict[str, str]]) 
     ]
     named = np.array([subgroups["site"][sample] for sample in IDS])
     board: Any = type("Board", (), {"kind": "multiclass", "metric": "accuracy", "num_outputs": 2, "direction": "max"})
-    p_values = [
-        by_subgroup._gap(board, kept, named == name, named != name, None)[1] or 0.0 for name in sorted(set(named))
-    ]
+    found = by_subgroup._column(board, kept, "site", named, None)
+    p_values = [float(group.p_value or 0.0) for group in found]
     return bool((by_subgroup.holm(p_values) < 0.05).any())
 
 

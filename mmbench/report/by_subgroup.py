@@ -12,14 +12,15 @@ import numpy as np
 import scipy.special
 from numpy.typing import NDArray
 
-from mmbench.influence import Influence, influence_of
+from mmbench.influence import Influence, Shape, influence_of
 from mmbench.kept_predictions import Predictions, TopProbabilities, load_predictions
 from mmbench.metric_catalog import LESS_IS_BETTER, METRICS
 from mmbench.record import Metric, Record
 from mmbench.report.by_class import Estimate
-from mmbench.report.intervals import Interval, Undefined, mean_interval
+from mmbench.report.intervals import Interval, mean_interval
 from mmbench.report.predictions import clusters_of, order_of
 from mmbench.report.statistics import holm
+from mmbench.report.variance import RowSeeds, moderated, residual_variance
 from mmbench.run_subgroups import Subgroups, read_subgroups
 
 if TYPE_CHECKING:
@@ -110,27 +111,11 @@ def _table(board: Board, place: int, subgroups: Subgroups, folder: Path) -> Subg
     tests: list[tuple[int, ...]] = []  # positions; the two values of a column have one test in common
     for column, values in subgroups.items():
         named = np.array([values.get(sample, "") for sample in kept[0].ids], dtype=object)
-        known = named != ""
-        names = sorted(set(named[known].tolist()))
-        for name in names:
-            inside, rest = known & (named == name), known & (named != name)
-            score = _score(board, kept, inside, clusters)
-            gap, p_value = _gap(board, kept, inside, rest, clusters)
-            enough = min(int(inside.sum()), int(rest.sum())) >= MIN_SAMPLES
-            groups.append(
-                SubgroupScore(
-                    column=column,
-                    name=name,
-                    num_samples=int(inside.sum()),
-                    score=score,
-                    gap=gap,
-                    p_value=p_value if enough else None,
-                )
-            )
-        if len(names) == 2 and groups[-1].p_value is not None:
-            tests.append((len(groups) - 2, len(groups) - 1))
-        else:
-            tests += [(at,) for at in range(len(groups) - len(names), len(groups)) if groups[at].p_value is not None]
+        found = _column(board, kept, column, named, clusters)
+        first = len(groups)
+        groups += found
+        tested = [at for at, group in enumerate(groups) if at >= first and group.p_value is not None]
+        tests += [tuple(tested)] if len(found) == 2 and tested else [(at,) for at in tested]
     if not groups or all(group.score.value is None for group in groups):
         return None
     adjusted = holm([float(groups[places[0]].p_value or 0.0) for places in tests]) if tests else np.empty(0)
@@ -144,6 +129,28 @@ def _table(board: Board, place: int, subgroups: Subgroups, folder: Path) -> Subg
         worst=_worst(groups, board),
         over=over if clusters is None else over.replace("samples", "groups of samples"),
     )
+
+
+def _column(
+    board: Board, kept: Sequence[Predictions], column: str, named: NDArray[Any], clusters: Clusters
+) -> list[SubgroupScore]:
+    """Return the subgroups of one column, with p-values that are not adjusted yet."""
+    known = named != ""
+    names = sorted(set(named[known].tolist()))
+    parts = [(known & (named == name), known & (named != name)) for name in names]
+    scores = _with_seeds([_scored(board, kept, inside, clusters) for inside, _ in parts])
+    gaps = _with_seeds([_gap(board, kept, inside, rest, clusters) for inside, rest in parts])
+    return [
+        SubgroupScore(
+            column=column,
+            name=name,
+            num_samples=int(inside.sum()),
+            score=_estimate(score)[0],
+            gap=_estimate(gap)[0],
+            p_value=_estimate(gap)[1] if min(int(inside.sum()), int(rest.sum())) >= MIN_SAMPLES else None,
+        )
+        for name, (inside, rest), score, gap in zip(names, parts, scores, gaps)
+    ]
 
 
 def _worst(groups: Sequence[SubgroupScore], board: Board) -> int | None:
@@ -202,21 +209,35 @@ def _influences(
     return found
 
 
-def _score(board: Board, kept: Sequence[Predictions], mask: NDArray[np.bool_], clusters: Clusters) -> Estimate:
+@dataclass(frozen=True)
+class _Scores:
+    """What an interval is made of: `mean_interval` has its arguments.
+
+    Attributes:
+        each: (S, N).
+        shape, clusters, bias, least_variance, seeds: As there.
+    """
+
+    each: Floats
+    shape: Shape
+    clusters: Clusters
+    bias: float
+    least_variance: float
+    seeds: RowSeeds | None = None
+
+
+def _scored(board: Board, kept: Sequence[Predictions], mask: NDArray[np.bool_], clusters: Clusters) -> _Scores | None:
+    """Return the scores of a subgroup; None where the metric is not defined on it."""
     found = _influences(board.kind, board.metric, board.num_outputs, kept, mask)
     if found is None:
-        return Estimate(value=None)
-    value = float(np.mean([item.value for item in found]))
-    interval = mean_interval(
+        return None
+    return _Scores(
         np.stack([item.value + item.each for item in found]),
-        shape=found[0].shape,
-        clusters=None if clusters is None else clusters[mask],
-        bias=float(np.mean([item.bias for item in found])),
-        least_variance=float(np.mean([item.least_variance for item in found])),
+        found[0].shape,
+        None if clusters is None else clusters[mask],
+        float(np.mean([item.bias for item in found])),
+        float(np.mean([item.least_variance for item in found])),
     )
-    if isinstance(interval, Undefined):
-        return Estimate(value=value)
-    return Estimate(value=value, low=interval.low, high=interval.high)
 
 
 def _gap(
@@ -225,8 +246,8 @@ def _gap(
     inside: NDArray[np.bool_],
     rest: NDArray[np.bool_],
     clusters: Clusters,
-) -> tuple[Estimate, float | None]:
-    """Return how much better the rest is, with its interval over seeds and samples, and the p-value of no gap.
+) -> _Scores | None:
+    """Return by how much the rest is better, as scores whose mean is the gap.
 
     Both parts are independent samples: a sample's influence on the gap is that on its own part's score. Shares of 0
     and 1 show no variance of their own and are given that with one more right and one more wrong sample.
@@ -234,7 +255,7 @@ def _gap(
     own = _influences(board.kind, board.metric, board.num_outputs, kept, inside)
     others = _influences(board.kind, board.metric, board.num_outputs, kept, rest)
     if own is None or others is None:
-        return Estimate(value=None), None
+        return None
     sign = -1.0 if board.direction == "min" else 1.0
     num = int(inside.sum() + rest.sum())
     both = inside | rest
@@ -244,16 +265,58 @@ def _gap(
         each[inside] = -sign * one.each * num / inside.sum()
         each[rest] = sign * other.each * num / rest.sum()
         scores[seed] = sign * (other.value - one.value) + each[both]
+    least_variance = _least_variance(own, int(inside.sum())) + _least_variance(others, int(rest.sum()))
+    return _Scores(scores, "mean", None if clusters is None else clusters[both], 0.0, least_variance)
+
+
+def _with_seeds(found: Sequence[_Scores | None]) -> list[_Scores | None]:
+    """Return scores with their variance over seeds, pooled over the subgroups of a column.
+
+    Few seeds say little of one subgroup's own variance over seeds. Larger subgroups vary less: variances are pooled as
+    those of subgroups of one size. None is below what other test samples would change (`RowSeeds.residual`).
+    """
+    known = [item for item in found if item is not None and item.each.shape[1] > 1]
+    if not known or len(known[0].each) < 2:
+        return list(found)
+    sizes = np.array([1 / _sample_variance(item) for item in known])
+    scale = sizes / sizes.mean()
+    own = np.array([item.each.mean(axis=1).var(ddof=1) for item in known])
+    residual = np.array([float(residual_variance(item.each[None], item.clusters)[0]) for item in known])
+    pooled = moderated(own * scale, residual * scale, len(known[0].each) - 1)
+    seeds = {
+        id(item): RowSeeds(
+            max(float(pooled.variance[at] / scale[at]), float(residual[at])),
+            float(pooled.degrees[at]),
+            float(residual[at]),
+        )
+        for at, item in enumerate(known)
+    }
+    return [item if item is None else replace(item, seeds=seeds.get(id(item))) for item in found]
+
+
+def _sample_variance(item: _Scores) -> float:
+    """Return the variance of one seed's score from its samples, mean over seeds; above 0."""
+    spread = float(np.square(item.each - item.each.mean(axis=1, keepdims=True)).mean()) / item.each.shape[1]
+    return max(spread + item.least_variance, 1e-12)
+
+
+def _estimate(scores: _Scores | None) -> tuple[Estimate, float | None]:
+    """Return the mean over seeds and samples with its interval, and the p-value of its being 0."""
+    if scores is None:
+        return Estimate(value=None), None
     interval = mean_interval(
-        scores,
-        clusters=None if clusters is None else clusters[both],
-        least_variance=sum(_least_variance(items, int(mask.sum())) for items, mask in ((own, inside), (others, rest))),
+        scores.each,
+        shape=scores.shape,
+        clusters=scores.clusters,
+        seeds=scores.seeds,
+        bias=scores.bias,
+        least_variance=scores.least_variance,
     )
-    value = float(scores.mean())
+    value = float(scores.each.mean())
     if not isinstance(interval, Interval):
         return Estimate(value=value), None
     # The interval reaches a Student's quantile of standard errors to either side.
-    degrees = (num if clusters is None else len(np.unique(clusters[both]))) - 1
+    degrees = (scores.each.shape[1] if scores.clusters is None else len(np.unique(scores.clusters))) - 1
     error = (interval.high - interval.low) / 2 / float(scipy.special.stdtrit(degrees, 0.975))
     p_value = 2 * float(scipy.special.stdtr(degrees, -abs(value) / error)) if error > 0 else float(value == 0)
     return Estimate(value=value, low=interval.low, high=interval.high), p_value

@@ -17,7 +17,7 @@ MAX_NAME = 80
 MAX_REASON = 400
 
 #: Columns of Markdown tables that hold words.
-_WORDS = ("encoders", "fusion", "objective", "method", "disturbance")
+_WORDS = ("encoders", "fusion", "objective", "method", "disturbance", "class", "label", "subgroup")
 _MARKDOWN = re.compile(r"([\\`*_\[|~$])")
 
 

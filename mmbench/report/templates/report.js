@@ -728,7 +728,7 @@
     const parts = board.subgroups.map((table) => el("div", null,
       el("p", { class: "note" }, bdi(board.rows[table.row].name), ": ", bdi(table.words)),
       el("div", { class: "scroll" }, el("table", null, el("thead", null, head()), el("tbody", null, table.groups.map(([name, samples, score, gap, p], at) =>
-        el("tr", at === table.worst ? { class: "best" } : null, el("th", { scope: "row" }, bdi(name)), el("td", null, String(samples)), estimate(...score), estimate(...gap), el("td", null, p === null ? "–" : p))))))));
+        el("tr", null, el("th", { scope: "row" }, at === table.worst ? el("mark", null, bdi(name)) : bdi(name)), el("td", null, String(samples)), estimate(...score), estimate(...gap), el("td", null, p === null ? "–" : p))))))));
     return el("section", { class: "subgroups" }, el("h3", null, "Subgroups"),
       el("p", { class: "note" }, "On the test samples of each subgroup; the gap is by how much the column's other samples do better, with 95 % intervals; p is adjusted over the row's subgroups (Holm)."), parts);
   }
