@@ -2,9 +2,12 @@
 
 import json
 import shutil
+from pathlib import Path
 
+import numpy as np
 import pytest
 from comparison_cases import DATASETS, NUM_TEST, make_run
+from simulated import board_of
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
@@ -12,6 +15,7 @@ from mmbench.compare_session import compare_published
 from mmbench.errors import UsageError
 from mmbench.report import build_report, write_report
 from mmbench.report.comparison import compare_runs
+from mmbench.report.packed_scores import PackedScores, ScoreKey
 from mmbench.report.published import compare_with_published
 from mmbench.store import RunStore
 
@@ -150,3 +154,28 @@ def test_the_command_shows_both_runs_and_gives_json(tmp_path, capsys):
 
     assert "mine against theirs" in shown and "exact McNemar" in shown
     assert [row["run"] for row in data["boards"][0]["rows"]].count("mine") == 1
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 3, 5])
+def test_the_published_run_of_few_seeds_keeps_chance_from_certainty_and_intervals_in_range(seeds):
+    """`sum` of two modalities answers `xor` by chance; on `redundant` all rows are right in 0.9 at most."""
+    run = Path(__file__).parents[1] / "results" / "few-seeds"
+    plan = json.loads((run / "plan.json").read_text())["cells"]
+    packed = PackedScores(run / "report" / "scores.safetensors")
+    for dataset in ("xor", "redundant"):
+        rows: dict[tuple[str, str], list[np.ndarray]] = {}
+        for cell in sorted(plan, key=lambda cell: cell["seed"]):
+            scored = packed.get(ScoreKey(cell["cell_id"], "label", "accuracy"))
+            if cell["dataset"] == dataset and cell["seed"] < seeds and scored is not None and cell["fusion"]:
+                rows.setdefault((cell["encoders"], cell["fusion"]), []).append(scored.scores)
+        scores = np.array(list(rows.values()))
+        fusions = [fusion for _, fusion in rows]
+
+        board = board_of(scores, scores, 0)
+
+        assert all(0 <= row.score.ci_low <= row.score.mean <= row.score.ci_high <= 1 for row in board.rows)
+        if dataset == "xor":
+            groups = {fusions[int(row.encoders.partition("+")[0].removeprefix("image:e"))]: row for row in board.rows}
+            assert groups["sum"].score.mean < 0.55
+            assert {groups[name].group for name in ("concat", "max", "gated")} == {1}
+            assert groups["sum"].group == 2
