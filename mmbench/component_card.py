@@ -80,6 +80,7 @@ def card_of(entry: Entry) -> Iterator[tuple[str, str]]:
         yield "paper", spec.paper
     if spec.licence:
         yield "license", spec.licence
+    yield "code", spec.factory
     yield "version", f"{spec.version}, of {entry.dist} {entry.dist_version}"
 
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
 from rich.segment import Segment
-from rich.table import Table
 from rich.text import Text
 
 from mmbench.encoding import json_text, printable
@@ -20,7 +19,7 @@ from mmbench.report.outcomes import PENDING, status_of, style_of
 from mmbench.report.text import counted, duration
 from mmbench.spec import DatasetSpec, EncoderSpec, ExecutorSpec, FusionSpec, ObjectiveSpec, Role, TrackerSpec, role_of
 from mmbench.spec_values import to_json
-from mmbench.terminal_table import PIPE_WIDTH, Column, TerminalTable
+from mmbench.terminal_table import PIPE_WIDTH, Column, TerminalTable, wrap
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -136,14 +135,15 @@ def print_entries(entries: Iterable[Entry]) -> None:
         out.print(Text(f"{role_of(entry.spec)} {entry.ref}", style="bold"))
         if entry.spec.summary:
             out.print(Text(entry.spec.summary))
-        made = Table.grid(padding=(0, 2, 0, 0))
-        made.add_column(no_wrap=True)
-        made.add_column(overflow="fold")
+        facts = list(card_of(entry))
+        indent = max(len(heading) for heading, _ in facts) + 4
         above = ""
-        for heading, text in card_of(entry):
-            made.add_row("  " + (heading if heading != above else ""), Text(text))
+        for heading, text in facts:
+            shown = "" if heading == above else heading
             above = heading
-        out.print(made)
+            for line in wrap(text, out.width - indent if out.is_terminal else None):
+                out.print(Text(f"  {shown}".ljust(indent) + line), soft_wrap=True)
+                shown = ""
         out.print()
 
 
