@@ -11,7 +11,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import soundfile
-from mmbench_benchmarks.hf import describe_hf, open_hf
+from mmbench_benchmarks.hf import describe_hf, open_hf, read_hf_subgroups
 from mmbench_datasets.manifest import describe, open_manifest
 from PIL import Image
 
@@ -420,3 +420,12 @@ def test_multi_hot_lists_ragged_lists_and_empty_lists_are_told_apart(tmp_path):
         describe_hf(target, label="hot", s="ragged")
     assert describe_hf(target, label="hot", s="ragged:sequence").modalities[0].kind == "sequence"
     assert describe_hf(target, label="hot", s="steps").missing == ("s",)
+
+
+def test_columns_divide_test_samples_into_subgroups(tmp_path):
+    test = rows(12, 4, site=["A", "B", "A", "B"])
+    train, val = rows(0, 8, site=["A"] * 8), rows(8, 4, site=["B"] * 4)
+    target = saved(tmp_path / "set", train=train, validation=val, test=test)
+    ids = [sample.sample_id for sample in opened(tmp_path, target)["test"]]
+
+    assert read_hf_subgroups(target, ["site"]) == {"site": dict(zip(ids, "ABAB"))}

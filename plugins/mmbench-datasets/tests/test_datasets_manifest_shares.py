@@ -27,7 +27,7 @@ def plain(folder, rows=200):
     return table(folder, "id,label,text", [f"s{row},{'ab'[row % 2]},some text {row}" for row in range(rows)])
 
 
-def dated(folder, times, extra=""):
+def dated(folder, times):
     lines = [f"s{row},{'ab'[row % 2]},{time},text {row}" for row, time in enumerate(times)]
     return table(folder, "id,label,when,text", lines)
 
@@ -154,6 +154,17 @@ def test_a_group_in_the_past_and_in_the_future_is_refused(tmp_path):
     message = refuse(target, time="when", group="patient")
 
     assert "(column 'patient') is in train and in val; keep a group in one split" in message
+
+
+def test_a_column_that_is_called_group_is_warned_of_where_time_divides_its_groups(tmp_path):
+    lines = [f"s{row},{row},g{row % 4},{'ab'[row % 2]},text {row}" for row in range(40)]
+    target = table(tmp_path, "id,when,group,label,text", lines)
+
+    notes = describe(target, time="when").notes
+
+    assert any("warning: 4 groups of the column 'group' stand in several splits" in note for note in notes)
+    assert not any("that the split keeps whole" in note for note in notes)
+    assert not any("several splits" in note for note in describe(target, time="when", group="").notes)
 
 
 def test_a_class_that_comes_up_later_says_what_to_do(tmp_path):

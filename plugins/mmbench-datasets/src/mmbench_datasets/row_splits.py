@@ -97,7 +97,7 @@ def split_columns(table: Table, known: Mapping[str, str], faults: Faults) -> Spl
     group = known.get("group")
     if group is None:
         group = table.same_name("group")
-        if group and not cells:
+        if group and not cells and not time:
             notes.append(f'column {group!r} is taken for groups that the split keeps whole; [group=""] ignores it')
     elif group:
         table.column(group, "groups")
@@ -169,10 +169,16 @@ def _by_time(
     if faults:
         return {split: [] for split in SPLITS}, [*notes]
     rows = temporal_split(table, columns.time, times, columns.shares)
+    warnings = []
     if columns.group and columns.group_asked:
         check_groups(table, columns.group, rows)
+    elif columns.group and (divided := _num_divided(table.columns[columns.group], rows)):
+        warnings.append(
+            f"warning: {divided} groups of the column {columns.group!r} stand in several splits, as the split is by "
+            f'time; [group={columns.group}] refuses that, and [group=""] says that the column holds no groups'
+        )
     periods = "; ".join(f"{len(rows[split])} {split} ({period(cells, times, rows[split])})" for split in SPLITS)
-    return rows, [*notes, f"split: by time, column {columns.time!r}, {columns.shares.text}: {periods}"]
+    return rows, [*notes, *warnings, f"split: by time, column {columns.time!r}, {columns.shares.text}: {periods}"]
 
 
 def _group_notes(table: Table, used: Collection[str]) -> list[str]:
@@ -186,6 +192,15 @@ def _group_notes(table: Table, used: Collection[str]) -> list[str]:
         and _LIKE_GROUP.fullmatch(column.strip().casefold())
         and 1 < len(set(cells)) < len(cells)
     ]
+
+
+def _num_divided(groups: Sequence[str], rows: Mapping[Split, Sequence[int]]) -> int:
+    """Return how many groups stand in several splits."""
+    found: dict[str, set[Split]] = {}
+    for split in SPLITS:
+        for row in rows[split]:
+            found.setdefault(groups[row].strip(), set()).add(split)
+    return sum(1 for name, splits in found.items() if name and len(splits) > 1)
 
 
 def _sizes(rows: Mapping[Split, Sequence[int]]) -> str:
