@@ -106,3 +106,30 @@ except Exception as error:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
 
     assert done.stdout.startswith("DataError x.parquet unpacks to more than 4 GiB"), done
+
+
+_DAMAGE_FOOTER = """
+import io, pyarrow, pyarrow.parquet
+from mmbench.errors import DataError
+from mmbench_datasets.arrow_table import read_parquet
+
+stream = io.BytesIO()
+pyarrow.parquet.write_table(pyarrow.table({"label": ["a", None] * 20, "v": [1, None] * 20}), stream)
+content = stream.getvalue()
+begin = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+for place in range(begin, len(content) - 8):
+    if content[place] == 2:  # "optional", among other things
+        damaged = content[:place] + b"\\0" + content[place + 1 :]
+        try:
+            read_parquet("data.parquet", damaged)
+        except DataError:
+            pass
+print("alive")
+"""
+
+
+def test_damaged_metadata_of_columns_never_end_the_process() -> None:
+    """pyarrow ends the process where a column that stored its levels of definition is said to have none."""
+    done = subprocess.run([sys.executable, "-c", _DAMAGE_FOOTER], capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr[-500:]

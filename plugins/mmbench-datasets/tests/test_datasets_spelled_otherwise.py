@@ -51,6 +51,8 @@ def test_several_labels_of_a_row_are_told_apart(tmp_path, cells, names, first):
         (["\ufeffcat", "cat", "cat", "dog"], ("cat", "dog")),
         (["cat\u00a0", "cat", "dog"], ("cat", "dog")),
         (["\u22121", "-1", "1"], ("-1", "1")),
+        (["24 h", "48 h", "72 h"], ("24 h", "48 h", "72 h")),
+        (["red car", "blue car", "red bus"], ("blue car", "red bus", "red car")),
         (["Portland, OR", "Salem, MA", "Austin, TX"], ("Austin, TX", "Portland, OR", "Salem, MA")),
     ],
 )
@@ -74,6 +76,10 @@ def test_labels_that_mean_the_same_are_one_class(tmp_path, cells, names):
         (["['a', 'b']", "a", "['b']"], "line 3: the label (column 'label') is 'a', not a list"),
         (["x", "y", "['x', 'y']", "x"], "line 4: the label (column 'label') is the list \"['x', 'y']\""),
         (["0.5", "1e300", "2.5"], "line 3: the label (column 'label') must be a finite number, got '1e300'"),
+        (["1,000", "2,500", "3,750", *(f"{row + 4},{row + 100}" for row in range(57))], "may be read as 1 or 1000"),
+        (["a/b", "a", "b"], "line 2: the label (column 'label') is 'a/b', whose parts are labels of other rows"),
+        (["#a #b", "#a", "#b"], "write several labels as a;b"),
+        (["a\nb", "a", "b"], "[label=label:multiclass]"),
         ([f"word{row}" for row in range(60)], "60 of the 60 classes of 'label' are on one row only"),
     ],
 )
@@ -100,6 +106,7 @@ def test_commas_divide_labels_where_that_is_asked_for(tmp_path):
         (["ice-cream", "ice cream", "cake"], "'ice cream' and 'ice-cream' are different classes"),
         (["'cat'", "cat", "dog"], "are different classes that differ in case, width or blanks only"),
         (["Dog;cat", "dog", "cat"], "'Dog' and 'dog' are different classes"),
+        (["yes", "no", "1", "0"], "'0', '1', 'no', 'yes' are different classes; write yes and no alike"),
     ],
 )
 def test_what_is_guessed_of_labels_is_said(tmp_path, cells, note):
@@ -143,6 +150,12 @@ def test_whole_numbers_beyond_64_bit_floats_keep_their_differences(tmp_path):
     assert np.diff([float(value[0]) for value in values(target, "v", v="v")]).tolist() == [1.0] * 59
 
 
+def test_a_code_that_is_read_as_a_number_is_named(tmp_path):
+    target = rows_of(tmp_path, ["zip", "label"], [(f"0{1000 + row % 7}", "ab"[row % 2]) for row in range(60)])
+
+    assert any("'01000' is read as a number; if it is a code" in note for note in understood(target, z="zip").notes)
+
+
 def test_an_hour_of_one_digit_is_a_time(tmp_path):
     assert numbers(tmp_path, ["6:00", "18:00"]) == [pytest.approx([1, 0], abs=1e-6), pytest.approx([-1, 0], abs=1e-6)]
 
@@ -172,6 +185,7 @@ def test_dates_that_differ_from_place_to_place_are_refused(tmp_path, cell, kind)
         (["NA", "?"], "the column 'v' holds marks of unknown values only, such as 'NA'"),
         (["1e-50", "2e-50", "3e-50"], "become one and the same as 32-bit floats"),
         (["5 kg", "7 lb", "6 kg"], "line 3: in column 'v' of 'v', '7 lb' is no number, as most of the column is"),
+        (["1.5", "2,5", "3,5", "4.5"], "is no number, as most of the column is"),
         (["5%", "7%", "0.05"], "line 4: in column 'v' of 'v', '0.05' is no number"),
     ],
 )

@@ -96,6 +96,7 @@ def read_parquet(name: str, content: bytes) -> tuple[list[str], ArrowColumns, in
                 "divide it, or leave columns out"
             )
         schema = opened.schema_arrow
+        _read_first_rows(opened)
         shared = _shared_texts(opened)
         if shared:  # read as a dictionary and places in it, so that their size is known before they are unpacked
             opened = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(content), read_dictionary=shared)
@@ -114,6 +115,15 @@ def read_parquet(name: str, content: bytes) -> tuple[list[str], ArrowColumns, in
     except (pyarrow.ArrowException, OSError, ValueError, TypeError, KeyError, OverflowError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{name} cannot be read as Parquet: {reason}") from None
+
+
+def _read_first_rows(opened: Any) -> None:
+    """Read a row of every row group, which raises where the metadata of a column are damaged.
+
+    Asking pyarrow for such metadata alone ends the process: its C++ exception has no Python counterpart there.
+    """
+    for group in range(opened.metadata.num_row_groups):
+        next(opened.iter_batches(batch_size=1, row_groups=[group], use_threads=False), None)
 
 
 def _bounded(name: str, batches: Iterable[Any]) -> Iterator[Any]:

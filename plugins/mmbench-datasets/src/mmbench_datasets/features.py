@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,7 @@ from mmbench_datasets.table import Table
 from mmbench_datasets.vectors import as_vector, common_width, vector_column, vector_fault
 
 _MOST_CATEGORIES = 64
+_CODE = re.compile(r"0\d+", re.ASCII)
 _LOOKED_AT = 200
 _LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 _LARGEST_EXACT = 2**53  # whole numbers up to this are 64-bit floats
@@ -132,6 +134,9 @@ def _read_feature(table: Table, column: str) -> tuple[Feature, dict[int, str], l
             for row, value in enumerate(values)
             if value is not None and abs(value) > _LARGEST_FLOAT32
         }
+        codes = [cell.strip() for cell in cells if _CODE.fullmatch(cell.strip())]
+        if codes:
+            notes.append(f"{codes[0]!r} is read as a number; if it is a code, say {column}:category or {column}:text")
         return Feature(column=column, format=numbers.format), wrong, ["; ".join(notes)] if notes else []
     if column not in table.values and all(is_unknown(cell) for cell in cells):
         return Feature(column=column), {}, []

@@ -10,6 +10,8 @@ from collections.abc import Hashable, Sequence
 from mmbench_datasets.cells import exact_number
 
 _BOOLEANS = frozenset(("true", "false"))
+_ANSWERS = frozenset(("true", "false", "yes", "no", "y", "n", "t", "f", "on", "off", "0", "1", "pos", "neg"))
+_MOST_BOOLEANS = 2
 _MOST_NAMED = 5
 #: "ice-cream" and "ice_cream"; the sign of a number is none.
 _JOINTS = re.compile(r"(?<=[^\W\d_])[-_\u2010-\u2015]+(?=[^\W\d_])")
@@ -74,6 +76,9 @@ def _look_alikes(names: Sequence[str]) -> list[str]:
     for name in names:
         groups.setdefault(_look(name), []).append(name)
     alike = [group for group in groups.values() if len(group) > 1]
+    words = [name for name in names if name]
+    if len(words) > _MOST_BOOLEANS and {name.casefold() for name in words} <= _ANSWERS:
+        return [f"warning: {', '.join(map(repr, words[:6]))} are different classes; write yes and no alike in all rows"]
     return [
         f"warning: {' and '.join(map(repr, group[:4]))} are different classes that differ in case, width or blanks only"
         for group in alike[:_MOST_NAMED]

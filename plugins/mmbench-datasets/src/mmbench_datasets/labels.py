@@ -22,6 +22,7 @@ _TASK_KINDS = ("multiclass", "multilabel", "regression")
 _FEW_CLASSES = 20  # integers up to this many are classes …
 _ROWS_PER_CLASS = 10  # … and beyond, if each occurs this often on average
 _FEWEST_PER_CLASS = 5
+_OTHER_SEPARATORS = ("\n", "\t", "/", "+", "&", " ")
 _LARGEST_FLOAT32 = 3.4028234663852886e38
 _MOST_LABELS_OF_CANDIDATE = 100
 
@@ -101,6 +102,7 @@ def _read_target(table: Table, column: str, forced: str, faults: Faults) -> Targ
     if not forced:
         _check_lists_among_words(table, column, faults)
         _check_commas(table, column, cells)
+        _check_other_separators(table, column, cells)
     kind = forced or _target_kind(table, column, cells, distinct, faults)
     notes = [f"labels of {column!r}: {note}" for note in notes]
     if kind == "regression":
@@ -144,6 +146,27 @@ def _check_commas(table: Table, column: str, cells: Sequence[str]) -> None:
             f"are labels of other rows, too: say whether such cells are several labels, by [label={column}:multilabel],"
             f" or one class each, by [label={column}:multiclass]"
         )
+
+
+def _check_other_separators(table: Table, column: str, cells: Sequence[str]) -> None:
+    """Check that labels with blanks, slashes and the like are no lists of the labels of other rows.
+
+    Raises:
+        DataError: they are, such as "a/b" beside "a" and "b".
+    """
+    first_row = {cell: row for row, cell in reversed(list(enumerate(cells))) if cell}
+    for separator in _OTHER_SEPARATORS:
+        several = {
+            cell: parts for cell in first_row if len(parts := [part.strip() for part in cell.split(separator)]) > 1
+        }
+        listed = [cell for cell, parts in several.items() if all(part in first_row for part in parts)]
+        if listed and len(listed) * 2 >= len(several):
+            cell = min(listed, key=first_row.__getitem__)
+            raise DataError(
+                f"{table.where(first_row[cell])}: the label (column {column!r}) is {cell!r}, whose parts are labels of "
+                "other rows: write several labels as a;b, or say that each cell is one class by "
+                f"[label={column}:multiclass]"
+            )
 
 
 def _multiclass(
@@ -218,7 +241,14 @@ def _target_kind(table: Table, column: str, cells: Sequence[str], distinct: Sequ
 
 def _writes_numbers_otherwise(cells: Sequence[str]) -> bool:
     found = read_number_column(cells)
-    return bool(found and found.format.describe() and not found.faults)
+    if not found or not found.format.describe():
+        return False
+    distinct = {cell for cell in cells if cell}
+    measured = any(sign[-1:].isalpha() for sign in (found.format.prefix, found.format.suffix))
+    values = [found.format.parse(cell) for cell in distinct]
+    if measured and len(distinct) <= _FEW_CLASSES and all(value is None or value == int(value) for value in values):
+        return False  # "24 h" and "48 h" are conditions
+    return all("may be read as" in fault for fault in found.faults.values())
 
 
 def _regression(table: Table, column: str, cells: Sequence[str], faults: Faults, notes: list[str]) -> Target:

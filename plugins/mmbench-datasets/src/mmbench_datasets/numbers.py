@@ -120,7 +120,11 @@ def read_number_column(cells: Sequence[str]) -> NumberColumn | None:
         style: sum(count for cell, count in counts.items() if style.parse(cell) is not None) for style in candidates
     }
     most = max(scores.values())
-    if most * 2 <= len(known):
+    # Cells of two formats are a column of numbers, too: those of the rarer one are faults.
+    readable = sum(
+        count for cell, count in counts.items() if any(style.parse(cell) is not None for style in candidates)
+    )
+    if readable * 2 <= len(known) or not most:
         return None
     best = [style for style in candidates if scores[style] == most]
     faults: dict[int, str] = {}

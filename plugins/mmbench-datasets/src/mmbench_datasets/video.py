@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,9 +15,11 @@ from numpy.typing import NDArray
 
 from mmbench.errors import DataError, Unavailable
 from mmbench.input_statistics import InputSummary
-from mmbench_datasets.media import Embedded, MediaFile, located
+from mmbench_datasets.media import Embedded, MediaFile, format_of, located
 
 MAX_FRAMES = 64
+
+_WHERE = re.compile(r"^\[Errno -?\d+\] |:? '[^']*'( returned \d+)?$")
 
 _MOST_PIXELS = 64_000_000
 _MOST_BYTES = 1 << 30
@@ -170,8 +173,15 @@ def _opened(av: Any, path: MediaFile, where: str) -> Iterator[Any]:
                 raise DataError(f"{located(where, path)} cannot be read as video (its codec is unknown); {_ADVICE}")
             yield container
     except (av.FFmpegError, OSError, ValueError, IndexError) as error:
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        known = format_of(path)
+        said = f"it is {known.name}" if known.name and known.kind != "video" else _reason(error)
         raise DataError(f"{located(where, path)} cannot be read as video ({said}); {_ADVICE}") from None
+
+
+def _reason(error: Exception) -> str:
+    """Return the first line of an error without its number and the path of the file."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return _WHERE.sub("", line)[:200]
 
 
 def _read_packets(av: Any, path: MediaFile, where: str, max_seconds: float) -> _Packets:
