@@ -14,6 +14,7 @@ from rich.text import Text
 
 from mmbench.encoding import json_text, printable
 from mmbench.errors import UsageError, did_you_mean
+from mmbench.imbalance import imbalance_warnings
 from mmbench.record import FAILURES
 from mmbench.report.outcomes import PENDING, status_of, style_of
 from mmbench.report.text import counted, duration
@@ -186,12 +187,13 @@ def write_plan_json(plan: Plan, out: TextIO) -> None:
     stages = planner.outlook()
     if stages:
         next(planner.stages())  # so that its rows hold the first stage, and the rest as pending
+    cards = plan_cards(plan)
     head = {
         "counts": plan.count(),
         "estimate_s": plan.estimate_s(),
-        "notes": list(plan.notes),
+        "notes": [*plan.notes, *imbalance_warnings(plan.datasets, cards)],
         "datasets": plan.datasets_json(),
-        "cards": {name: card.to_json() for name, card in plan_cards(plan).items()},
+        "cards": {name: card.to_json() for name, card in cards.items()},
         "shared": plan.shared(),
         "paths": plan.paths(),
         "stages": [to_json(item) for item in stages],
@@ -244,8 +246,8 @@ def print_data(out: Console, plan: Plan, cards: Mapping[str, DataCard]) -> None:
             continue
         for note in part.info.notes:
             out.print(Text(f"{part.label}: {note}" if many else note, style=_style_of_note(note)))
-    for note in plan.notes:
-        out.print(Text(note))
+    for note in (*plan.notes, *imbalance_warnings(plan.datasets, cards)):
+        out.print(Text(note, style=_style_of_note(note)))
 
 
 def print_plan(plan: Plan, rows: int) -> None:

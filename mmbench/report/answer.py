@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from mmbench.imbalance import is_imbalanced
 from mmbench.influence import FEW_POSITIVES
 from mmbench.record import DONE
 from mmbench.report.by_subgroup import SubgroupTable, worst_words
@@ -373,10 +374,10 @@ def _subgroups(board: Board) -> list[str]:
 
 
 def _imbalance(board: Board) -> list[str]:
-    if board.kind != "multiclass" or board.metric != "accuracy" or board.floor is None or board.num_outputs < 2:
+    if board.kind != "multiclass" or board.metric != "accuracy" or board.floor is None:
         return []
     share = board.floor.mean
-    if share <= min(0.6, 2 / board.num_outputs):
+    if not is_imbalanced(share, board.num_outputs):
         return []
     return [
         f"classes are imbalanced and ranked by accuracy: the most frequent one has {share:.0%} of the test samples and "
