@@ -258,27 +258,39 @@ def run(
     run: Run = None,
     results: Results = None,
     jobs: Jobs = None,
-    threads: Annotated[int | None, running("--threads", help="CPU threads of each cell.")] = None,
+    threads: Annotated[int | None, running("--threads", help="CPU threads of each cell; 1 by default.")] = None,
     device: Device = None,
     cuda_graphs: CudaGraphs = None,
     isolate: Annotated[
         str | None,
-        running("--isolate", metavar="process|none", help="none runs cells in this process, for debuggers."),
+        running(
+            "--isolate",
+            metavar="process|none",
+            help="process by default; none runs cells in this process, for debuggers.",
+        ),
     ] = None,
     executor: Annotated[
         str | None,
-        running("--executor", metavar="NAME", help="Where cells run: local, or one of `mmbench list executors`."),
+        running(
+            "--executor",
+            metavar="NAME",
+            help="Where cells run: local, the default, or one of `mmbench list executors`.",
+        ),
     ] = None,
     protocol: Annotated[
         str | None,
-        running("--protocol", metavar="none|quick|standard|rigorous", help="How carefully to profile."),
+        running(
+            "--protocol",
+            metavar="none|quick|standard|rigorous",
+            help="How long to measure speed and memory; quick by default.",
+        ),
     ] = None,
     diagnostics: Annotated[
         str | None,
         running(
             "--diagnostics",
             metavar="none|quick|full",
-            help="What to find out about modalities: full adds every test sample and disturbed inputs.",
+            help="Modality analysis; quick by default. full adds every test sample and disturbed inputs.",
         ),
     ] = None,
     no_feature_cache: Annotated[
@@ -289,9 +301,14 @@ def run(
         bool | None,
         running("--keep-train", help="Keep predictions of the training split too: what a cell is distilled from."),
     ] = None,
-    timeout: Annotated[str | None, running("--timeout", metavar="30m", help="Limit for one cell.")] = None,
+    timeout: Annotated[
+        str | None, running("--timeout", metavar="TIME", help="Limit for one cell; 30m by default.")
+    ] = None,
     memory: Annotated[float | None, running("--memory", metavar="GIB", help="Limit for one cell.")] = None,
-    max_failures: Annotated[str | None, running("--max-failures", metavar="N|10%")] = None,
+    max_failures: Annotated[
+        str | None,
+        running("--max-failures", metavar="N|10%", help="Stop after so many failed cells; never by default."),
+    ] = None,
     budget: Annotated[
         str | None,
         running("--budget", metavar="2h", help="Start no cell after this long."),
@@ -302,12 +319,16 @@ def run(
     ] = None,
     tracker: Annotated[
         list[str] | None,
-        running("--tracker", metavar="NAME", help="Tell tensorboard, mlflow, wandb, webhook how it goes. Repeatable."),
+        running("--tracker", metavar="NAME", help="Log to tensorboard, mlflow, wandb or a webhook. Repeatable."),
     ] = None,
     cache: Cache = None,
     cache_limit: Annotated[
         str | None,
-        running("--cache-limit", metavar="50GiB|none", help="How much of it may be left when the run ends."),
+        running(
+            "--cache-limit",
+            metavar="50GiB|none",
+            help="How much of it may be left when the run ends; 50GiB by default.",
+        ),
     ] = None,
     plugin: Plugin = None,
     strict_plugins: Annotated[bool, running("--strict-plugins", help="Exit 4 when any plugin failed to load.")] = False,
@@ -371,10 +392,14 @@ def profile(
     memory_format: Annotated[
         str, measuring("--memory-format", metavar="contiguous,channels_last", help="Layouts of images, each a row.")
     ] = "contiguous",
-    isolate: Annotated[str | None, running("--isolate", metavar="process|none")] = None,
+    isolate: Annotated[
+        str | None, running("--isolate", metavar="process|none", help="none measures in this process, for debuggers.")
+    ] = None,
     timeout: Annotated[str | None, running("--timeout", metavar="30m", help="Limit for one profile.")] = None,
     memory: Annotated[float | None, running("--memory", metavar="GIB", help="Limit for one profile.")] = None,
-    retry: Annotated[list[str] | None, running("--retry", metavar="STATUS")] = None,
+    retry: Annotated[
+        list[str] | None, running("--retry", metavar="STATUS", help="Measure again what has this status. Repeatable.")
+    ] = None,
     cache: Cache = None,
     plugin: Plugin = None,
     as_json: Json = False,

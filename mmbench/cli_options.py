@@ -78,9 +78,9 @@ Metric = Annotated[
 ]
 Seeds = Annotated[
     str | None,
-    selection("--seeds", metavar="3|0,1,2", help="How many repeats, or which."),
+    selection("--seeds", metavar="3|0,1,2", help="How many repeats, or which; 1 by default. `3,` is repeat 3 alone."),
 ]
-MasterSeed = Annotated[int | None, selection("--master-seed", help="Changes every seed.")]
+MasterSeed = Annotated[int | None, selection("--master-seed", help="Changes every seed; 0 by default.")]
 MaxCells = Annotated[int | None, selection("--max-cells", help="Stop planning after N cells.")]
 NoBaselines = Annotated[
     bool,
@@ -98,30 +98,50 @@ Race = Annotated[
     list[str] | None,
     selection("--race", metavar="KEY=VALUE", help="Race the combos: eta=3, min_epochs=1, finalists=3. Repeatable."),
 ]
-Epochs = Annotated[int | None, training("--epochs")]
-BatchSize = Annotated[int | None, training("--batch-size")]
-Lr = Annotated[float | None, training("--lr", help="Peak learning rate.")]
-Precision = Annotated[str | None, training("--precision", metavar="fp32|bf16")]
-Limit = Annotated[int | None, training("--limit", help="Use at most N samples of each split.")]
-Jobs = Annotated[int | None, running("-j", "--jobs", help="Cells at a time; 0 is one per core.")]
-Device = Annotated[str | None, running("--device", metavar="auto|cpu|cuda")]
+Epochs = Annotated[
+    int | None, training("--epochs", help="Passes over train at most; 10, or what the dataset suggests.")
+]
+BatchSize = Annotated[int | None, training("--batch-size", help="Samples in a training step; 64 by default.")]
+Lr = Annotated[float | None, training("--lr", help="Peak learning rate; 0.002 by default.")]
+Precision = Annotated[
+    str | None, training("--precision", metavar="fp32|bf16", help="Number format of training; fp32 by default.")
+]
+Limit = Annotated[
+    int | None, training("--limit", metavar="N", help="Use at most N samples of each split; all by default.")
+]
+Jobs = Annotated[int | None, running("-j", "--jobs", help="Cells at a time; 0, the default, is one per core.")]
+Device = Annotated[
+    str | None, running("--device", metavar="auto|cpu|cuda", help="auto, the default, takes a GPU where there is one.")
+]
 CudaGraphs = Annotated[
     str | None,
-    running("--cuda-graphs", metavar="auto|never", help="Whether a GPU may repeat a training step that was captured."),
+    running(
+        "--cuda-graphs",
+        metavar="auto|never",
+        help="Whether a GPU may repeat a training step that was captured; auto by default.",
+    ),
 ]
 Together = Annotated[
     str | None,
-    running("--together", metavar="never|auto", help="Train all seeds of a combo in one pass, where that is possible."),
+    running(
+        "--together",
+        metavar="never|auto",
+        help="auto trains all seeds of a combo in one pass where that is possible; never by default.",
+    ),
 ]
 Cache = Annotated[
     str | None,
-    running("--cache", metavar="DIR", help="Where transformed data are kept."),
+    running(
+        "--cache",
+        metavar="DIR",
+        help="Where transformed data are kept; $MMBENCH_CACHE or the user's cache folder by default.",
+    ),
 ]
 Run = Annotated[
     str | None,
     running("--run", metavar="NAME", help="Name of the run; the same name continues it."),
 ]
-Results = Annotated[str | None, running("--results", metavar="DIR", help="Folder of all runs.")]
+Results = Annotated[str | None, running("--results", metavar="DIR", help="Folder of all runs; results by default.")]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="Name of a run, or its folder.")]
 
 _NOT_CONFIG = ("config", "set_", "dry_run", "as_json", "rows", "strict_plugins", "isolate", "no_baselines", "race")

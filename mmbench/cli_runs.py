@@ -120,7 +120,9 @@ def compare(
         list[str] | None,
         typer.Option("--fail-if", metavar="'throughput<-5%'", help="Exit 5 when a change goes beyond. Repeatable."),
     ] = None,
-    any_: Annotated[bool, typer.Option("--any", help="Let changes count that may be chance.")] = False,
+    any_: Annotated[
+        bool, typer.Option("--any", help="Fail on changes that are not statistically significant, too.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Compare although the data differ.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -177,7 +179,7 @@ def report(
     results: Results = None,
     as_json: Json = False,
 ) -> None:
-    """Write a run's report again and show its tables."""
+    """Rebuild the report of a run and print its tables."""
     if index == (run is not None):
         raise UsageError("name a run: mmbench report RUN; or list all runs: mmbench report --index")
     if run is None:

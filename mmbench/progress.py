@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -14,7 +14,7 @@ from rich.text import Text
 
 from mmbench.heartbeat import Heartbeat
 from mmbench.reasons import Reasons
-from mmbench.record import DONE, Record
+from mmbench.record import DONE, Metric, Record
 from mmbench.report.outcomes import style_of
 from mmbench.report.text import duration, number, size_bytes, visible
 from mmbench.runner import Event
@@ -25,6 +25,10 @@ from mmbench.utilisation import Utilisation
 #: Runs of more cells do not print a line for each of them where no terminal looks on, but one now and then.
 MAX_LINES = 2_000
 LINE_EVERY_S = 10.0
+#: Cells of the bar.
+BAR_WIDTH = 20
+#: Datasets whose best score is shown.
+MAX_BEST = 3
 #: Running cells that the table shows.
 MAX_ROWS = 16
 
@@ -55,6 +59,7 @@ class Progress:
         self._reasons = reasons if reasons is not None else Reasons()
         self._last_line = time.monotonic()
         self._live: Live | None = None
+        self._best = BestSoFar()
 
     def __enter__(self) -> Progress:
         if self.out.is_terminal:
@@ -85,6 +90,7 @@ class Progress:
             self.standing.leave(row["cell_id"])
         elif event.record is not None:
             record = event.record
+            self._best.take(row, record)
             self.standing.end(record.cell_id, record.status, record.duration_s, self.standing.kind_of(row))
             line_of_reason = self._reasons.add(record, describe(row))
             if line_of_reason:
@@ -94,7 +100,8 @@ class Progress:
 
     def render(self) -> RenderableType:
         """Return the live table."""
-        return live_table(self.standing, self._heart.utilisation if self._heart is not None else None)
+        utilisation = self._heart.utilisation if self._heart is not None else None
+        return live_table(self.standing, utilisation, best=self._best.lines())
 
     def _speaks(self) -> bool:
         """Whether a finished cell gets a line: each of them, or of very many one now and then."""
@@ -106,6 +113,33 @@ class Progress:
 
     def _say(self, text: Text) -> None:
         (self._live.console if self._live is not None else self.out).print(text)
+
+
+class BestSoFar:
+    """The best score on val of the cells that finished, by dataset; val, since whoever looks on may act on it."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, tuple[Metric, str]] = {}
+
+    def take(self, row: Mapping[str, Any], record: Record) -> None:
+        """Take note of a cell that ended."""
+        scores = (item for item in record.metrics if item.phase == "evaluate" and item.split == "val")
+        score = next((item for item in scores if item.condition == "clean" and item.value is not None), None)
+        if score is None or score.value is None or not row.get("encoders"):
+            return
+        dataset = str(row.get("dataset", ""))
+        known = self._found.get(dataset)
+        if known is not None and known[0].name == score.name and known[0].value is not None:
+            gain = score.value - known[0].value
+            if (gain if score.direction == "max" else -gain) <= 0:
+                return
+        self._found.pop(dataset, None)  # the one that changed last stands last
+        self._found[dataset] = (score, visible(describe(row)))
+
+    def lines(self) -> list[str]:
+        """Return the best of the datasets that changed last."""
+        found = list(self._found.values())[-MAX_BEST:]
+        return [f"best on val so far: {score.name} {number(score.value)}  {label}" for score, label in found]
 
 
 def finished_line(standing: Standing, row: Mapping[str, Any], record: Record) -> str:
@@ -133,8 +167,22 @@ def line(standing: Standing) -> str:
     return ", ".join(parts)
 
 
+def bar(num_done: int, num_planned: int) -> str:
+    """Return how much of a run is done as a bar.
+
+    >>> bar(3, 4)
+    '███████████████░░░░░'
+    """
+    filled = BAR_WIDTH * num_done // max(num_planned, 1)
+    return "█" * filled + "░" * (BAR_WIDTH - filled)
+
+
 def live_table(
-    standing: Standing, utilisation: Utilisation | None = None, *, num_running: int | None = None
+    standing: Standing,
+    utilisation: Utilisation | None = None,
+    *,
+    num_running: int | None = None,
+    best: Sequence[str] = (),
 ) -> RenderableType:
     """Return everything that is known of a run under way.
 
@@ -142,13 +190,15 @@ def live_table(
         standing: How far it is.
         utilisation: How busy the machine is where its cells run, where that is known.
         num_running: How many cells run, where `standing` does not know of each.
+        best: The best score on val so far, a line for each dataset.
     """
     counts = Text("  ").join(
         Text(f"{count} {status}", style_of(status)) for status, count in standing.counts.most_common()
     )
-    lines: list[RenderableType] = [Text(line(standing), style="bold")]
+    lines: list[RenderableType] = [Text(f"{bar(standing.num_settled, standing.num_planned)} {line(standing)}", "bold")]
     if standing.counts:
         lines.append(counts)
+    lines += [Text(text) for text in best]
     if utilisation is not None:
         lines += [Text(text, style="dim") for text in devices(utilisation)]
     cells = sorted(standing.running.values(), key=lambda cell: cell.began)

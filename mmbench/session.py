@@ -76,7 +76,8 @@ def run_plan(plan: Plan, *, argv: Sequence[str], as_json: bool = False) -> int:
         _settle(store, plan, argv)
         first = missing(next(planner_of(plan).stages()).cells(), store, frozenset(config.retry))
         try:
-            checked = preflight(plan, first, store, executor, out)
+            with out.status("loading torch and the selected components"):
+                checked = preflight(plan, first, store, executor, out)
         except KeyboardInterrupt:
             out.print(Text("interrupted before the first cell", style="magenta"))
             return 128 + signal.SIGINT
@@ -317,7 +318,8 @@ def _report(store: RunStore, out: Console) -> None:
     made = build_report(store.folder)
     files = write_report(store.folder, made)
     print_report(store.folder, out, made)
-    out.print(f"report: {' '.join(str(file) for file in files)}")
+    opens = store.name if store.folder.parent == Path("results") else store.folder
+    out.print(Text(f"report: {files[0]} (`mmbench view {opens}` opens it)"), soft_wrap=True)
 
 
 def _settle(store: RunStore, plan: Plan, argv: Sequence[str]) -> None:

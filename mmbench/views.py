@@ -350,7 +350,7 @@ def print_merged(made: Merged) -> None:
     for note in made.notes:
         out.print(Text(note))
     for warning in made.warnings[:MAX_WARNINGS]:
-        out.print(Text(f"careful: {warning}", style="magenta"))
+        out.print(Text(f"warning: {warning}", style="magenta"))
     if len(made.warnings) > MAX_WARNINGS:
         out.print(Text(f"{len(made.warnings) - MAX_WARNINGS} more warnings in --json", style="dim"))
     out.print(Text(f"{made.folder}: `mmbench report` shows it, `mmbench run --run {made.folder.name}` continues it"))

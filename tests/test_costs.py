@@ -47,7 +47,7 @@ def test_rounds_of_different_measuring_code_are_a_caution():
 
     assert remarks([cost("1"), cost("1")]) == []
     (caution,) = remarks([cost("1"), cost("1", "2")])
-    assert caution.startswith("careful: figures were measured by versions 1 and 2 of the measuring code")
+    assert caution.startswith("warning: figures were measured by versions 1 and 2 of the measuring code")
 
 
 def test_no_round_with_a_value_gives_none():

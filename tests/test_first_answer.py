@@ -14,7 +14,7 @@ from rich.console import Console
 from mmbench.config import load_config, resolve_train
 from mmbench.executors.child import plugin_frame
 from mmbench.plan import local_runtime, make_plan
-from mmbench.progress import Progress, finished_line
+from mmbench.progress import BestSoFar, Progress, finished_line
 from mmbench.reasons import Reasons
 from mmbench.record import Metric, Record
 from mmbench.registry import load_registry
@@ -186,3 +186,19 @@ def test_a_failure_names_the_last_line_of_the_plugin_and_not_of_a_library(tmp_pa
     assert plugin_frame(own.value) == ""
     assert reasons.add(record, "xor sum") == "failed: xor sum: RuntimeError: x (bad.py:8 in helper)"
     assert [text for text, _ in reasons.summary(tmp_path)] == ["failed (1 cell): RuntimeError: x (bad.py:8 in helper)"]
+
+
+def test_the_best_score_so_far_is_that_of_val_in_the_direction_of_the_metric() -> None:
+    best = BestSoFar()
+    for number, (accuracy, test) in enumerate([(0.5, 0.9), (0.75, 0.1), (0.625, 1.0)]):
+        metrics = (score(test), score(accuracy, split="val"))
+        best.take({**ROW, "seed": number}, Record(cell_id=ROW["cell_id"], status="ok", metrics=metrics))
+    for number, error in enumerate([2.0, 1.0, 3.0]):
+        metric = Metric(phase="evaluate", name="mae", value=error, split="val", task="price", direction="min")
+        row = {**ROW, "dataset": "houses", "seed": number}
+        best.take(row, Record(cell_id=ROW["cell_id"], status="ok", metrics=(metric,)))
+
+    assert best.lines() == [
+        "best on val so far: accuracy 0.750  digits  image:cnn  concat  seed 1",
+        "best on val so far: mae 1.000  houses  image:cnn  concat  seed 1",
+    ]

@@ -150,11 +150,11 @@ def remarks(costs: Sequence[Cost]) -> list[str]:
     disturbed = sum(cost.contended for cost in costs)
     rounds = sum(cost.num_rounds for cost in costs)
     if disturbed:
-        lines[f"careful: others computed on the device in {disturbed} of {rounds} measurements; see notes"] = None
+        lines[f"warning: others computed on the device in {disturbed} of {rounds} measurements; see notes"] = None
     versions = sorted({version for cost in costs for version in cost.measuring})
     if len(versions) > 1:
         lines[
-            f"careful: figures were measured by versions {' and '.join(versions)} of the measuring code, "
+            f"warning: figures were measured by versions {' and '.join(versions)} of the measuring code, "
             "which cannot be compared; measure all again in a run of another name"
         ] = None
     return list(lines)

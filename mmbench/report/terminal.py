@@ -53,7 +53,7 @@ def print_tables(report: Report, out: Console, file: Path | None = None) -> None
         if board.modalities is not None and (line := modality_line(board, board.modalities)):
             out.print(Text(line))
         for caution in cautions(board):
-            out.print(Text(f"careful: {caution}", style="magenta"))
+            out.print(Text(f"warning: {caution}", style="magenta"))
     if len(report.boards) <= MANY_BOARDS and (words := choice_words(report.decisions)):
         out.print()
         out.print(Text(words))
