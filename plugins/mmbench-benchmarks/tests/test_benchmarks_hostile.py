@@ -280,7 +280,7 @@ def parquet_bomb():
     ("name", "make", "reason"),
     [
         ("data.csv", pickled, "data.csv"),
-        ("data.csv", zipped, "data.csv is not UTF-8"),
+        ("data.csv", zipped, "data.csv is ZIP, no table of text"),
         ("data.parquet", pickled, "data.parquet cannot be read as Parquet"),
         ("data.parquet", zipped, "data.parquet cannot be read as Parquet"),
         ("data.parquet", parquet_bomb, "data.parquet holds 100,000,000 rows of 2 columns"),

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 from mmbench.errors import DataError
 from mmbench_datasets.paths import SafeFolder
-from mmbench_datasets.sniff import HEAD_BYTES, Format, sniff
+from mmbench_datasets.sniff import Format, read_format
 
 _QUOTES = "'\"`"
 _LONGEST_PATH, _MOST_FOLDERS = 1024, 50
@@ -84,11 +84,7 @@ class TableFiles:
         return self._format(path).name
 
     def _format(self, path: str) -> Format:
-        try:
-            with (self.root / path).open("rb") as stream:
-                return sniff(stream.read(HEAD_BYTES))
-        except OSError:
-            return Format("")
+        return read_format(self.root / path)
 
     def similar(self, cell: str) -> str:
         """Return a path that a cell may mean: another case, another ending, or in one of the folders; "" for none."""

@@ -19,7 +19,7 @@ from mmbench.input_statistics import InputSummary
 from mmbench.spec import Kind
 from mmbench_datasets.deep_color import is_deep_color, read_deep_color
 from mmbench_datasets.mp3 import count_frames, read_claim, with_length
-from mmbench_datasets.sniff import HEAD_BYTES, Format, sniff
+from mmbench_datasets.sniff import HEAD_BYTES, Format, read_format, sniff
 
 _MOST_PIXELS = 64_000_000
 _BLOCK_FRAMES = 1 << 16
@@ -96,13 +96,7 @@ def _opened(file: MediaFile) -> Any:
 
 def format_of(file: MediaFile) -> Format:
     """Return the format that a file's first bytes show."""
-    if isinstance(file, Embedded):
-        return sniff(file.content[:HEAD_BYTES])
-    try:
-        with file.open("rb") as stream:
-            return sniff(stream.read(HEAD_BYTES))
-    except OSError:
-        return Format("")
+    return sniff(file.content[:HEAD_BYTES]) if isinstance(file, Embedded) else read_format(file)
 
 
 def is_grey(path: MediaFile) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mmbench.errors import DataError, UsageError
@@ -70,15 +71,24 @@ def _check_is_text(name: str, content: bytes) -> None:
 def _read_parquet(path: Path, content: bytes) -> Table:
     header, found, num_rows = read_parquet(path.name, content)
     check_header(path.name, header)
+    return replace(
+        _table_of(path, content, found.columns, word="row", numbers=range(1, num_rows + 1)),
+        values=found.values,
+        class_names=found.class_names,
+        kinds=found.kinds,
+    )
+
+
+def _table_of(
+    path: Path, content: bytes, columns: Mapping[str, Sequence[str]], *, word: str, numbers: Sequence[int]
+) -> Table:
+    """Return the table of one file: its columns, and the numbers of its rows, each called a "line" or a "row"."""
     return Table(
         path=path,
         root=path.resolve().parent,
         digest=hashlib.sha256(content).hexdigest(),
-        columns=found.columns,
-        values=found.values,
-        class_names=found.class_names,
-        kinds=found.kinds,
-        parts=(Part(name=path.name, word="row", numbers=range(1, num_rows + 1)),),
+        columns=columns,
+        parts=(Part(name=path.name, word=word, numbers=numbers),),
     )
 
 
@@ -95,16 +105,8 @@ def _read_text(path: Path, content: bytes, ending: str, encoding: str) -> Table:
         columns, values = object_columns(path.name, objects)
         if objects and not columns:
             raise DataError(next(iter(faults.values()), f"{path.name} holds objects without keys; add columns"))
-    return Table(
-        path=path,
-        root=path.resolve().parent,
-        digest=hashlib.sha256(content).hexdigest(),
-        columns=columns,
-        values=values,
-        parts=(Part(name=path.name, word=word, numbers=numbers),),
-        row_faults=faults,
-        notes=notes,
-    )
+    table = _table_of(path, content, columns, word=word, numbers=numbers)
+    return replace(table, values=values, row_faults=faults, notes=notes)
 
 
 def _named_columns(name: str, cells: Cells) -> tuple[dict[str, Sequence[str]], tuple[str, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from mmbench.spec import Kind
@@ -60,6 +61,15 @@ _RIFF = {
     b"WEBP": Format("WebP", "image"),
 }
 _BRANDS = {b"avif": "AVIF", b"avis": "AVIF", b"heic": "HEIC", b"heix": "HEIC", b"mif1": "HEIC", b"msf1": "HEIC"}
+
+
+def read_format(path: Path) -> Format:
+    """Return the format that a file's first bytes show; `Format("")` where it cannot be read."""
+    try:
+        with path.open("rb") as stream:
+            return sniff(stream.read(HEAD_BYTES))
+    except OSError:
+        return Format("")
 
 
 def sniff(head: bytes) -> Format:
