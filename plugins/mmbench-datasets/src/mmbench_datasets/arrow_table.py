@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 from mmbench.errors import DataError, Unavailable
+from mmbench_datasets.lazy_sequence import LazySequence
 from mmbench_datasets.table import Shown, list_text
 
 _MOST_CELLS = 50_000_000
@@ -28,7 +29,7 @@ class ArrowColumns:
     kinds: Mapping[str, str]
 
 
-class ArrowValues(Sequence[Any]):
+class ArrowValues(LazySequence[Any]):
     """The items of an Arrow column as Python objects, each made when it is asked for."""
 
     def __init__(self, column: Any) -> None:
@@ -37,17 +38,12 @@ class ArrowValues(Sequence[Any]):
     def __len__(self) -> int:
         return len(self._column)
 
-    @overload
-    def __getitem__(self, position: int) -> Any: ...
-    @overload
-    def __getitem__(self, position: slice) -> list[Any]: ...
-    def __getitem__(self, position: int | slice) -> Any:
-        if isinstance(position, slice):
-            return self._column[position].to_pylist()
+    def item(self, position: int) -> Any:
+        """Return an item as Python has it."""
         return self._column[position].as_py()
 
 
-class ArrowText(Sequence[str]):
+class ArrowText(LazySequence[str]):
     """The scalars of an Arrow column as text, each made when it is asked for."""
 
     def __init__(self, column: Any) -> None:
@@ -64,13 +60,8 @@ class ArrowText(Sequence[str]):
             for value in chunk[begin : begin + _BATCH_ROWS].to_pylist()
         )
 
-    @overload
-    def __getitem__(self, position: int) -> str: ...
-    @overload
-    def __getitem__(self, position: slice) -> list[str]: ...
-    def __getitem__(self, position: int | slice) -> str | list[str]:
-        if isinstance(position, slice):
-            return [scalar_text(value) for value in self._column[position].to_pylist()]
+    def item(self, position: int) -> str:
+        """Return a scalar as text."""
         return scalar_text(self._column[position].as_py())
 
 

@@ -7,13 +7,14 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, chain
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 from mmbench.errors import DataError
+from mmbench_datasets.lazy_sequence import LazySequence
 from mmbench_datasets.table import Table
 
 
-class Joined(Sequence[Any]):
+class Joined(LazySequence[Any]):
     """Sequences one after the other."""
 
     def __init__(self, items: Sequence[Sequence[Any]]) -> None:
@@ -26,15 +27,8 @@ class Joined(Sequence[Any]):
     def __iter__(self) -> Iterator[Any]:
         return chain.from_iterable(self._items)
 
-    @overload
-    def __getitem__(self, position: int) -> Any: ...
-    @overload
-    def __getitem__(self, position: slice) -> list[Any]: ...
-    def __getitem__(self, position: int | slice) -> Any:
-        if isinstance(position, slice):
-            return [self[each] for each in range(*position.indices(len(self)))]
-        if not 0 <= position < len(self):
-            raise IndexError(position)
+    def item(self, position: int) -> Any:
+        """Return the item at a position of all sequences together."""
         which = bisect_right(self._ends, position)
         return self._items[which][position - (self._ends[which - 1] if which else 0)]
 

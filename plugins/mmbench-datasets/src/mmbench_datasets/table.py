@@ -8,9 +8,10 @@ from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 from mmbench.errors import UsageError, did_you_mean
+from mmbench_datasets.lazy_sequence import LazySequence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +169,7 @@ class Table:
         )
 
 
-class Selected(Sequence[Any]):
+class Selected(LazySequence[Any]):
     """Some items of a sequence, in the order given."""
 
     def __init__(self, items: Sequence[Any], positions: Sequence[int]) -> None:
@@ -178,20 +179,15 @@ class Selected(Sequence[Any]):
     def __len__(self) -> int:
         return len(self._positions)
 
-    @overload
-    def __getitem__(self, position: int) -> Any: ...
-    @overload
-    def __getitem__(self, position: slice) -> list[Any]: ...
-    def __getitem__(self, position: int | slice) -> Any:
-        if isinstance(position, slice):
-            return [self._items[each] for each in self._positions[position]]
+    def item(self, position: int) -> Any:
+        """Return the item at a position of the selection."""
         return self._items[self._positions[position]]
 
     def __iter__(self) -> Iterator[Any]:
         return (self._items[position] for position in self._positions)
 
 
-class Shown(Sequence[str]):
+class Shown(LazySequence[str]):
     """Lists or media as text: what a cell of such a column is in messages."""
 
     def __init__(self, items: Sequence[Any], text: Callable[[Any], str] | None = None) -> None:
@@ -201,13 +197,8 @@ class Shown(Sequence[str]):
     def __len__(self) -> int:
         return len(self._items)
 
-    @overload
-    def __getitem__(self, position: int) -> str: ...
-    @overload
-    def __getitem__(self, position: slice) -> list[str]: ...
-    def __getitem__(self, position: int | slice) -> str | list[str]:
-        if isinstance(position, slice):
-            return [self._text(item) for item in self._items[position]]
+    def item(self, position: int) -> str:
+        """Return an item as text."""
         return self._text(self._items[position])
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from mmbench.errors import DataError
 from mmbench_datasets.cells import parse_list, parse_numbers
+from mmbench_datasets.lazy_sequence import LazySequence
 from mmbench_datasets.table import Table
 
 _LOOKED_AT = 200
@@ -37,7 +38,7 @@ class VectorColumn:
         assert self.depth in (1, 2)
 
 
-class ParsedCells(Sequence[Any]):
+class ParsedCells(LazySequence[Any]):
     """The lists that cells write as text, parsed when they are asked for."""
 
     def __init__(self, cells: Sequence[str]) -> None:
@@ -46,9 +47,8 @@ class ParsedCells(Sequence[Any]):
     def __len__(self) -> int:
         return len(self._cells)
 
-    def __getitem__(self, position: Any) -> Any:
-        if isinstance(position, slice):
-            return [self[each] for each in range(*position.indices(len(self)))]
+    def item(self, position: int) -> Any:
+        """Return the list of a cell, the cell itself where it is none, None for an empty one."""
         cell = self._cells[position]
         if not cell.strip():
             return None
