@@ -12,6 +12,7 @@ import faulthandler
 import importlib
 import json
 import os
+import re
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -39,6 +40,11 @@ IMPORT_LIMIT_S = 120.0
 MAX_CRASHES = 20
 _PROGRESS_FILE = "progress.jsonl"
 _WAIT_S = 0.2
+#: What an import says where the machine has no memory, files or room left: nothing is wrong with what is imported.
+_LACKS = re.compile(
+    r"(?i)failed to map segment|cannot allocate memory|MemoryError|too many open files|no space left|"
+    r"resource temporarily unavailable|can't start new thread"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -344,4 +350,8 @@ def _explained(errors: Mapping[_Item, dict[str, Any]], by_item: Mapping[_Item, S
             subject, problem = f"{role_of(entry.spec)} {entry.ref}{more}", f"cannot be loaded: {error['words']}"
             hint = f"reinstall {entry.dist}, or tell its author" if entry.dist != FILE_DIST else "correct the file"
             hint = "" if "pip install" in problem else hint
+        if _LACKS.search(problem):
+            hint = (
+                "make room, or raise the limits of memory, processes and files (ulimit -a), then type the command again"
+            )
         yield Broken(subject=subject, problem=problem, hint=hint, refs=refs, traceback=error["traceback"])

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import resource
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from own_disk import mounted
 
 from mmbench.cache import ArrayCache
 from mmbench.executors import Job, Outcome, Running
@@ -175,24 +176,49 @@ except OSError as error:
     assert ArrayCache(tmp_path).get("index/a") is not None
 
 
+def command(folder: Path, before: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
+    run = "from mmbench.cli import main; main()"
+    selection = "-d xor -f concat --no-baselines --seeds 2 --epochs 1 --protocol none --diagnostics none --run limits"
+    environment = {**os.environ, "MMBENCH_CACHE": str(folder / "cache"), **variables}
+    return subprocess.run(
+        ["bash", "-c", f"{before}{sys.executable} -c '{run}' run {selection}"],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def is_complete(folder: Path) -> bool:
+    states = RunStore.open(folder / "results" / "limits").states()
+    return [state.status for state in states.values()] == ["ok", "ok"]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("limit", ["-n 24"])
+@pytest.mark.parametrize("limit", ["-n 24", "-v 3000000"])
 def test_a_run_under_tight_limits_is_completed_by_the_same_command_without_them(tmp_path: Path, limit: str) -> None:
-    def command(before: str) -> subprocess.CompletedProcess[str]:
-        run = "from mmbench.cli import main; main()"
-        selection = (
-            "-d xor -f concat --no-baselines --seeds 2 --epochs 1 --protocol none --diagnostics none --run limits"
-        )
-        line = f"{before}{sys.executable} -c '{run}' run {selection}"
-        environment = {**os.environ, "MMBENCH_CACHE": str(tmp_path / "cache")}
-        return subprocess.run(
-            ["bash", "-c", line], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
-        )
+    for _ in range(3):
+        refused = command(tmp_path, f"ulimit {limit}; ")
+        assert refused.returncode != 0
+        assert "reinstall" not in refused.stdout + refused.stderr
+    done = command(tmp_path)
 
-    for _ in range(2):
-        assert command(f"ulimit {limit}; ").returncode != 0
-    done = command("")
-
-    journal = (tmp_path / "results" / "limits" / "journal.jsonl").read_text().splitlines()
     assert done.returncode == 0, done.stdout + done.stderr
-    assert sorted(json.loads(line)["status"] for line in journal)[-2:] == ["ok", "ok"]
+    assert is_complete(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_run_whose_cache_has_no_room_is_completed_with_another_cache(tmp_path: Path) -> None:
+    with mounted(tmp_path / "full", "64k") as full:
+        with (full / "ballast").open("wb", buffering=0) as stream, suppress(OSError):
+            while True:
+                stream.write(b"x" * 4096)
+        for _ in range(3):
+            refused = command(tmp_path, MMBENCH_CACHE=str(full))
+            assert refused.returncode != 0
+            assert "No space left on device" in refused.stdout
+    done = command(tmp_path)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert is_complete(tmp_path)

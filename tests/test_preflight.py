@@ -51,6 +51,21 @@ def test_code_that_can_be_imported_is_not_mentioned(site: Path, executor: LocalE
     assert check_components([entry(site, "fine", ""), entry(site, "too", "")], executor) == Report()
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "libx.so: failed to map segment from shared object",
+        "[Errno 12] Cannot allocate memory",
+        "[Errno 24] Too many open files",
+    ],
+)
+def test_what_the_machine_lacks_is_no_fault_of_a_package(site: Path, executor: LocalExecutor, words: str) -> None:
+    broken = only(check_components([entry(site, "lacks", f"raise ImportError({words!r})\n")], executor))
+
+    assert words in broken.problem
+    assert broken.hint.startswith("make room, or raise the limits of memory")
+
+
 def test_nothing_is_started_for_nothing(site: Path) -> None:
     assert check_components([], object()) == Report()  # type: ignore[arg-type]
 

@@ -13,6 +13,8 @@ import pytest
 from rich.text import Text
 
 from mmbench.encoding import json_text, printable
+from mmbench.record import Record
+from mmbench.store import RunStore
 from mmbench.terminal_table import Column, TerminalTable
 from mmbench.views import SafeConsole
 
@@ -110,5 +112,38 @@ def test_commands_show_names_of_plugins_and_columns_without_escapes(tmp_path: Pa
         env={**os.environ, "MMBENCH_CACHE": str(tmp_path / "cache"), "PYTHONIOENCODING": "utf-8"},
     )
 
+    assert not [character for character in FORBIDDEN if character in done.stdout + done.stderr]
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["status", "report", "export", "export --format json", "status --json"])
+def test_what_a_journal_of_others_says_tells_the_terminal_nothing(tmp_path: Path, command: str) -> None:
+    evil = "\x1b[31mred\x1b]8;;https://evil.example\x07click\x1b]8;;\x07\x9b2J\u202e"
+    row = {
+        "cell_id": "0" * 16, "dataset": f"data {evil}", "encoders": f"a={evil}", "fusion": f"fuse {evil}", "seed": 0,
+        "objective": "supervised", "role": "cell", "status": "run", "reason": "",
+    }  # fmt: skip
+    with RunStore.create(tmp_path / "results" / "theirs") as store:
+        store.write_run({"argv": ["run", evil]})
+        store.write_plan([row], {row["dataset"]: {"summary": evil}})
+        store.journal.append(Record(cell_id="0" * 16, status="failed", reason=f"it broke: {evil}"))
+
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "from mmbench.cli import main; main()",
+            *command.split()[:1],
+            "theirs",
+            *command.split()[1:],
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+    )
+
+    assert done.returncode in (0, 1), done.stderr
     assert not [character for character in FORBIDDEN if character in done.stdout + done.stderr]
     assert "Traceback" not in done.stderr

@@ -47,7 +47,12 @@ _PHASES = {"train": 0, "evaluate": 1, "profile": 2}
 _SPLITS = {"train": 0, "val": 1, "test": 2, "": 3}
 #: A spreadsheet takes a cell that begins with one of these for a formula (the last four are their wide forms).
 _FORMULA_STARTS = frozenset("=+-@\t\r\n＝＋－＠")
-_CONTROLS = {code: "\ufffd" for code in (*range(32), 127) if chr(code) not in "\t\n"}
+#: Control characters, and marks that change the direction of writing: a terminal obeys them.
+_CONTROLS = {
+    code: "\ufffd"
+    for code in (*range(32), *range(127, 160), *range(0x2028, 0x202F), *range(0x2066, 0x206A))
+    if chr(code) not in "\t\n"
+}
 _BATCH_ROWS = 65_536
 
 Rows: TypeAlias = Iterator[tuple[Any, ...]]
