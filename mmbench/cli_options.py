@@ -39,12 +39,12 @@ Dataset = Annotated[
         "-d",
         "--dataset",
         metavar="DATASET",
-        help="For example digits, 'red*', 'photos/data.csv\\[label=species]', photos/data.csv:label=species.",
+        help="For example digits, 'red*', 'data.csv\\[label=y]' or data.csv:label=y.",
     ),
 ]
 Datasets = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[DATASET]...", help="Datasets, as with -d.", show_default=False),
+    typer.Argument(metavar="DATASET", help="Datasets, as with -d.", show_default=False),
 ]
 Encoder = Annotated[
     list[str] | None,
