@@ -39,6 +39,14 @@ def test_the_same_rows_are_read_however_they_are_saved(tmp_path, content):
     assert understood(target, text="text").targets[0].task.class_names == ("a", "b")
 
 
+def test_a_comma_before_a_quote_within_a_cell_is_part_of_it(tmp_path):
+    cells = [(f' {{"a": {row}, "b": "x"}}', "ab"[row % 2]) for row in range(30)]
+    target = rows_of(tmp_path, ["text", "label"], cells)
+
+    assert values(target, "text", text="text")[3] == ' {"a": 3, "b": "x"}'
+    assert not any("blanks" in note for note in understood(target, text="text").notes)
+
+
 @pytest.mark.parametrize("name", ["data.tsv", "data.tab"])
 def test_commas_in_a_file_of_tabs_are_understood(tmp_path, name):
     assert values(write(tmp_path, HEADER + BODY, name), "text")[0] == "some text 0"

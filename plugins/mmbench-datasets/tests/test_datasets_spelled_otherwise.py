@@ -123,6 +123,7 @@ def test_what_is_guessed_of_labels_is_said(tmp_path, cells, note):
         (["USD 5", "USD 7.50", "USD 1,000.25"], [[5], [7.5], [1000.25]]),
         (["1,5;2,5", "0,5;1", "-3,25;4,5"], [[1.5, 2.5], [0.5, 1], [-3.25, 4.5]]),
         (["[1.0, nan, 3.0]", "[4.0, 5.0, 6.0]"], [[1, np.nan, 3], [4, 5, 6]]),
+        (["[1., nan, 3.]", "[4., 5., 6.]"], [[1, np.nan, 3], [4, 5, 6]]),
         (["[1. nan 3.]", "[4. 5. 6.]"], [[1, np.nan, 3], [4, 5, 6]]),
         (["array([1., 2.])", "array([3., 4.], dtype=float32)"], [[1, 2], [3, 4]]),
         (["tensor([1., 2.])", "tensor([3., 4.], device='cuda:0')"], [[1, 2], [3, 4]]),
@@ -207,6 +208,7 @@ def test_a_joined_column_without_a_value_in_train_is_refused(tmp_path):
     ("cells", "note"),
     [
         (["a text", "nan", "more text"], "20 cells of 'v' are 'nan', which is read as a word of text 'v'"),
+        (["(0.5)", "(1.5)", "(2.5)"], "look like numbers that mmbench does not know, such as '(0.5)'"),
         (["0x1f", "0x2e", "0x3d"], "most of its cells look like numbers that mmbench does not know, such as '0x1f'"),
         (["['a', 'b']", "['c']", "['d', 'e']"], "most of its cells are lists of words"),
     ],

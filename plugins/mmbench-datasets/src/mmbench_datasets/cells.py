@@ -75,12 +75,13 @@ def parse_list(cell: str) -> list[Any] | None:
         cell = called["list"]
     if len(cell) < 2 or cell[0] not in "[({" or cell[-1] not in "])}":
         return None
-    if "nan" in cell.lower() and '"' not in cell and "'" not in cell:
-        cell = _UNKNOWN_IN_LIST.sub("null" if "," in cell or " " not in cell.strip("[] ") else "nan", cell)
+    as_python = cell
+    if "nan" in cell.lower() and '"' not in cell and "'" not in cell and "," in cell:
+        cell, as_python = (_UNKNOWN_IN_LIST.sub(word, cell) for word in ("null", "None"))
     try:
         value = json.loads(cell)
     except (ValueError, RecursionError):
-        value = _parse_literal(cell)
+        value = _parse_literal(as_python)
     if isinstance(value, set):
         return sorted(value, key=str)
     return list(value) if isinstance(value, list | tuple) else None
@@ -89,7 +90,12 @@ def parse_list(cell: str) -> list[Any] | None:
 def _parse_literal(cell: str) -> Any:
     inner = cell[1:-1].split()
     # NumPy leaves commas out, and the middle of long arrays too: "..." makes the list unreadable, as it should be.
-    if "," not in cell and inner and all(number(item) is not None or item == "nan" for item in inner):
+    if (
+        cell[0] == "["
+        and "," not in cell
+        and inner
+        and all(number(item) is not None or item == "nan" for item in inner)
+    ):
         return [None if item == "nan" else _as_number(item) for item in inner]
     if len(cell) > _LONGEST_LITERAL:
         return None

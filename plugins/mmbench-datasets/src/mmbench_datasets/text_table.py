@@ -77,7 +77,8 @@ def read_cells(name: str, content: bytes, separator: str, encoding: str = "") ->
             return _checked(name, *lines, separator, notes)
     rows, numbers, reason = _parse(text, separator)
     first_line = text[:_LONGEST_HEADER].lstrip("\r\n").split("\n", 1)[0]
-    if f'{separator} "' in text:
+    quoted_late = any(cell.startswith(' "') for row in rows[:_MOST_WORDS] for cell in row)
+    if f'{separator} "' in text and (reason or quoted_late or not _is_even(rows)):
         spaced, numbers_of_spaced, unreadable = _parse(text, separator, skip_blanks=True)
         if not unreadable and len(spaced) > 1 and len(spaced[0]) > 1 and _is_even(spaced):
             notes.append(f"blanks before cells in quotes, after {_WORDS[separator]}, are not read")
