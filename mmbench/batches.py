@@ -48,6 +48,7 @@ class SplitData:
         resident_bytes: Columns larger than this stay on disk and are streamed.
         subset: Positions of the samples to keep; None keeps all.
         ids, groups: Of the samples, before any are left out; empty where nobody asks for them, or there are no groups.
+        weights: (N,) of the samples' losses, before any are left out; None where all are 1.
     """
 
     def __init__(
@@ -60,8 +61,11 @@ class SplitData:
         subset: NDArray[np.int64] | None = None,
         ids: Sequence[str] = (),
         groups: Sequence[str] = (),
+        weights: NDArray[Any] | None = None,
     ) -> None:
         self.device = device
+        chosen = weights if weights is None or subset is None else weights[subset]
+        self.weights = None if chosen is None else torch.from_numpy(np.array(chosen, dtype=np.float32)).to(device)
         self.subset = subset
         self._ids = ids
         self._groups = groups

@@ -245,7 +245,10 @@ def split_data(
     if complete_only:
         subset = complete(columns, subset)
     ids, groups = source.index.sample_ids[split], source.index.groups.get(split, ())
-    return SplitData(columns, source.index.targets[split], device, subset=subset, ids=ids, groups=groups)
+    weights = source.index.weights if split == "train" else None
+    return SplitData(
+        columns, source.index.targets[split], device, subset=subset, ids=ids, groups=groups, weights=weights
+    )
 
 
 def make_trainer(

@@ -74,12 +74,14 @@ class Sample:
         group: Name of what it shares with other samples (a speaker, a patient, a picture with several captions):
         samples
             of one group are one observation to intervals and tests, and belong in one split. "" where it stands alone.
+        weight: Of its loss in training, at least 0; metrics count every sample once.
     """
 
     sample_id: str
     inputs: Mapping[str, Any]
     targets: Mapping[str, Any]
     group: str = ""
+    weight: float = 1.0
 
 
 Transform: TypeAlias = Callable[[Any], Array]
@@ -132,6 +134,7 @@ class Index:
         digests: By split and modality: uint64 (N,) of the inputs as stored, 0 where absent or not known; empty where
             not all samples were examined.
         groups: By split, the names of the samples' groups; empty where no sample of the split has one.
+        weights: float32 (N,) of the training samples' losses; None where all are 1.
         warnings: By modality, what is odd about its inputs.
         faults: By modality, why it cannot be used.
     """
@@ -142,6 +145,7 @@ class Index:
     statistics: Mapping[Split, Mapping[str, InputStatistics]] = field(default_factory=dict)
     digests: Mapping[Split, Mapping[str, Array]] = field(default_factory=dict)
     groups: Mapping[Split, tuple[str, ...]] = field(default_factory=dict)
+    weights: Array | None = None
     warnings: Mapping[str, Sequence[str]] = field(default_factory=dict)
     faults: Mapping[str, str] = field(default_factory=dict)
 
@@ -223,6 +227,7 @@ class DatasetSource:
             statistics=statistics,
             digests=digests,
             groups={split: tuple(described["groups"].get(split, ())) for split in SPLITS},
+            weights=arrays.get("train.weights"),
             warnings=described["warnings"],
             faults=described["faults"],
         )
@@ -294,6 +299,7 @@ class DatasetSource:
         ids: dict[str, list[str]] = {}
         groups: dict[str, list[str]] = {}
         arrays: dict[str, Array] = {}
+        weights: list[float] = []
         seen: dict[str, str] = {}
         reader = _InputReader(self.info.modalities)
         for split in SPLITS:
@@ -304,6 +310,8 @@ class DatasetSource:
                 _check_id(sample.sample_id, split, seen)
                 ids[split].append(sample.sample_id)
                 groups[split].append(str(sample.group or ""))
+                if split == "train":
+                    weights.append(_checked_weight(sample))
                 for task in self.info.tasks:
                     targets[task.name].append(read_target(task, sample))
                 reader.read(sample, position)
@@ -312,6 +320,10 @@ class DatasetSource:
             for number, modality in enumerate(self.info.modalities):
                 arrays[f"{split}.digests.{number}"] = reader.digests(split, modality.name)
         _check_targets(self.info.tasks, arrays)
+        if any(weight != 1 for weight in weights):
+            if not any(weights):
+                raise DataError("every sample of train has the weight 0, so there is nothing to learn from")
+            arrays["train.weights"] = np.array(weights, dtype=np.float32)
         named = {split: names for split, names in groups.items() if any(names)}
         described = {"sample_ids": ids, "groups": named, **reader.described()}
         return {**arrays, "index": np.frombuffer(json.dumps(described).encode(), dtype=np.uint8)}
@@ -625,6 +637,13 @@ def transform_key(encoder: Any, fallback: str) -> str:
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _checked_weight(sample: Sample) -> float:
+    weight = float(sample.weight)
+    if not (math.isfinite(weight) and weight >= 0):
+        raise DataError(f"the weight of sample {sample.sample_id!r} must be finite and at least 0, got {weight}")
+    return weight
 
 
 def _check_id(sample_id: Any, split: str, seen: dict[str, str]) -> None:

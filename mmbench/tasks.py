@@ -88,18 +88,25 @@ def task_loss(
     target: Tensor,
     *,
     class_weights: Tensor | None = None,
+    sample_weights: Tensor | None = None,
     reduction: Literal["mean", "none"] = "mean",
 ) -> Tensor:
     """Cross entropy (multiclass), binary cross entropy (multilabel), squared error of standardised values, or the
     symmetric cross entropy of finding one's partners in the batch (retrieval).
 
-    Computed in float32 also under autocast. With class weights the multiclass mean divides by the sum of the weights.
+    Computed in float32 also under autocast. With class weights the multiclass mean divides by the sum of the weights;
+    with sample weights it is their weighted mean (times the class weights, divided by the sum of the products).
 
     Shapes: logits (B, K), or (B, M * K) for retrieval; target int64 (B,) for multiclass and retrieval, float32 (B, K)
-    otherwise, standardised for regression (`TargetScaler`); class_weights (K,) -> a scalar, or (B,) with reduction
-    "none" (mean over labels or outputs).
+    otherwise, standardised for regression (`TargetScaler`); class_weights (K,), sample_weights (B,) -> a scalar, or
+    (B,) with reduction "none" (mean over labels or outputs), which takes no sample weights.
     """
     logits = logits.float()
+    if sample_weights is not None and reduction == "mean":
+        each = task_loss(task, logits, target, class_weights=class_weights, reduction="none")
+        by_class = class_weights is not None and task.kind == "multiclass"
+        shares = sample_weights * class_weights[target] if by_class and class_weights is not None else sample_weights
+        return (sample_weights * each).sum() / shares.sum().clamp(min=torch.finfo(torch.float32).tiny)
     if task.kind == "retrieval":
         each = _contrastive_loss(logits, target, task.num_outputs)
         return each.mean() if reduction == "mean" else each

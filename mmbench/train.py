@@ -17,7 +17,7 @@ from mmbench.batches import SplitData, split_order
 from mmbench.capture import CapturedSteps, CaptureMode
 from mmbench.config import TrainConfig
 from mmbench.epochs import Epoch, EpochChoice, Trained
-from mmbench.errors import Diverged
+from mmbench.errors import Diverged, UsageError
 from mmbench.evaluate import primary_value
 from mmbench.hostwork import watched
 from mmbench.metric_catalog import metric_specs, primary_metric
@@ -47,6 +47,7 @@ class Step:
         generator: For an objective's own random choices; on the CPU.
         task_loss: Weighted sum of the core's losses, for logits by task; a task left out adds nothing.
         class_weights: By task, (K,) on the device where `class_weights=balanced` asks for them; `task_loss` has them.
+        sample_weights: (B,) where the dataset gives samples weights of their own, else None; `task_loss` has them.
     """
 
     model: MultimodalModel
@@ -57,6 +58,7 @@ class Step:
     generator: torch.Generator
     task_loss: TaskLoss = field(repr=False)
     class_weights: Mapping[str, Tensor | None] = field(default_factory=dict, repr=False)
+    sample_weights: Tensor | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -321,6 +323,7 @@ class Trainer:
     ) -> tuple[Step, Tensor]:
         """Run a model and its objective over a batch; return what the objective saw and the loss, a scalar."""
         output = model(batch)
+        weights = self._sample_weights(batch)
         step = Step(
             model=model,
             batch=batch,
@@ -328,22 +331,42 @@ class Trainer:
             epoch=epoch,
             progress=self.progress,
             generator=self.generator,
-            task_loss=lambda logits: self.loss(logits, batch.targets),
+            task_loss=lambda logits: self.loss(logits, batch.targets, weights),
             class_weights=self.weights,
+            sample_weights=weights,
         )
         step = step if read is None else watched(step, read)
         losses = {**objective(step), **output.losses}
         return step, functools.reduce(torch.add, [value.float() for value in losses.values()])
 
-    def loss(self, logits: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Tensor:
-        """Weighted sum over the tasks in `logits` of their losses, with regression targets standardised."""
+    def _sample_weights(self, batch: Batch) -> Tensor | None:
+        """Return the weights of a batch's samples, (B,); None where all are 1."""
+        if self.train_data.weights is None:
+            return None
+        if batch.rows is None:
+            raise UsageError("samples have weights of their own, which seeds that are trained together do not take")
+        return self.train_data.weights.index_select(0, batch.rows)
+
+    def loss(
+        self, logits: Mapping[str, Tensor], targets: Mapping[str, Tensor], sample_weights: Tensor | None = None
+    ) -> Tensor:
+        """Weighted sum over the tasks in `logits` of their losses, with regression targets standardised.
+
+        With sample weights, (B,), each task's loss is the weighted mean over samples.
+        """
         terms = []
         for task in self.tasks:
             if task.name not in logits:
                 continue
             scaler = self.scalers[task.name]
             target = targets[task.name] if scaler is None else scaler.scale(targets[task.name])
-            value = task_loss(task, logits[task.name].float(), target, class_weights=self.weights[task.name])
+            value = task_loss(
+                task,
+                logits[task.name].float(),
+                target,
+                class_weights=self.weights[task.name],
+                sample_weights=sample_weights,
+            )
             terms.append(task.weight * value)
         return functools.reduce(torch.add, terms)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from manifest_cases import column, media, opened, table, texts, write
+from manifest_cases import column, media, opened, refuse, table, texts, understood, write
 from mmbench_datasets.manifest import describe
 
 from mmbench.data import SPLITS
@@ -164,3 +164,26 @@ def test_parquet_gives_the_same_as_csv(tmp_path):
     assert values["s0"] == "a text 0"
     assert values["s3"] is None
     assert describe(str(tmp_path / "data.parquet"), size="size").missing == ("size",)
+
+
+def test_a_column_gives_samples_their_weights_and_is_no_modality(tmp_path):
+    lines = [f"s{row},{'ab'[row % 2]},{row / 10},{row % 7},text {row}" for row in range(40)]
+    target = table(tmp_path, "id,label,w,x,text", lines)
+
+    splits = opened(target, sample_weight="w")
+
+    assert {sample.sample_id: sample.weight for sample in splits["train"]} == {
+        sample.sample_id: int(sample.sample_id[1:]) / 10 for sample in splits["train"]
+    }
+    assert {sample.weight for sample in opened(target)["train"]} == {1.0}
+    read = {column for source in understood(target, sample_weight="w").sources for column in source.columns}
+    assert "w" not in read
+
+
+def test_a_weight_that_is_no_number_or_negative_names_its_row(tmp_path):
+    lines = [f"s{row},{'ab'[row % 2]},{'-1' if row == 3 else 'x' if row == 5 else 1},text {row}" for row in range(40)]
+
+    message = refuse(table(tmp_path, "id,label,w,text", lines), sample_weight="w")
+
+    assert "line 5: the sample weight (column 'w') is '-1'; write a number of at least 0" in message
+    assert "line 7: the sample weight (column 'w') is 'x'" in message

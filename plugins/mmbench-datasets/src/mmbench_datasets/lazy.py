@@ -51,6 +51,7 @@ class LazySamples(Sequence[Sample]):
         targets: By task, of all rows.
         readers: By modality.
         groups: Of all rows; "" for a row that stands alone. Empty where there are none.
+        weights: Of all rows; empty where all are 1.
     """
 
     def __init__(
@@ -61,8 +62,10 @@ class LazySamples(Sequence[Sample]):
         targets: Mapping[str, Sequence[Any]],
         readers: Mapping[str, Read],
         groups: Sequence[str] = (),
+        weights: Sequence[float] = (),
     ) -> None:
         self._groups = groups
+        self._weights = weights
         self._rows = rows
         self._ids = ids
         self._targets = targets
@@ -80,4 +83,5 @@ class LazySamples(Sequence[Sample]):
             inputs=LazyInputs(self._readers, row),
             targets={task: values[row] for task, values in self._targets.items()},
             group=self._groups[row] if self._groups else "",
+            weight=self._weights[row] if self._weights else 1.0,
         )

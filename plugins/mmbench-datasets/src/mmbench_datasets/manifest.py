@@ -1,9 +1,9 @@
 """Any data of one's own: a table whose columns are paths, texts, numbers and labels, checked before anything runs.
 
-Options name the columns. ``label``, ``split``, ``id``, ``group``, ``time``, ``seed``, ``drop``, ``root``, ``encoding``,
-``max_seconds``, ``max_frames`` and ``pixel_range`` are reserved; every other option is a modality: ``image=photo``
-makes the modality "image" from the column "photo". ``meta=age+height`` joins columns into one table, and so does
-``genes=gene_*``. ``text=number:text`` forces a kind where the content would be taken for another.
+Options name the columns. ``label``, ``split``, ``id``, ``group``, ``time``, ``sample_weight``, ``seed``, ``drop``,
+``root``, ``encoding``, ``max_seconds``, ``max_frames`` and ``pixel_range`` are reserved; every other option is a
+modality: ``image=photo`` makes the modality "image" from the column "photo". ``meta=age+height`` joins columns into
+one table, and so does ``genes=gene_*``. ``text=number:text`` forces a kind where the content looks like another.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ RESERVED = (
     "id",
     "group",
     "time",
+    "sample_weight",
     "seed",
     "drop",
     "root",
@@ -65,6 +66,7 @@ class Manifest:
         root: The folder that paths start from.
         ids: Of each row.
         groups: Of each row, "" where it stands alone; empty without a column of groups.
+        weights: Of each row's loss in training; empty without a column of weights.
         sources: The modalities, by name.
         targets: The tasks.
         rows: By split, in the file's order.
@@ -82,6 +84,7 @@ class Manifest:
     root: Path
     ids: Sequence[str]
     groups: Sequence[str]
+    weights: Sequence[float]
     sources: Sequence[Source]
     targets: Sequence[Target]
     rows: Mapping[Split, Sequence[int]]
@@ -262,9 +265,16 @@ def _understood(
     targets = read_targets(table, known.get("label", ""), faults)
     seed, max_seconds, max_frames = read_seed(known), read_max_seconds(known), _read_max_frames(known)
     splits = split_columns(table, known, faults)
-    used = {item.column for item in targets} | {splits.split, splits.group, splits.time, id_column} - {""}
+    used = {item.column for item in targets} | {
+        splits.split,
+        splits.group,
+        splits.time,
+        id_column,
+        known.get("sample_weight", ""),
+    } - {""}
     files = TableFiles(_root(table, known), "the table's folder" if "root" not in known else "root", table.root)
     notes = [*table.notes, *(note for item in targets for note in item.notes)]
+    weights = _read_weights(table, known.get("sample_weight", ""), faults)
     if declared:
         sources = [declared_source(table, files, name, value, used) for name, value in declared.items()]
         _check_leaks(sources, targets, splits)
@@ -297,6 +307,7 @@ def _understood(
         root=files.root,
         ids=ids,
         groups=[cell.strip() for cell in table.columns[splits.group]] if splits.group else (),
+        weights=weights,
         sources=sources,
         targets=targets,
         rows=rows,
@@ -382,6 +393,22 @@ def _read_ids(table: Table, known: Mapping[str, str], faults: Faults) -> tuple[s
         else:
             first_row[sample_id] = row
     return name, list(ids)
+
+
+def _read_weights(table: Table, column: str, faults: Faults) -> list[float]:
+    """Return the weight of each row; nothing where no column is named."""
+    if not column:
+        return []
+    weights = []
+    for row, cell in enumerate(table.column(column, "sample weights")):
+        weight = number(cell.strip())
+        if weight is None or weight < 0:
+            faults.add(
+                row,
+                f"{table.where(row)}: the sample weight (column {column!r}) is {cell!r}; write a number of at least 0",
+            )
+        weights.append(weight or 0.0)
+    return weights
 
 
 def _read_max_frames(known: Mapping[str, str]) -> int:

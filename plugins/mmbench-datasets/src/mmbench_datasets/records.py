@@ -38,7 +38,12 @@ def open_records(manifest: Manifest) -> dict[Split, LazySamples]:
     targets = {item.task.name: item.values for item in manifest.targets}
     return {
         split: LazySamples(
-            manifest.rows[split], ids=manifest.ids, targets=targets, readers=readers, groups=manifest.groups
+            manifest.rows[split],
+            ids=manifest.ids,
+            targets=targets,
+            readers=readers,
+            groups=manifest.groups,
+            weights=manifest.weights,
         )
         for split in SPLITS
     }

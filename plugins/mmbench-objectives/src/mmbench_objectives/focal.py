@@ -52,30 +52,37 @@ class Focal(nn.Module):
                 step.batch.targets[task.name],
                 self.gamma,
                 step.class_weights.get(task.name),
+                step.sample_weights,
             )
             for task in self.tasks
         ]
         return {"task": torch.stack(terms).sum()}
 
 
-def focal_loss(kind: str, logits: Tensor, target: Tensor, gamma: float, class_weights: Tensor | None = None) -> Tensor:
+def focal_loss(
+    kind: str,
+    logits: Tensor,
+    target: Tensor,
+    gamma: float,
+    class_weights: Tensor | None = None,
+    sample_weights: Tensor | None = None,
+) -> Tensor:
     """Return the focal loss of one task, computed in float32.
 
-    Shapes: logits (B, K); target int64 (B,) for "multiclass", else float32 (B, K); class_weights (K,) -> a scalar.
+    Shapes: logits (B, K); target int64 (B,) for "multiclass", else float32 (B, K); class_weights (K,), sample_weights
+    (B,) -> a scalar.
     """
     logits = logits.float()
+    shares = torch.ones(len(logits), device=logits.device) if sample_weights is None else sample_weights
     if kind == "multiclass":
         log_p = -F.cross_entropy(logits, target, reduction="none")  # (B,)
         each = -_modulation(log_p, gamma) * log_p
-        if class_weights is None:
-            return each.mean()
-        weights = class_weights[target]
-        return (weights * each).sum() / weights.sum()
-    log_p = -F.binary_cross_entropy_with_logits(logits, target, reduction="none")  # (B, K)
-    each = -_modulation(log_p, gamma) * log_p
-    if class_weights is not None:
-        each = each * torch.where(target > 0, class_weights, 1.0)
-    return each.mean()
+        shares = shares if class_weights is None else shares * class_weights[target]
+    else:
+        log_p = -F.binary_cross_entropy_with_logits(logits, target, reduction="none")  # (B, K)
+        by_label = -_modulation(log_p, gamma) * log_p
+        each = (by_label if class_weights is None else by_label * torch.where(target > 0, class_weights, 1.0)).mean(1)
+    return (shares * each).sum() / shares.sum().clamp(min=torch.finfo(torch.float32).tiny)
 
 
 def _modulation(log_p: Tensor, gamma: float) -> Tensor:
