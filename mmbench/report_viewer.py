@@ -30,8 +30,10 @@ def report_file(run_folder: Path) -> Path:
     """Return the page of a run's report.
 
     Raises:
-        UsageError: it was not written yet.
+        UsageError: it was not written yet, or lies elsewhere: all files beside it would be served.
     """
+    if (run_folder / "report").is_symlink():
+        raise UsageError(f"{run_folder / 'report'} is a link, which is not followed; `mmbench report` writes a report")
     for name in ("report.html", "costs.md"):
         file = run_folder / "report" / name
         if file.is_file():

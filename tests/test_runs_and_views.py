@@ -136,6 +136,15 @@ def test_a_page_of_another_site_gets_no_answer_by_a_name_of_its_own(server: int)
     assert get(server, "/", host=f"localhost:{server}")[0] == 200
 
 
+def test_a_report_folder_that_is_a_link_is_not_served(results: Path, tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "report.html").write_text("")
+    (results / "kept" / "report").symlink_to(tmp_path / "home", target_is_directory=True)
+
+    with pytest.raises(UsageError, match="is a link, which is not followed"):
+        report_file(results / "kept")
+
+
 def test_a_run_without_a_report_names_the_command_that_writes_it(results: Path) -> None:
     with pytest.raises(UsageError, match="`mmbench report kept` writes it"):
         report_file(results / "kept")
