@@ -538,8 +538,12 @@ def _clean_runs(results: Path, patterns: Sequence[str], *, dry_run: bool, yes: b
     emit(as_json, lambda: data, lambda: typer.echo(f"{'would remove' if dry_run else 'removed'} {words}"))
 
 
-def main() -> None:
-    """Run the command line; a person's mistake becomes one sentence and its exit code."""
+def main(name: str = "mmbench") -> None:
+    """Run the command line; a person's mistake becomes one sentence and its exit code.
+
+    Args:
+        name: How the command is typed, for `--help`.
+    """
     from mmbench.encoding import printable, use_safe_streams
     from mmbench.executors import OFFLINE
     from mmbench.standard_streams import lasting_streams
@@ -552,7 +556,7 @@ def main() -> None:
         with lasting_streams(keeps_going=bool(_WORKING.intersection(argv[:1]))):
             use_safe_streams()
             with _one_command(argv[:1]):
-                code = app(args=argv, prog_name="mmbench", standalone_mode=False)
+                code = app(args=argv, prog_name=name, standalone_mode=False)
     except BrokenPipeError:
         raise SystemExit(1) from None
     except MmbenchError as error:

@@ -51,6 +51,8 @@ SETTINGS: Mapping[str, str] = {
     "--sampler": "sampler",
 }
 _WITH_SETTINGS = ("plan", "prepare", "run", "profile")
+#: Options of a command that are named as a setting is.
+_NOT_SETTINGS = {("prepare", "--patience")}
 #: Values that mean another one.
 _VALUES: Mapping[tuple[str, str], str] = {
     ("--device", "gpu"): "cuda",
@@ -63,8 +65,8 @@ _VALUES: Mapping[tuple[str, str], str] = {
 #: Options that mmbench has not, and what is there instead.
 _NO_OPTION: Mapping[str, str] = {
     "--seed": "`--seeds 3` trains with three seeds (0, 1, 2); `--seeds 3,` with seed 3 alone",
-    "--folds": "name them with the dataset, such as -d 'photos/data.csv[folds=5]'",
-    "--kfold": "name them with the dataset, such as -d 'photos/data.csv[folds=5]'",
+    "--folds": "there is one split; say how it is made with -d 'photos/data.csv[split=70/15/15]'",
+    "--kfold": "there is one split; say how it is made with -d 'photos/data.csv[split=70/15/15]'",
     "--label": "name the column with the dataset, such as -d 'photos/data.csv[label=species]'",
     "--target": "name the column with the dataset, such as -d 'photos/data.csv[label=species]'",
     "--split": "name the column with the dataset, such as -d 'photos/data.csv[split=part]'",
@@ -162,7 +164,7 @@ def rewritten(argv: Sequence[str]) -> list[str]:
         if not option.startswith("--"):
             found.append(word)
             continue
-        if option in SETTINGS and command in _WITH_SETTINGS:
+        if option in SETTINGS and command in _WITH_SETTINGS and (command, option) not in _NOT_SETTINGS:
             setting = value if equals else next(words, "")
             if not setting:
                 raise UsageError(f"{option} needs a value, such as --set {SETTINGS[option]}=VALUE")

@@ -63,7 +63,7 @@ def test_an_unknown_grid_is_named_with_what_there_is(tmp_path):
     (tmp_path / "mmbench.toml").write_text("[grids.mine]\nseeds = 1\n")
 
     with pytest.raises(
-        UsageError, match=r"no grid is named 'mime'; there is all, smoke, race, mine\. Did you mean 'mine'\?"
+        UsageError, match=r"no grid is named 'mime'; there is quick, all, smoke, race, mine\. Did you mean 'mine'\?"
     ):
         load_config({"grid": "mime"}, folder=tmp_path)
 

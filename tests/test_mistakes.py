@@ -73,7 +73,7 @@ MISTAKES = [
     # options
     ("run -d xor --seed 3", 2, "no option --seed", "`--seeds 3`"),
     ("run -d xor --epoch 3", 2, "no option --epoch", "'--epochs'"),
-    ("run -d xor --folds 5", 2, "no option --folds", "[folds=5]"),
+    ("run -d xor --folds 5", 2, "no option --folds", "[split=70/15/15]"),
     ("run -d photos.csv --label label", 2, "no option --label", "[label=species]"),
     ("run -d xor --resume", 2, "no option --resume", "same --run"),
     ("run -d xor --overwrite", 2, "no option --overwrite", "--retry ok"),

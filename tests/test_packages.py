@@ -205,11 +205,11 @@ def test_ci_finds_the_command_of_the_readme_and_that_takes_the_constraints():
     (pattern,) = re.findall(r"sed -n 's/(.*)/\\1/p' README.md", (ROOT / ".ci" / "run").read_text(encoding="utf-8"))
     commands = [line for line in readme.splitlines() if line.startswith("pip install") and "&&" in line]
 
-    assert [bool(re.match(pattern.replace("\\(", "(").replace("\\)", ")"), line)) for line in commands] == [False, True]
+    assert [bool(re.match(pattern.replace("\\(", "(").replace("\\)", ")"), line)) for line in commands] == [True]
     assert all(line.startswith("pip install -c constraints.txt ") for line in commands)
 
 
 def test_the_tests_that_other_versions_have_to_pass_exist():
     lines = (ROOT / ".ci" / "chosen.txt").read_text(encoding="utf-8").split()
 
-    assert [line for line in lines if not (ROOT / line).exists()] == []
+    assert [line for line in lines if not (ROOT / line.partition("::")[0]).exists()] == []

@@ -243,7 +243,13 @@ def test_the_page_shows_portraits_curves_reliability_and_confusion(browser: Brow
 
     heads = texts(browser, "article h3")
     start = heads.index("Modalities")
-    assert heads[start : start + 4] == ["Modalities", "Missing modalities", "Robustness", "Where the best row is wrong"]
+    assert heads[start : start + 5] == [
+        "Modalities",
+        "Missing modalities",
+        "Robustness",
+        "Each class",
+        "Where the best row is wrong",
+    ]
     assert "Which modality learns" in heads
     first = texts(browser, ".portraits tbody tr:first-child td")
     assert first == [
