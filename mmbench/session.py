@@ -319,7 +319,8 @@ def _report(store: RunStore, out: Console) -> None:
     files = write_report(store.folder, made)
     print_report(store.folder, out, made)
     opens = store.name if store.folder.parent == Path("results") else store.folder
-    out.print(Text(f"report: {files[0]} (`mmbench view {opens}` opens it)"), soft_wrap=True)
+    out.print(Text(f"report: {files[0]}"), soft_wrap=True)
+    out.print(Text(f"`mmbench view {opens}` opens it"), soft_wrap=True)
 
 
 def _settle(store: RunStore, plan: Plan, argv: Sequence[str]) -> None:
