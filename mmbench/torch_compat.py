@@ -61,6 +61,7 @@ class Api:
 _DISPATCH_MODE = "torch.utils._python_dispatch:TorchDispatchMode"
 _FLOP_COUNTER_MODE = "torch.utils.flop_counter:FlopCounterMode"
 _FAST_PATH = "torch.backends.mha"
+_DEVICE_CONSTRUCTORS = "torch.utils._device:_device_constructors"
 _FAKE_TENSOR_MODE = "torch._subclasses.fake_tensor:FakeTensorMode"
 _GRAPH_BREAKS = "torch._dynamo.utils:counters"
 _QUANTIZED_LINEAR = "torch.ao.nn.quantized.dynamic:Linear"
@@ -332,6 +333,20 @@ class _OneModule:
 
     def __exit__(self, *_: object) -> None:
         return None
+
+
+@contextmanager
+def meta_device() -> Iterator[None]:
+    """Let every constructor of torch make tensors without values, as `with torch.device("meta")` does.
+
+    torch lists its constructors once, at the first call of one under a device. transformers replaces `torch.linspace`
+    while it loads weights; a list made meanwhile lacks the real one for as long as the process lives, so a new one is
+    made here.
+    """
+    with suppress(ImportError, AttributeError):  # another release of torch: the list as it is
+        _resolve(_DEVICE_CONSTRUCTORS).cache_clear()
+    with torch.device("meta"):
+        yield
 
 
 def _dispatch_mode(on_op: Callable[[Any, Sequence[Any], Mapping[str, Any]], Any]) -> Any:

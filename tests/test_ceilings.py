@@ -69,7 +69,7 @@ def test_no_modality_tells_xor_and_the_fusions_that_can_do(runs):
     assert "decision-average" in fusions_that("xor", solve=False)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_fusions_reach_the_joint_ceiling_of_quarters_with_every_pair_of_encoders(runs):
     wanted = ("concat", "tensor", "low-rank-tensor", "gated", "attention")
     found = runs("quarters", *(flag for name in wanted for flag in ("-f", name)))
@@ -91,8 +91,13 @@ def test_one_pair_of_encoders_reaches_the_joint_ceiling_of_quarters(runs):
     assert min(value for _, fusion, value in found if fusion in ("gated", "low-rank-tensor")) >= 0.95
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["redundant", "unique", "synergy", "redundant-missing", "tasks"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("redundant-missing", marks=pytest.mark.slow),
+        *(pytest.param(name, marks=pytest.mark.full) for name in ("redundant", "unique", "synergy", "tasks")),
+    ],
+)
 def test_no_cell_passes_the_ceiling_of_what_it_sees(runs, name):
     known = ceilings(name)
     best = {}
@@ -107,7 +112,7 @@ def test_no_cell_passes_the_ceiling_of_what_it_sees(runs, name):
     assert best[joint] >= 0.9 * known[joint]
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_motion_is_seen_by_encoders_of_time_and_not_by_the_mean_over_frames(runs):
     timed = ("cnn3d", "convlstm", "frames/cnn[pool=lstm]")
     flags = [flag for name in (*timed, "frames/cnn") for flag in ("-e", f"video={name}")]

@@ -397,8 +397,7 @@ def whole(home):
     return [{**row, "run": ""} for row in quality(exported("whole", home))]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("lines", [1, 3])
+@pytest.mark.parametrize("lines", [pytest.param(1, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.full)])
 def test_a_killed_run_continues_to_the_same_table(lines, home, whole):
     name = f"killed{lines}"
     process = run_in_background(name, home)

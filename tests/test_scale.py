@@ -57,7 +57,7 @@ def walked(num_cells: int, folder: Path, what: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.skipif(sys.platform != "linux", reason="reads peak memory as Linux counts it")
 def test_a_run_walks_through_ten_times_as_many_cells_in_the_same_memory(tmp_path: Path) -> None:
     few = walked(10_000, tmp_path, "walk")

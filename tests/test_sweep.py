@@ -357,7 +357,7 @@ def test_a_wider_selection_adds_its_combos_to_a_swept_run(swept, home):
     assert ranked == {"concat": 2, "gated": 2, "sum": 2, "single": 2}
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_an_optuna_sweep_that_is_killed_asks_for_the_same_trials_again(home):
     pytest.importorskip("optuna")
     text = RUN_FILE.replace('"grid"', '"optuna"\ntrials = 4').replace(

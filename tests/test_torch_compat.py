@@ -337,3 +337,20 @@ def test_leaves_are_those_of_torch():
     tree = ([1, (torch.ones(1), None)], {"a": [2.5, "word"], "b": ()})
 
     assert [str(item) for item in torch_compat.leaves(tree)] == [str(item) for item in _pytree.tree_leaves(tree)]
+
+
+def test_every_constructor_makes_meta_tensors_although_one_was_replaced_at_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    constructors = torch.utils._device._device_constructors
+    constructors.cache_clear()
+    with monkeypatch.context() as patched, torch.device("meta"):
+        patched.setattr(torch, "linspace", lambda *_: None)
+        torch.empty(1)
+    try:
+        with torch.device("meta"):
+            assert not torch.linspace(0, 1, 3).is_meta
+        with torch_compat.meta_device():
+            assert torch.linspace(0, 1, 3).is_meta
+    finally:
+        constructors.cache_clear()

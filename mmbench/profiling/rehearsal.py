@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmbench.profiling.flops import count_flops
-from mmbench.torch_compat import FLOP_COUNTER
+from mmbench.torch_compat import FLOP_COUNTER, meta_device
 
 
 def _forward() -> Tensor:
@@ -34,5 +34,5 @@ def _forward() -> Tensor:
 
 
 if not FLOP_COUNTER.missing():
-    with torch.device("meta"):
+    with meta_device():
         count_flops(_forward)

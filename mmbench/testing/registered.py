@@ -13,7 +13,14 @@ from mmbench.testing.checks import Fault, Finding, NotChecked, Owner, check, fir
 from mmbench.testing.compare import close, difference, tolerance
 from mmbench.testing.subjects import Case, EncoderCase, Given, Inputs, Out, convert, per_case
 from mmbench.testing.walk import Hidden, hidden_tensors, registered, storages, used_in_forward
-from mmbench.torch_compat import AUTOGRAD_GRAPH, FAKE_TENSORS, OP_INTERCEPTION, autograd_leaves, fake_tensors
+from mmbench.torch_compat import (
+    AUTOGRAD_GRAPH,
+    FAKE_TENSORS,
+    OP_INTERCEPTION,
+    autograd_leaves,
+    fake_tensors,
+    meta_device,
+)
 
 _BOTH: tuple[Owner, ...] = ("encoder", "fusion")
 _NO_GPU_WORDS = ("CUDA", "NVIDIA driver", "not linked with support")
@@ -184,7 +191,7 @@ def made_on_any_device(case: Case) -> None:
     if getattr(case.part.spec, "weights", ()):
         raise NotChecked("its weights are loaded from files")
     try:
-        with torch.device("meta"):
+        with meta_device():
             module = case.make()
     except Finding as finding:
         raise NotChecked(f"it cannot be built: {finding.found}") from None

@@ -128,7 +128,7 @@ def test_tables_of_hostile_cells(tmp_path, **arguments):
     table_of_cells(tmp_path, **arguments)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @given(**ARGUMENTS)
 @fuzzed(_THOROUGH)
 def test_many_tables_of_hostile_cells(tmp_path, **arguments):
@@ -165,7 +165,7 @@ def test_hostile_json(tmp_path, objects, options, cut):
     json_table(tmp_path, objects, options, cut)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @given(objects=OBJECTS, options=OPTIONS, cut=st.sampled_from([0, 0, 0, 1, 7]))
 @fuzzed(_THOROUGH)
 def test_much_hostile_json(tmp_path, objects, options, cut):
@@ -199,7 +199,7 @@ def test_hostile_parquet(tmp_path, objects, options, damage):
     parquet_table(tmp_path, objects, options, damage)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @given(objects=OBJECTS, options=OPTIONS, damage=DAMAGE)
 @fuzzed(_THOROUGH)
 def test_much_hostile_parquet(tmp_path, objects, options, damage):

@@ -152,7 +152,7 @@ def test_500_damaged_files_of_each_kind_are_read_or_refused(tmp_path, kind):
         fuzz(film(tmp_path, kind), read_all_of_a_film, 500)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("seed", range(4))
 def test_thousands_of_damaged_media_are_read_or_refused(tmp_path, seed):
     rng = random.Random(seed)

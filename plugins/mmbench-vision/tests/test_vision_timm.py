@@ -287,8 +287,13 @@ def test_real_weights_in_half_precision_are_read_as_timm_reads_them():
     torch.testing.assert_close(given, expected, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("reference", ["timm/resnet10t[size=32]", "timm/vit_tiny_patch16_224[size=32]"])
+@pytest.mark.parametrize(
+    "reference",
+    [
+        pytest.param("timm/resnet10t[size=32]", marks=pytest.mark.slow),
+        pytest.param("timm/vit_tiny_patch16_224[size=32]", marks=pytest.mark.full),
+    ],
+)
 def test_fresh_models_conform_as_mmbench_check_says(reference):
     results = list(check(reference, level="smoke"))
 
