@@ -399,7 +399,7 @@ def test_a_policy_lets_fusions_without_masks_serve_gaps_where_it_can():
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_imputing_beats_zeros_where_modalities_tell_the_same_and_the_favourites_are_taken_away(tmp_path):
     environment = {**os.environ, "MMBENCH_CACHE": str(tmp_path / "cache"), "MMBENCH_DATA": str(tmp_path / "data")}
     command = [sys.executable, "-m", "mmbench.cli"]

@@ -57,7 +57,7 @@ def test_fusion_of_three_scratch_encoders_beats_every_modality_on_digits(tmp_pat
     assert fused > max(single)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_stamps_with_missing_modalities_run_whole(tmp_path):
     rows = exported(
         f"manifest:{manifest('tuxstamps')}[image=image,text=text,audio=audio,sfx=sfx]",

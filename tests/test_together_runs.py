@@ -167,7 +167,7 @@ def primary(record):
 SMALL = ("-d", "xor", "-f", "concat", "--epochs", "3", "--limit", "200", "--diagnostics", "none", "--results", ".")
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_run_that_trains_seeds_together_equals_one_that_does_not(tmp_path):
     never = mmbench("run", *SMALL, "--seeds", "3", "--run", "never", cwd=tmp_path)
     first = mmbench("run", *SMALL, "--seeds", "1", "--run", "auto", "--together", "auto", cwd=tmp_path)

@@ -144,7 +144,7 @@ def test_a_job_that_slurm_puts_back_continues_with_its_next_cell(bench: Bench) -
     assert [(name, number) for name, number, _ in bench.noted()] == [(name, job_id) for name in "abbc"]
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_cell_that_outlasts_its_walltime_says_so(bench: Bench) -> None:
     outcomes: dict[str, Outcome] = {}
     with bench.executor(time="1m", cells_per_job=2) as executor:
