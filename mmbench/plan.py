@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mmbench.combo import Cell
-from mmbench.config import RunConfig, TrainConfig
+from mmbench.config import QUICK_SELECTION, RunConfig, TrainConfig
 from mmbench.errors import EmptySelection, MmbenchError, UsageError, did_you_mean
 from mmbench.grid import DEVICE, DatasetGrid, in_turn
 from mmbench.metric_catalog import check_metrics, keeps_its_own
@@ -392,6 +392,8 @@ def _check_selectors(plan: Plan) -> None:
     for selector in plan.config.encoder:
         name, pattern = split_selector(selector)
         if name and name not in known:
+            if plan.config.grid == "quick" and selector in QUICK_SELECTION["encoder"]:
+                continue  # nobody typed it: the grid names one encoder for each kind that a dataset may have
             raise EmptySelection(
                 f"-e {selector}: no selected dataset has a modality or kind {name!r}; "
                 f"there is {', '.join(known)}.{did_you_mean(name, known)}"

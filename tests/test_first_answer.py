@@ -12,6 +12,7 @@ from comparison_cases import DATASETS, make_run
 from rich.console import Console
 
 from mmbench.config import load_config, resolve_train
+from mmbench.errors import EmptySelection
 from mmbench.executors.child import plugin_frame
 from mmbench.plan import local_runtime, make_plan
 from mmbench.progress import BestSoFar, Progress, finished_line
@@ -202,3 +203,17 @@ def test_the_best_score_so_far_is_that_of_val_in_the_direction_of_the_metric() -
         "best on val so far: accuracy 0.750  digits  image:cnn  concat  seed 1",
         "best on val so far: mae 1.000  houses  image:cnn  concat  seed 1",
     ]
+
+
+def test_the_grid_quick_takes_data_without_one_of_its_kinds(tmp_path: Path) -> None:
+    rows = [f"{'good' if i % 2 else 'bad'} words {i},{'yes' if i % 2 else 'no'}" for i in range(40)]
+    (tmp_path / "data.csv").write_text("text,label\n" + "\n".join(rows) + "\n", encoding="utf-8")
+
+    config = load_config({"grid": "quick", "dataset": [str(tmp_path / "data.csv")]})
+    made = make_plan(config, load_registry(), runtime=local_runtime(config, cache=tmp_path, data=tmp_path, jobs=2))
+
+    assert made.count()["baselines"] == 4  # one encoder with three seeds, and the majority floor
+
+    mistyped = load_config({"grid": "quick", "dataset": [str(tmp_path / "data.csv")], "encoder": ["image=mlp"]})
+    with pytest.raises(EmptySelection, match="no selected dataset has a modality or kind 'image'"):
+        make_plan(mistyped, load_registry(), runtime=local_runtime(config, cache=tmp_path, data=tmp_path, jobs=2))
