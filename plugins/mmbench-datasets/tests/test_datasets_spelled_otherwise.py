@@ -221,3 +221,14 @@ def test_cells_of_a_text_that_may_be_none_are_named(tmp_path, cells, note):
 
 def test_a_number_that_is_no_number_is_still_named_with_its_row(tmp_path):
     assert "line 2: in column 'v' of 'v', '(5.5)' is no number" in refuse(numbered(tmp_path, ["(5.5)"]), v="v")
+
+
+@pytest.mark.parametrize("odd", ["img.jpg;short", "img.jpg;short;1,5;a;too many"])
+def test_one_row_of_another_width_leaves_semicolons_the_separator(tmp_path, odd):
+    lines = [f"img{row}.jpg;words;{row},5;{'ab'[row % 2]}" for row in range(60)]
+    file = tmp_path / "data.csv"
+    file.write_text("\n".join(["file;text;weight;label", *lines, odd]) + "\n", encoding="utf-8")
+
+    said = refuse(file, text="text", label="label")
+    assert "line 62" in said
+    assert "line 1 " not in said

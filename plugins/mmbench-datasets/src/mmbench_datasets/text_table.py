@@ -93,6 +93,14 @@ def read_cells(name: str, content: bytes, separator: str, encoding: str = "") ->
                 return _checked(name, others, lines_of_others, other, notes)
     if reason:
         raise DataError(f"{name} {reason}")
+    if not _fits_most(rows):  # decimal commas divide a file of semicolons, of which one row is cut short
+        for other in _SEPARATORS:
+            if other == separator or other not in first_line:
+                continue
+            others, lines_of_others, unreadable = _parse(text, other)
+            if not unreadable and len(others[0]) > 1 and _fits_most(others):
+                notes.append(f"cells are separated by {_WORDS[other]}")
+                return _checked(name, others, lines_of_others, other, notes)
     _check_other_separators(name, text, first_line, separator, rows)
     return _checked(name, rows, numbers, separator, notes)
 
@@ -229,6 +237,11 @@ def _unquote(cell: str) -> str:
 
 def _is_even(rows: Sequence[Sequence[str]]) -> bool:
     return all(len(row) == len(rows[0]) for row in rows)
+
+
+def _fits_most(rows: Sequence[Sequence[str]]) -> bool:
+    """Return whether more than half of the rows have as many cells as the header, which is the first."""
+    return sum(len(row) == len(rows[0]) for row in rows[1:]) * 2 > len(rows) - 1
 
 
 def _check_header_width(
