@@ -12,13 +12,12 @@ from mmbench.durable import write_atomically
 from mmbench.encoding import parse_json
 from mmbench.errors import DataError, MmbenchError
 from mmbench.selection import encoder_references
+from mmbench.store import DATA_CARDS_FILE
 
 if TYPE_CHECKING:
     from mmbench.data_card import DataCard
     from mmbench.parts import DatasetPart
     from mmbench.plan import Plan
-
-CARDS_FILE = "data_cards.json"
 
 
 def plan_cards(plan: Plan, *, cached_only: bool = False) -> dict[str, DataCard]:
@@ -58,13 +57,13 @@ def write_cards(folder: Path, cards: Mapping[str, DataCard]) -> None:
     """
     known = {card.name: card for card in read_cards(folder)}
     data = [card.to_json() for card in {**known, **cards}.values()]
-    write_atomically(folder / CARDS_FILE, [json.dumps(data, indent=1), "\n"])
+    write_atomically(folder / DATA_CARDS_FILE, [json.dumps(data, indent=1), "\n"])
 
 
 def read_cards(folder: Path) -> tuple[DataCard, ...]:
     """Return the data cards of a run; those that are damaged or not there are left out."""
     try:
-        data = parse_json((folder / CARDS_FILE).read_text(encoding="utf-8"))
+        data = parse_json((folder / DATA_CARDS_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return ()
     from mmbench.data_card import DataCard  # with NumPy, which a run without cards does without

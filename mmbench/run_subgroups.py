@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from mmbench.durable import write_atomically
 from mmbench.encoding import parse_json
+from mmbench.store import SUBGROUPS_FILE
 
 if TYPE_CHECKING:
     from mmbench.plan import Plan
 
-SUBGROUPS_FILE = "subgroups.json"
 #: Value of each test sample, by column and sample id; a sample without a known value is left out.
 Subgroups: TypeAlias = Mapping[str, Mapping[str, str]]
 

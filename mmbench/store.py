@@ -39,6 +39,8 @@ RUN_FILE = "run.json"
 PLAN_FILE = "plan.json"
 RECORD_FILE = "record.json"
 DECISIONS_FILE = "decisions.json"
+DATA_CARDS_FILE = "data_cards.json"
+SUBGROUPS_FILE = "subgroups.json"
 
 _RUN_FIELDS: Mapping[str, type | tuple[type, ...]] = {
     "argv": list,
@@ -76,8 +78,8 @@ _WRITER_FILE = ".writer.json"
 _ATTEMPT = re.compile(r"\.[0-9a-f]{16}\.(\d+|old)\.[0-9a-f]{8}")
 #: What mmbench and its plugins write into the folder of a run.
 _ENTRIES = frozenset(
-    {RUN_FILE, PLAN_FILE, DECISIONS_FILE, JOURNAL_FILE, f"{JOURNAL_FILE}.gz", f"{JOURNAL_FILE}.foreign", _LOCK_FILE,
-     _WRITER_FILE, "cells", EXECUTORS_FOLDER, "report", "trackers", "models", "data_cards.json"}
+    {RUN_FILE, PLAN_FILE, DECISIONS_FILE, DATA_CARDS_FILE, SUBGROUPS_FILE, JOURNAL_FILE, f"{JOURNAL_FILE}.gz",
+     f"{JOURNAL_FILE}.foreign", _LOCK_FILE, _WRITER_FILE, "cells", EXECUTORS_FOLDER, "report", "trackers", "models"}
 )  # fmt: skip
 _RUN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 

@@ -24,8 +24,8 @@ from mmbench.report.by_subgroup import SubgroupTable
 from mmbench.report.export import export_run
 from mmbench.report.html import render_html
 from mmbench.report.markdown import render_markdown
-from mmbench.run_subgroups import SUBGROUPS_FILE
-from mmbench.store import RunStore
+from mmbench.run_list import runs_to_remove
+from mmbench.store import SUBGROUPS_FILE, RunStore
 
 NUM = 400
 TARGET = np.arange(NUM) % 2
@@ -248,19 +248,9 @@ def test_naming_subgroups_later_adds_them_to_the_run_without_training_again(tmp_
     ]
     (tmp_path / "clinic.csv").write_text("\n".join(lines) + "\n")
     flags = [
-        "-e",
-        "mlp",
-        "-f",
-        "concat",
-        "--no-baselines",
-        "--epochs",
-        "1",
-        "--protocol",
-        "none",
-        "--diagnostics",
-        "none",
-    ]
-    flags += ["--isolate", "none", "--run", "r"]
+        "-e", "mlp", "-f", "concat", "--no-baselines", "--epochs", "1", "--protocol", "none", "--diagnostics", "none",
+        "--isolate", "none", "--run", "r",
+    ]  # fmt: skip
     first = mmbench("run", "-d", "clinic.csv[a=a0,b=b0]", *flags, cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     journal = (tmp_path / "results/r/journal.jsonl").read_text()
@@ -272,3 +262,4 @@ def test_naming_subgroups_later_adds_them_to_the_run_without_training_again(tmp_
     text = (tmp_path / "results/r/report/report.md").read_text()
     assert "### Subgroups" in text and "sex=F" in text
     assert len(set(re.findall(r"age=\d+ to \d+", text))) == 4  # its quarters
+    assert runs_to_remove(tmp_path / "results", ["r"]) == [tmp_path / "results/r"]  # no file of it is foreign
