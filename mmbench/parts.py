@@ -88,6 +88,11 @@ class DatasetPart(Part):
     subgroups: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False)
 
     @property
+    def ranked_by(self) -> tuple[str, str]:
+        """The task and metric by which reports rank the rows: those of the first task."""
+        return self.info.tasks[0].name, primary_metric(self.info.tasks[0])
+
+    @property
     def train_identity(self) -> dict[str, Any]:
         """What of the training the quality key covers: settings, and a chosen metric that the results depend on.
 

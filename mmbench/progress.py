@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -42,6 +42,7 @@ class Progress:
         heart: Measures the machine; None leaves that out.
         trackers: Told what happens.
         reasons: Why cells have no result, of earlier stages too.
+        ranked_by: Task and metric that rank the rows of each dataset.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Progress:
         heart: Heartbeat | None = None,
         trackers: Trackers | None = None,
         reasons: Reasons | None = None,
+        ranked_by: Mapping[str, tuple[str, str]] = MappingProxyType({}),
     ) -> None:
         self.out = out
         self.standing = standing
@@ -59,6 +61,7 @@ class Progress:
         self._reasons = reasons if reasons is not None else Reasons()
         self._last_line = time.monotonic()
         self._live: Live | None = None
+        self._ranked_by = ranked_by
         self._best = BestSoFar()
 
     def __enter__(self) -> Progress:
@@ -90,13 +93,15 @@ class Progress:
             self.standing.leave(row["cell_id"])
         elif event.record is not None:
             record = event.record
-            self._best.take(row, record)
+            ranked_by = self._ranked_by.get(str(row.get("dataset", "")))
+            self._best.take(row, clean_score(record, "val", ranked_by))
             self.standing.end(record.cell_id, record.status, record.duration_s, self.standing.kind_of(row))
             line_of_reason = self._reasons.add(record, describe(row))
             if line_of_reason:
                 self._say(Text(line_of_reason, style_of(record.status)))
             if self._live is None and record.status in DONE and self._speaks():
-                self.out.print(Text(finished_line(self.standing, row, record)), soft_wrap=True)
+                score = clean_score(record, "test", ranked_by) or clean_score(record, "val", ranked_by)
+                self.out.print(Text(finished_line(self.standing, row, score)), soft_wrap=True)
 
     def render(self) -> RenderableType:
         """Return the live table."""
@@ -115,16 +120,24 @@ class Progress:
         (self._live.console if self._live is not None else self.out).print(text)
 
 
+def clean_score(record: Record, split: str, ranked_by: tuple[str, str] | None = None) -> Metric | None:
+    """Return the score of a cell on a split by a task and metric, or by its first metric; None where it has none."""
+    for item in record.metrics:
+        is_ranking = ranked_by in (None, (item.task, item.name))
+        is_clean = item.phase == "evaluate" and item.split == split and item.condition == "clean"
+        if is_ranking and is_clean and item.value is not None:
+            return item
+    return None
+
+
 class BestSoFar:
-    """The best score on val of the cells that finished, by dataset; val, since whoever looks on may act on it."""
+    """The best score of the cells that finished, by dataset."""
 
     def __init__(self) -> None:
         self._found: dict[str, tuple[Metric, str]] = {}
 
-    def take(self, row: Mapping[str, Any], record: Record) -> None:
-        """Take note of a cell that ended."""
-        scores = (item for item in record.metrics if item.phase == "evaluate" and item.split == "val")
-        score = next((item for item in scores if item.condition == "clean" and item.value is not None), None)
+    def take(self, row: Mapping[str, Any], score: Metric | None) -> None:
+        """Take note of a cell's score on val; not of that on test, which must choose nothing."""
         if score is None or score.value is None or not row.get("encoders"):
             return
         dataset = str(row.get("dataset", ""))
@@ -142,15 +155,9 @@ class BestSoFar:
         return [f"best on val so far: {score.name} {number(score.value)}  {label}" for score, label in found]
 
 
-def finished_line(standing: Standing, row: Mapping[str, Any], record: Record) -> str:
-    """Return how far a run is, which cell finished and its score: a line of the log where no terminal looks on."""
-    scores = [
-        item
-        for split in ("test", "val")
-        for item in record.metrics
-        if item.phase == "evaluate" and item.split == split and item.condition == "clean" and item.value is not None
-    ]
-    words = f": {scores[0].name} {number(scores[0].value)} on {scores[0].split}" if scores else ""
+def finished_line(standing: Standing, row: Mapping[str, Any], score: Metric | None) -> str:
+    """Return the line of the log for a finished cell: how far the run is, the cell and its score."""
+    words = f": {score.name} {number(score.value)} on {score.split}" if score is not None else ""
     left = standing.remaining_s()
     rest = f", about {duration(left)} left" if left is not None and standing.num_left else ""
     return f"{standing.num_settled}/{standing.num_planned}  {visible(describe(row))}{words}{rest}"

@@ -97,6 +97,7 @@ def run_plan(plan: Plan, *, argv: Sequence[str], as_json: bool = False) -> int:
             print_data(out, plan, cards)
             began = time.monotonic()
             admission = make_admission(plan)
+            ranked_by = {part.label: part.ranked_by for part in plan.datasets}
             trackers.start(store.read_run(), counts["run"] + counts["baselines"])
 
             def launch(stage: Stage, num_missing: int, *, spent_s: float, max_failures: float | None) -> Summary:
@@ -110,7 +111,7 @@ def run_plan(plan: Plan, *, argv: Sequence[str], as_json: bool = False) -> int:
                         lacks_named = lacks_named or plan.names_any(cast(Cell, event.cell))
                     progress.on_event(event)
 
-                with Progress(out, standing, heart, trackers, reasons) as progress:
+                with Progress(out, standing, heart, trackers, reasons, ranked_by) as progress:
                     return run(
                         stage.cells(),
                         store,

@@ -15,7 +15,7 @@ from mmbench.config import load_config, resolve_train
 from mmbench.errors import EmptySelection
 from mmbench.executors.child import plugin_frame
 from mmbench.plan import local_runtime, make_plan
-from mmbench.progress import BestSoFar, Progress, finished_line
+from mmbench.progress import BestSoFar, Progress, clean_score, finished_line
 from mmbench.reasons import Reasons
 from mmbench.record import Metric, Record
 from mmbench.registry import load_registry
@@ -101,7 +101,8 @@ def test_a_finished_cell_is_logged_with_its_name_and_test_score() -> None:
     standing.end(ROW["cell_id"], "ok", 2.0, standing.kind_of(ROW))
     metrics = (score(0.5, split="val"), score(0.25, condition="drop:audio"), score(0.8125), score(0.7, name="f1_macro"))
 
-    line = finished_line(standing, ROW, Record(cell_id=ROW["cell_id"], status="ok", metrics=metrics))
+    record = Record(cell_id=ROW["cell_id"], status="ok", metrics=metrics)
+    line = finished_line(standing, ROW, clean_score(record, "test"))
 
     assert line == "1/1  digits  image:cnn  concat  seed 0: accuracy 0.812 on test"
 
@@ -127,6 +128,27 @@ def test_a_pipe_gets_one_line_for_each_finished_cell() -> None:
     assert out.file.getvalue() == (  # type: ignore[attr-defined]
         "1/1  digits  image:cnn  concat  seed 0: accuracy 0.750 on test\n"
     )
+
+
+def test_scores_under_way_are_those_of_the_metric_that_ranks_the_rows() -> None:
+    standing = Standing()
+    standing.expect(ROW)
+    metrics = [
+        score(value, split=split, task=task, name=name)
+        for split, value in (("val", 0.25), ("test", 0.5))
+        for task, name in (("parity", "f1_macro"), ("digit", "accuracy"), ("digit", "f1_macro"))
+    ]
+    metrics[2] = score(0.75, split="val", name="f1_macro")
+    out = Console(file=io.StringIO(), width=60)
+    with Progress(out, standing, ranked_by={"digits": ("digit", "f1_macro")}) as progress:
+        progress.on_event(Event(kind="started", cell=Planned()))
+        record = Record(cell_id=ROW["cell_id"], status="ok", metrics=tuple(metrics))
+        progress.on_event(Event(kind="finished", cell=Planned(), record=record))
+        out.print(progress.render())
+
+    printed = out.file.getvalue()  # type: ignore[attr-defined]
+    assert "seed 0: f1_macro 0.500 on test\n" in printed
+    assert "best on val so far: f1_macro 0.750" in printed
 
 
 def summary(signum: int | None = None, cause: str = "", **counts: int) -> Summary:
@@ -193,11 +215,12 @@ def test_the_best_score_so_far_is_that_of_val_in_the_direction_of_the_metric() -
     best = BestSoFar()
     for number, (accuracy, test) in enumerate([(0.5, 0.9), (0.75, 0.1), (0.625, 1.0)]):
         metrics = (score(test), score(accuracy, split="val"))
-        best.take({**ROW, "seed": number}, Record(cell_id=ROW["cell_id"], status="ok", metrics=metrics))
+        record = Record(cell_id=ROW["cell_id"], status="ok", metrics=metrics)
+        best.take({**ROW, "seed": number}, clean_score(record, "val"))
     for number, error in enumerate([2.0, 1.0, 3.0]):
         metric = Metric(phase="evaluate", name="mae", value=error, split="val", task="price", direction="min")
         row = {**ROW, "dataset": "houses", "seed": number}
-        best.take(row, Record(cell_id=ROW["cell_id"], status="ok", metrics=(metric,)))
+        best.take(row, metric)
 
     assert best.lines() == [
         "best on val so far: accuracy 0.750  digits  image:cnn  concat  seed 1",
