@@ -111,6 +111,16 @@ def test_rows_of_one_time_stay_in_one_split_and_numbers_order_as_numbers(tmp_pat
     assert found == {"train": {5, 6, 7, 8, 9}, "val": {10, 11, 12}, "test": {13, 14}}
 
 
+def test_a_split_by_time_orders_days_before_months_before_years(tmp_path):
+    days = [f"{row % 28 + 1:02}.{row // 28 + 1:02}.{2023 + row // 50}" for row in range(100)]
+    target = dated(tmp_path, days)
+
+    # The first fifty rows are of January and February 2023, the others of February to April 2024.
+    assert rows_in("train", target, time="when", split="50/25/25") == list(range(50))
+    assert rows_in("test", target, time="when", split="50/25/25") == list(range(75, 100))
+    assert any("the day first and the month second" in note for note in describe(target, time="when").notes)
+
+
 def test_times_of_different_zones_are_compared_as_moments(tmp_path):
     hours = [f"2024-01-01T{hour:02}:00:00+00:00" for hour in range(1, 19)]
     target = dated(tmp_path, [*hours, "2024-01-01T23:00:00+05:00", "2024-01-01T16:30:00-05:00"])

@@ -126,3 +126,55 @@ def test_too_many_words_say_what_a_table_takes(tmp_path):
 
     with pytest.raises(DataError, match=r"100 different words in train; a table takes numbers, dates and times"):
         describe(str(tmp_path / "data.csv"), meta="word:tabular")
+
+
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [
+        ("{2}.{1}.{0}", "day first and the month second"),
+        ("{2}/{1}/{0}", "day first and the month second"),
+        ("{1}/{2}/{0}", "day second and the month first"),
+        ("{0}/{1}/{2}", "year, month and day"),
+        ("{0}.{1}.{2}", "year, month and day"),
+    ],
+)
+@pytest.mark.parametrize("clock", ["", " 09:30"])
+def test_dates_are_read_in_the_order_that_their_column_decides(tmp_path, written, words, clock):
+    days = [f"2024-{row % 12 + 1:02}-{row % 28 + 1:02}" for row in range(24)]
+    others = [written.format(*day.split("-")) for day in days]
+    rows = [f"{('train', 'val', 'test')[row % 3]},{'ab'[row // 3 % 2]},{day}{clock},{other}{clock}"
+            for row, (day, other) in enumerate(zip(days, others))]  # fmt: skip
+    target = str(tmp_path / "data.csv")
+    Path(target).write_text("\n".join(["split,label,iso,other", *rows]) + "\n")
+
+    found = column(target, "other", other="other:tabular")
+
+    np.testing.assert_allclose(found, column(target, "iso", iso="iso:tabular"))
+    assert words in " ".join(describe(target, when="other").notes)
+    assert describe(target, when="iso", time="other", split="50/25/25").notes  # a split by time reads them, too
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        ["01.02.2024", "12.11.2024"],  # no number passes 12
+        ["28.04.2024", "04.28.2024"],  # both do
+        ["28.04.2024", "04/05/2024"],  # two separators may be two orders
+    ],
+)
+def test_dates_whose_order_no_cell_decides_are_refused(tmp_path, cells):
+    rows = [f"{('train', 'val', 'test')[row % 3]},{'ab'[row // 3 % 2]},{cells[row % 2]}" for row in range(24)]
+    (tmp_path / "data.csv").write_text("\n".join(["split,label,when", *rows]) + "\n")
+
+    with pytest.raises(DataError, match="can be read in several ways, and no cell decides which"):
+        describe(str(tmp_path / "data.csv"), when="when")
+
+
+def test_a_day_that_no_calendar_has_names_its_row(tmp_path):
+    days = ["28.04.2024", "03.05.2024", "30.02.2024", "17.08.2023"]
+    rows = [f"{('train', 'val', 'test')[row % 3]},{'ab'[row // 3 % 2]},{days[row % 4 if row < 3 else 0]}"
+            for row in range(24)]  # fmt: skip
+    (tmp_path / "data.csv").write_text("\n".join(["split,label,when", *rows]) + "\n")
+
+    with pytest.raises(DataError, match=r"line 4: in column 'when' of 'when', '30\.02\.2024' is no date"):
+        describe(str(tmp_path / "data.csv"), when="when")

@@ -15,7 +15,17 @@ from mmbench.errors import DataError
 from mmbench_datasets.cells import exact_number, is_unknown
 from mmbench_datasets.faults import Faults
 from mmbench_datasets.label_names import join_spellings
-from mmbench_datasets.moments import WIDTHS, Moment, encode_moment, is_moment_written_otherwise, moment_of
+from mmbench_datasets.moments import (
+    WIDTHS,
+    DateOrder,
+    Moment,
+    as_iso,
+    date_order,
+    encode_moment,
+    is_moment_written_otherwise,
+    moment_of,
+    order_notes,
+)
 from mmbench_datasets.numbers import PLAIN, NumberFormat, read_number_column
 from mmbench_datasets.table import Table
 from mmbench_datasets.vectors import as_vector, common_width, vector_column, vector_fault
@@ -36,6 +46,7 @@ class Feature:
         column: Its name.
         categories: The words that training knows, one output each; empty for anything else.
         moment: What dates and times are, or None.
+        date_order: The order of the parts of its dates where they are not written as ISO 8601, or None.
         format: How numbers are written.
         offset: What is subtracted from numbers, so that they keep their differences as 32-bit floats; a whole number
             where the column holds some that 64-bit floats would merge.
@@ -47,6 +58,7 @@ class Feature:
     column: str
     categories: tuple[str, ...] = ()
     moment: Moment | None = None
+    date_order: DateOrder | None = None
     format: NumberFormat = PLAIN
     offset: float = 0.0
     vector: int = 0
@@ -59,9 +71,26 @@ class Feature:
         return self.vector or (WIDTHS[self.moment] if self.moment else len(self.categories) or 1)
 
 
-def read_moment_column(cells: Sequence[str]) -> tuple[Moment, dict[int, str]] | None:
-    """Return what the dates or times of a column are, and what is wrong with other cells; None for other columns."""
-    known = [(row, cell.strip()) for row, cell in enumerate(cells) if not is_unknown(cell)]
+@dataclass(frozen=True, kw_only=True)
+class MomentColumn:
+    """A column of dates and times.
+
+    Attributes:
+        moment: What its cells are.
+        order: Of the parts of dates that are not written as ISO 8601, or None.
+        faults: What is wrong with other cells, by row.
+    """
+
+    moment: Moment
+    order: DateOrder | None
+    faults: Mapping[int, str]
+
+
+def read_moment_column(cells: Sequence[str]) -> MomentColumn | None:
+    """Return how the dates and times of a column are read; None for columns of anything else."""
+    written = {row: cell.strip() for row, cell in enumerate(cells) if not is_unknown(cell)}
+    order = date_order(written.values())
+    known = [(row, as_iso(cell, order)) for row, cell in written.items()]
     if not known:
         return None
     sorts = Counter(moment_of([cell]) for _, cell in known[:_LOOKED_AT])
@@ -69,9 +98,11 @@ def read_moment_column(cells: Sequence[str]) -> tuple[Moment, dict[int, str]] | 
     if moment is None or count * 2 <= min(len(known), _LOOKED_AT):
         return None
     faults = {
-        row: f"{cell!r} is no {moment}, as most of the column is" for row, cell in known if moment_of([cell]) != moment
+        row: f"{written[row]!r} is no {moment}, as most of the column is"
+        for row, cell in known
+        if moment_of([cell]) != moment
     }
-    return (moment, faults) if len(faults) * 2 < len(known) else None
+    return MomentColumn(moment=moment, order=order, faults=faults) if len(faults) * 2 < len(known) else None
 
 
 def read_features(
@@ -151,7 +182,8 @@ def _read_feature(table: Table, column: str) -> tuple[Feature, dict[int, str], l
         return Feature(column=column, vector=width), wrong, [f"lists of {width} numbers"]
     moments = read_moment_column(cells)
     if moments:
-        return Feature(column=column, moment=moments[0]), moments[1], []
+        feature = Feature(column=column, moment=moments.moment, date_order=moments.order)
+        return feature, dict(moments.faults), order_notes(cells, moments.order)
     check_moments(table, column)
     feature, spelled = _categories(column, cells)
     return feature, {}, spelled
@@ -169,8 +201,8 @@ def check_moments(table: Table, column: str) -> None:
         row = otherwise[0]
         raise DataError(
             f"{table.where(row)}: the column {column!r} holds dates or times such as {table.columns[column][row]!r}, "
-            "which can be read in several ways; write them as 2024-05-01, 21:30 or 2024-05-01T21:30, or read the "
-            f"column as words by {column}:category or {column}:text"
+            "which can be read in several ways, and no cell decides which; write them as 2024-05-01, 21:30 or "
+            f"2024-05-01T21:30, or read the column as words by {column}:category or {column}:text"
         )
 
 
@@ -273,7 +305,7 @@ def encode(feature: Feature, cell: str, item: Any = None) -> NDArray[np.float32]
     if feature.vector:
         return as_vector(item) if item else np.full(feature.vector, np.nan, dtype=np.float32)
     if feature.moment:
-        return np.array(encode_moment(feature.moment, cell), dtype=np.float32)
+        return np.array(encode_moment(feature.moment, as_iso(cell, feature.date_order)), dtype=np.float32)
     if feature.categories:
         word = feature.spellings.get(cell, cell)
         if not word:

@@ -11,6 +11,7 @@ from mmbench.data import SPLITS, Split
 from mmbench.errors import UsageError
 from mmbench_datasets.faults import Faults
 from mmbench_datasets.labels import Target
+from mmbench_datasets.moments import date_order, order_notes
 from mmbench_datasets.split_shares import Shares, parse_shares
 from mmbench_datasets.splits import (
     check_groups,
@@ -169,7 +170,7 @@ def _by_time(
     if faults:
         return {split: [] for split in SPLITS}, [*notes]
     rows = temporal_split(table, columns.time, times, columns.shares)
-    warnings = []
+    warnings = [f"column {columns.time!r}: {note}" for note in order_notes(cells, date_order(cells))]
     if columns.group and columns.group_asked:
         check_groups(table, columns.group, rows)
     elif columns.group and (divided := _num_divided(table.columns[columns.group], rows)):

@@ -9,19 +9,23 @@ from mmbench.data import SPLITS, Split
 from mmbench.errors import DataError
 from mmbench_datasets.cells import number
 from mmbench_datasets.faults import Faults
+from mmbench_datasets.moments import as_iso, date_order
 from mmbench_datasets.split_shares import Shares
 from mmbench_datasets.table import Table
 
 
 def read_times(table: Table, column: str, cells: Sequence[str], faults: Faults) -> list[float]:
-    """Return the time of each row: numbers as they are, dates and times (ISO 8601) as seconds since 1970.
+    """Return the time of each row: numbers as they are, dates and times as seconds since 1970.
+
+    Dates are written as in ISO 8601, or in one order that the column's cells decide: see `date_order`.
 
     A time without a zone is taken for UTC. Rows whose time cannot be read are faults, and have 0.
     """
     numeric = all(number(cell.strip()) is not None for cell in cells)
+    order = None if numeric else date_order(cells)
     times = []
     for row, cell in enumerate(cells):
-        value = number(cell.strip()) if numeric else _seconds(cell.strip())
+        value = number(cell.strip()) if numeric else _seconds(as_iso(cell.strip(), order))
         if value is None:
             faults.add(
                 row,
