@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mmbench.data import Column
+from mmbench.columns import Column
 from mmbench.errors import DataError
 from mmbench.model import Batch, Input
 

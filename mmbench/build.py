@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmbench.data import Column, DatasetSource, Split, transform_key
+from mmbench.columns import Column, transform_key
+from mmbench.data import Split
+from mmbench.dataset_source import DatasetSource
 from mmbench.errors import ContractError
 from mmbench.isolation import working_directory
 from mmbench.missing import make_filler

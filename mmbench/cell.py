@@ -25,8 +25,10 @@ from mmbench.cell_subject import (
     split_data,
     turn_on,
 )
+from mmbench.columns import Transform, transform_key
 from mmbench.config import TrainConfig
-from mmbench.data import SPLITS, DatasetSource, Split, Transform, transform_key
+from mmbench.data import SPLITS, Split
+from mmbench.dataset_source import DatasetSource
 from mmbench.diagnostics import DisturbedInputs, Findings, Subject, diagnose
 from mmbench.diagnostics.attribution import FILE_NAME as ATTRIBUTION_FILE
 from mmbench.diagnostics.attribution import attribute

@@ -26,8 +26,10 @@ from mmbench.build import (
     read_inputs,
 )
 from mmbench.cache import ArrayCache
+from mmbench.columns import Column, transform_key
 from mmbench.config import TrainConfig, part_root
-from mmbench.data import SPLITS, Column, DatasetSource, Split, repeated_inputs, transform_key
+from mmbench.data import SPLITS, Split
+from mmbench.dataset_source import DatasetSource
 from mmbench.device_turn import DeviceTurn, gpu_name
 from mmbench.epochs import Epoch
 from mmbench.errors import ContractError, Unavailable
@@ -35,6 +37,7 @@ from mmbench.frozen import FrozenEncoder
 from mmbench.loading import load_plugin_file
 from mmbench.model import MultimodalModel
 from mmbench.record import HISTORY_FILE
+from mmbench.repeated_inputs import repeated_inputs
 from mmbench.spec import DatasetInfo, Modality, TaskSpec
 from mmbench.tasks import TargetScaler
 from mmbench.train import Trainer

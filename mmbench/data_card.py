@@ -12,7 +12,9 @@ import numpy as np
 
 from mmbench.cache import ArrayCache
 from mmbench.config import part_root
-from mmbench.data import SPLITS, DatasetSource, Index, Split
+from mmbench.data import SPLITS, Split
+from mmbench.dataset_index import Index
+from mmbench.dataset_source import DatasetSource
 from mmbench.errors import DataError, MmbenchError
 from mmbench.input_statistics import PERCENTILES, InputStatistics
 from mmbench.part_code import load_attribute

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+#: Errors that a message lists one by one.
+MOST_ERRORS = 20
 
 
 class MmbenchError(Exception):
@@ -87,3 +90,11 @@ def did_you_mean(name: str, known: Iterable[str], *, prefix: str = "") -> str:
     lowered = {candidate.removeprefix(prefix).lower(): candidate for candidate in known}
     close = difflib.get_close_matches(name.removeprefix(prefix).lower(), lowered, n=3, cutoff=0.6)
     return f" Did you mean {' or '.join(repr(lowered[match]) for match in close)}?" if close else ""
+
+
+def error_list(headline: str, errors: Sequence[str]) -> str:
+    """Return one message for several errors: the error itself, or a headline and the first `MOST_ERRORS`."""
+    if len(errors) == 1:
+        return errors[0]
+    rest = f"\n  … and {len(errors) - MOST_ERRORS:,} more" if len(errors) > MOST_ERRORS else ""
+    return f"{headline}:" + "".join(f"\n  {error}" for error in errors[:MOST_ERRORS]) + rest

@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from mmbench.batches import SplitData
 from mmbench.build import build_encoder, derive_seed, guarded_globals, read_inputs
 from mmbench.cache import ArrayCache
-from mmbench.data import SPLITS, Column, DatasetSource, Split
+from mmbench.columns import Column
+from mmbench.data import SPLITS, Split
+from mmbench.dataset_source import DatasetSource
 from mmbench.errors import DataError
 from mmbench.features import Features
 from mmbench.model import MultimodalModel

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mmbench.errors import MOST_ERRORS
+
 #: Percentiles that are kept of every amount.
 PERCENTILES = (0, 5, 50, 95, 100)
 #: Amounts that differ by more than this factor from the one that encoders are built for are worth a warning.
 _WIDE = 4.0
-#: Errors of single inputs that a message lists.
-MOST_ERRORS = 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from mmbench.batches import SplitData
 from mmbench.build import build_encoder, build_model, build_objective, derive_seed, guarded_globals, read_inputs
 from mmbench.cell_subject import dataset_info, make_trainer, open_dataset, pick_device, split_data
+from mmbench.columns import Column
 from mmbench.config import TrainConfig
-from mmbench.data import Column, DatasetSource
+from mmbench.dataset_source import DatasetSource
 from mmbench.loading import load_plugin_file
 from mmbench.model import Batch, MultimodalModel
 from mmbench.profiling.footprint import Build, Runs

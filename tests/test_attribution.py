@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from mmbench.batches import SplitData
-from mmbench.data import Column, Waveform
+from mmbench.columns import Column
+from mmbench.data import Waveform
 from mmbench.diagnostics import Subject
 from mmbench.diagnostics.attribution import FILE_NAME, MAX_BYTES, Explained, attribute, choose
 from mmbench.diagnostics.depiction import Looked, depicted, hundredths, png, pooled, segments, spectrogram

@@ -22,8 +22,8 @@ from mmbench.augment import (
     without,
 )
 from mmbench.batches import SplitData
+from mmbench.columns import Column
 from mmbench.config import RunConfig, TrainConfig
-from mmbench.data import Column
 from mmbench.errors import Unavailable, UsageError
 from mmbench.features import Features
 from mmbench.model import Batch, Input, MultimodalModel

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmbench.batches import SplitData, limited, split_order
-from mmbench.data import Column
+from mmbench.columns import Column
 
 CPU = torch.device("cpu")
 

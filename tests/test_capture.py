@@ -16,8 +16,8 @@ import mmbench.capture as capture
 from mmbench.augment import Augment
 from mmbench.batches import SplitData
 from mmbench.capture import CapturedSteps, signature
+from mmbench.columns import Column
 from mmbench.config import TrainConfig
-from mmbench.data import Column
 from mmbench.model import MultimodalModel
 from mmbench.train import Trainer
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from mmbench.batches import SplitData, some_of
-from mmbench.data import Column
+from mmbench.columns import Column
 from mmbench.diagnostics import Subject, diagnose
 from mmbench.diagnostics.calibration import confusion, errors, reliability
 from mmbench.diagnostics.emap import additive_projection, gap_interval, num_samples

@@ -16,9 +16,9 @@ from torch import nn
 
 import mmbench.train as training
 from mmbench.batches import SplitData
+from mmbench.columns import Column
 from mmbench.compatibility import incompatibilities
 from mmbench.config import TrainConfig
-from mmbench.data import Column
 from mmbench.features import Features
 from mmbench.hostwork import HostWaits, drawn_on_host, host_state
 from mmbench.kept_predictions import kept_arrays

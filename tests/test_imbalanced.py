@@ -12,8 +12,8 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score
 from training_cases import CPU, Supervised, make_model
 
 from mmbench.batches import SplitData
+from mmbench.columns import Column
 from mmbench.config import TrainConfig
-from mmbench.data import Column
 from mmbench.spec import TaskSpec
 from mmbench.train import Trainer, predict
 

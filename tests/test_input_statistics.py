@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from mmbench.cache import ArrayCache
-from mmbench.data import SPLITS, DatasetSource, Sample, Waveform, summary_of
+from mmbench.data import SPLITS, Sample, Waveform, summary_of
+from mmbench.dataset_source import DatasetSource
 from mmbench.errors import DataError
 from mmbench.input_statistics import InputSummary, robust_facts, statistics_of
 from mmbench.spec import DatasetInfo, Modality, TaskSpec

@@ -16,9 +16,9 @@ from training_cases import Supervised
 
 import mmbench.missing
 from mmbench.batches import SplitData, complete
+from mmbench.columns import Column
 from mmbench.compatibility import incompatibilities
 from mmbench.config import TrainConfig
-from mmbench.data import Column
 from mmbench.diagnostics.encoded import absent, take
 from mmbench.errors import DataError, UsageError
 from mmbench.features import Features

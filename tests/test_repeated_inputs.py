@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from mmbench.cache import ArrayCache
-from mmbench.data import DatasetSource, Sample, Waveform, input_digest, repeated_inputs
+from mmbench.data import Sample, Waveform, input_digest
+from mmbench.dataset_source import DatasetSource
+from mmbench.repeated_inputs import repeated_inputs
 from mmbench.spec import DatasetInfo, Modality, TaskSpec
 
 INFO = DatasetInfo(

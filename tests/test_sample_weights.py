@@ -11,7 +11,9 @@ from training_cases import CPU, LABEL, TAGS, VALUE, make_split, make_trainer
 
 from mmbench.batches import SplitData
 from mmbench.cache import ArrayCache
-from mmbench.data import Column, DatasetSource, Sample
+from mmbench.columns import Column
+from mmbench.data import Sample
+from mmbench.dataset_source import DatasetSource
 from mmbench.errors import DataError, UsageError
 from mmbench.model import Batch
 from mmbench.spec import DatasetInfo, Modality, TaskSpec

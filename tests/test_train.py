@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from training_cases import CPU, LABEL, VALUE, Encoder, First, Supervised, make_model, make_trainer
 
 from mmbench.batches import SplitData
+from mmbench.columns import Column
 from mmbench.config import TrainConfig
-from mmbench.data import Column
 from mmbench.errors import Diverged
 from mmbench.model import MultimodalModel
 from mmbench.optimiser import lr_factor, make_optimiser

@@ -12,8 +12,8 @@ from training_cases import Supervised
 
 from mmbench import TaskSpec
 from mmbench.batches import SplitData
+from mmbench.columns import Column
 from mmbench.config import TrainConfig
-from mmbench.data import Column
 from mmbench.errors import ContractError
 from mmbench.model import MultimodalModel
 from mmbench.optimiser import make_optimiser

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from mmbench.batches import SplitData
+from mmbench.columns import Column
 from mmbench.config import TrainConfig
-from mmbench.data import Column
 from mmbench.model import MultimodalModel
 from mmbench.spec import TaskSpec
 from mmbench.tasks import TargetScaler

@@ -19,7 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from mmbench.data import Transform, Waveform
+from mmbench.columns import Transform
+from mmbench.data import Waveform
 from mmbench.spec import Kind
 
 Array = NDArray[Any]

@@ -7,7 +7,8 @@ from functools import cache
 from typing import Any
 
 from mmbench.batches import SplitData, some_of
-from mmbench.data import Column, DatasetSource, Transform
+from mmbench.columns import Column, Transform
+from mmbench.dataset_source import DatasetSource
 from mmbench.diagnostics.noise import VERSION, Array, Corruption, Stats, corrupt, stats_of
 from mmbench.spec import Kind
 

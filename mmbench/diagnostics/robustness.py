@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mmbench.batches import SplitData, some_of
-from mmbench.data import Column
+from mmbench.columns import Column
 from mmbench.diagnostics.encoded import Encoded
 from mmbench.diagnostics.noise import CORRUPTIONS, SEVERITIES, Corruption, condition
 from mmbench.diagnostics.subject import Findings, Subject, derived_metric, score_metric, scored

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mmbench.data import transform_key
+from mmbench.columns import transform_key
 from mmbench.spec import FusionSpec
 from mmbench.testing.checks import Fault, NotChecked, Owner, Remark, check, first_line
 from mmbench.testing.inputs import sample

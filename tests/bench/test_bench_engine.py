@@ -18,8 +18,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from mmbench.batches import SplitData
+from mmbench.columns import Column
 from mmbench.config import TrainConfig
-from mmbench.data import Column
 from mmbench.model import MultimodalModel
 from mmbench.spec import TaskSpec
 from mmbench.train import Trainer

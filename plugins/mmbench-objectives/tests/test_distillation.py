@@ -18,8 +18,8 @@ from safetensors.numpy import save_file
 
 from mmbench import TaskSpec, Unavailable
 from mmbench.batches import SplitData
+from mmbench.columns import Column
 from mmbench.config import TrainConfig, load_config
-from mmbench.data import Column
 from mmbench.errors import DataError, UsageError
 from mmbench.model import MultimodalModel
 from mmbench.plan import make_plan

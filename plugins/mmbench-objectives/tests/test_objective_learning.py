@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from mmbench import Features, TaskSpec
 from mmbench.batches import SplitData
+from mmbench.columns import Column
 from mmbench.config import TrainConfig
-from mmbench.data import Column
 from mmbench.model import MultimodalModel
 from mmbench.train import Step, Trainer
 

@@ -14,7 +14,7 @@ import torch
 from mmbench_text import pretrained_files
 
 from mmbench import Modality
-from mmbench.data import transform_key
+from mmbench.columns import transform_key
 from mmbench.errors import Unavailable, UsageError
 from mmbench.testing import check
 from mmbench.tuning import apply_tuning

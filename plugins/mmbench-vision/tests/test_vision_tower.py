@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mmbench import Modality
-from mmbench.data import transform_key
+from mmbench.columns import transform_key
 from mmbench.errors import Unavailable, UsageError
 from mmbench.testing import check
 

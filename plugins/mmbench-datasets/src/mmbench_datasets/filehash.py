@@ -12,8 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from mmbench.config import cache_dir
-from mmbench.data import error_list
-from mmbench.errors import DataError
+from mmbench.errors import DataError, error_list
 
 #: A file changed less than this ago may change again within the clock's resolution: it is not remembered.
 _SETTLED_NS = 2_000_000_000

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mmbench import Features, Modality
 from mmbench.blocks import BidirectionalRNN, TransformerBlock, check_range, sinusoidal_positions
-from mmbench.data import transform_key
+from mmbench.columns import transform_key
 from mmbench.errors import ContractError
 from mmbench.features import without_padding
 from mmbench.spec import Layout
