@@ -27,7 +27,7 @@ def reader_of_path(
     Raises:
         UsageError: there is no such file or folder, no dataset reads it, or several do.
     """
-    if not _is_path(path):
+    if not is_path(path):
         return None
     readers = [spec for spec in specs if spec.accepts]
     found = [spec for spec in readers if _answer(ask, spec, path)]
@@ -46,7 +46,7 @@ def reader_of_path(
     )
 
 
-def _is_path(text: str) -> bool:
+def is_path(text: str) -> bool:
     """Whether a reference is written as the path of a file or a folder."""
     if text.startswith(("/", "./", "../", "~")) or text in (".", ".."):
         return True

@@ -10,10 +10,11 @@ from functools import cached_property
 from typing import Any
 
 from mmbench.config import RunConfig, TrainConfig, resolve_train
+from mmbench.dataset_paths import is_path
 from mmbench.errors import DataError, MmbenchError, Unavailable
 from mmbench.metric_catalog import primary_metric, with_ranking_metrics
 from mmbench.part_code import call_function, lacking_packages
-from mmbench.reference import format_reference
+from mmbench.reference import complete_hints, format_reference
 from mmbench.registry import Reference, Registry
 from mmbench.spec import (
     AUGMENT_VERSION,
@@ -117,19 +118,29 @@ class DatasetPart(Part):
     @property
     def full_reference(self) -> str:
         """The reference that selects this dataset again."""
-        options = dict(self.reference.options)
-        defaults = self.spec.defaults
-        given = {key: value for key, value in options.items() if key not in defaults or defaults[key] != value}
-        if self.reference.name:
-            given["name"] = self.reference.name
         target = f":{self.reference.target}" if self.reference.target else ""
-        return format_reference(f"{self.reference.entry.ref}{target}", given)
+        return format_reference(f"{self.reference.entry.ref}{target}", _given_options(self.reference))
 
     def short_reference(self, modalities: str) -> str:
         """Return what somebody types to select this dataset with other modalities, for messages."""
         given = [f"{key}={value}" for key, value in self.reference.options.items()]
         name = self.reference.target or self.reference.entry.spec.name
         return f"{name}[{','.join([*given, modalities])}]"
+
+
+def _given_options(reference: Reference) -> dict[str, Any]:
+    """Return the options of a dataset's reference that differ from its defaults, and its name."""
+    defaults = reference.entry.spec.defaults
+    given = {key: value for key, value in reference.options.items() if key not in defaults or defaults[key] != value}
+    return {**given, **({"name": reference.name} if reference.name else {})}
+
+
+def _complete_hints(reference: Reference, message: str) -> str:
+    """Return a message of a dataset with its recommended options as the whole reference to type."""
+    spec, target = reference.entry.spec, reference.target
+    head = spec.name if not target else target if is_path(target) else f"{spec.name}:{target}"
+    subgroups = {"subgroups": "+".join(reference.subgroups)} if reference.subgroups else {}
+    return complete_hints(message, head, {**_given_options(reference), **subgroups})
 
 
 def make_dataset_part(config: RunConfig, registry: Registry, reference: Reference) -> DatasetPart:
@@ -143,12 +154,16 @@ def make_dataset_part(config: RunConfig, registry: Registry, reference: Referenc
         try:
             info = call_plugin(spec.describe, reference)
         except Unavailable as error:
-            raise DataError(f"dataset {reference.entry.ref}: {error}") from None
+            raise DataError(f"dataset {reference.entry.ref}: {_complete_hints(reference, str(error))}") from None
+        except MmbenchError as error:
+            error.args = (_complete_hints(reference, str(error)),)
+            raise
         if not isinstance(info, DatasetInfo):
             raise DataError(
                 f"dataset {reference.entry.ref}: describe must return DatasetInfo, got {type(info).__name__}"
             )
     identity = _identity(reference)
+    info = replace(info, notes=tuple(_complete_hints(reference, note) for note in info.notes))
     if info.fingerprint:
         # The content decides, wherever the files lie.
         identity.pop("target", None)

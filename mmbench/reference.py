@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,8 @@ from mmbench.errors import UsageError
 _OPENS_A_QUOTE_AFTER = "[,={:"
 _CLOSER = {"[": "]", "{": "}"}
 _NUMBER = re.compile(r"[+-]?[\d.][\w.+-]*")
+#: Options in brackets that follow no name and stand in no quotes.
+_HINT = re.compile(r"(?<![\w'\"`./*\]-])\[[A-Za-z_]\w*=[^\[\]\n]*\]")
 _NAME_WITH_BRACKET = re.compile(r"[^/:\[]*\[")
 
 
@@ -49,6 +52,28 @@ def format_reference(head: str, options: Mapping[str, Any]) -> str:
     if not options and not head.endswith("]"):
         return head
     return f"{head}[{','.join(f'{_format_key(key)}={_format_value(value)}' for key, value in options.items())}]"
+
+
+def complete_hints(text: str, head: str, options: Mapping[str, Any]) -> str:
+    """Write options that a message recommends as the whole reference to type, in quotes for a shell.
+
+    Args:
+        text: The message, in which an option stands as in ``[label=species]``.
+        head: The name that the options follow.
+        options: Those that were given; the recommended ones replace their namesakes.
+
+    >>> complete_hints("say so by [label=y]", "data.csv", {"encoding": "cp1252"})
+    "say so by -d 'data.csv[encoding=cp1252,label=y]'"
+    """
+
+    def completed(match: re.Match[str]) -> str:
+        try:
+            _, recommended = parse_reference(f"hint{match[0]}")
+            return f"-d {shlex.quote(format_reference(head, {**options, **recommended}))}"
+        except UsageError:
+            return match[0]
+
+    return _HINT.sub(completed, text)
 
 
 def has_options(text: str) -> bool:

@@ -218,3 +218,20 @@ def test_showing_and_planning_data_imports_no_torch(table: Path) -> None:
     done = subprocess.run(command, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
     assert json.loads(done.stdout)["num_samples"]["train"] == 36
+
+
+def test_recommended_options_are_the_whole_reference_with_those_already_given(table: Path) -> None:
+    text = table.read_text().replace("owl", "Käuze")
+    table.write_bytes(text.encode("cp1252"))
+
+    with pytest.raises(DataError) as unreadable:
+        shown(f"{table}[name=birds]")
+    with pytest.raises(DataError) as unlabeled:
+        shown(f"manifest:{table}[name=birds,encoding=cp1252]")
+    notes = shown(f"{table}[encoding=cp1252,label=species,meta=weight]")["notes"]
+
+    assert str(unreadable.value).endswith(f"-d '{table}[name=birds,encoding=cp1252]'")
+    assert f"-d '{table}[encoding=cp1252,name=birds,label=" in str(unlabeled.value)
+    assert any(
+        f"-d '{table}[encoding=cp1252,label=species,meta=weight,photo=photo,caption=caption]'" in note for note in notes
+    )

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mmbench.errors import UsageError
-from mmbench.reference import format_reference, has_options, parse_reference
+from mmbench.reference import complete_hints, format_reference, has_options, parse_reference
 
 
 @pytest.mark.parametrize(
@@ -181,3 +181,18 @@ def test_any_text_is_either_read_or_refused_for_a_reason(text: str) -> None:
     assert head
     assert all(not isinstance(value, float) or math.isfinite(value) for value in options.values())
     assert parse_reference(format_reference(head, options)) == (head, options)
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("name them by [label=y]", "name them by -d 'my data.csv[encoding=cp1252,label=y]'"),
+        ("try [encoding=utf-16], or [id=\"\"]",
+         "try -d 'my data.csv[encoding=utf-16]', or -d 'my data.csv[encoding=cp1252,id=\"\"]'"),
+        ("a cell is '[a=1]', a list [0, 1]", "a cell is '[a=1]', a list [0, 1]"),
+        ("as in data.csv[label=y]", "as in data.csv[label=y]"),
+        ("[a=1,a=2] names one twice", "[a=1,a=2] names one twice"),
+    ],
+)  # fmt: skip
+def test_options_that_a_message_recommends_become_the_reference_to_type(message, expected):
+    assert complete_hints(message, "my data.csv", {"encoding": "cp1252"}) == expected

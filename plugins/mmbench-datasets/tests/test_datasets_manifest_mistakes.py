@@ -32,7 +32,7 @@ def test_no_labels_at_all(tmp_path):
     target = table(tmp_path, "class,text", [f"{'ab'[row % 2]},some text {row}" for row in range(20)])
 
     message = refuse(target)
-    assert "no column 'label'; name the labels' column with [label=COLUMN], as in [label=class]; it may be" in message
+    assert "no column 'label'; name the labels' column with [label=class]; it may be" in message
     assert "'class' (2 different)" in message
     assert "It has class, text" in message
 

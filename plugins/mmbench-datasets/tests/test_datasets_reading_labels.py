@@ -211,6 +211,6 @@ def test_the_column_of_labels_may_be_written_in_capitals(tmp_path):
 def test_candidates_are_named_where_no_column_is_called_label(tmp_path):
     cells = [(f"text {row} z", ["owl", "fox"][row % 2], row) for row in range(30)]
 
-    assert "[label=COLUMN], as in [label=species]; it may be 'species' (2 different)" in refuse(
+    assert "[label=species]; it may be 'species' (2 different)" in refuse(
         rows_of(tmp_path, ["text", "species", "weight"], cells)
     )

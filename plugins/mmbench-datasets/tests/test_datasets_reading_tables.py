@@ -7,6 +7,8 @@ import re
 
 import pytest
 from manifest_cases import opened, refuse, rows_of, table, texts, understood, values, write
+from mmbench_datasets.manifest import describe
+from PIL import Image
 
 from mmbench.data import SPLITS
 from mmbench.errors import UsageError
@@ -274,4 +276,31 @@ def test_columns_left_out_are_named(tmp_path):
     cells = [(f"one {row} a", row, row % 3, "ab"[row % 2]) for row in range(60)]
     notes = understood(rows_of(tmp_path, ["text", "weight", "size", "label"], cells)).notes
 
-    assert "not used: weight, size; join numbers, dates and categories as in [meta=weight+size]" in notes
+    advice = "as in [text=text,meta=weight+size]"
+    assert f"not used: weight, size; numbers, dates and categories are read where they are named, {advice}" in notes
+
+
+def test_a_warning_names_columns_of_media_and_text_that_are_not_read_beside_named_ones(tmp_path):
+    rows = [(f"{row}.png", f"one {row} a", row / 7, f"2024-01-{row % 28 + 1:02}", "ab"[row % 2]) for row in range(60)]
+    for row in range(60):
+        Image.new("RGB", (8, 8), (row, 0, 0)).save(tmp_path / f"{row}.png")
+    target = rows_of(tmp_path, ["picture", "caption", "weight", "day", "label"], rows)
+
+    notes = describe(target, meta="weight").notes
+    whole = describe(target, picture="picture", caption="caption", meta="weight").notes
+
+    assert (
+        "warning: only the columns that options name are read, not 'picture' (image), 'caption' (text); to read them, "
+        "too: [meta=weight,picture=picture,caption=caption]"
+    ) in notes
+    assert "ignored: 'day'; numbers, dates and categories are read by [meta=weight,meta_2=day]" in notes
+    assert not any("only the columns that options name" in note for note in whole)
+
+
+def test_columns_that_no_option_names_are_judged_by_some_rows_of_a_large_table(tmp_path):
+    rows = [(row, f"one {row} a", "ab"[row % 2]) for row in range(3_000)]
+    target = rows_of(tmp_path, ["weight", "caption", "label"], rows)
+
+    notes = describe(target, meta="weight").notes
+
+    assert any(note.startswith("warning: only the columns") and "'caption' (text)" in note for note in notes)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
+from mmbench.reference import format_reference
 from mmbench_datasets.cells import is_unknown, number, parse_list
-from mmbench_datasets.modalities import Source
+from mmbench_datasets.modalities import Inference, Source, join_option, options_of
 from mmbench_datasets.table import Table
 
 _LOOKED_AT = 200
@@ -15,24 +16,41 @@ _FIGURES = re.compile(r"['\"(<>~≈±+-]{0,2}\d[\w.,:'\"()+/%-]{0,24}")
 _MOST_NAMED, _FEWEST_ROWS = 12, 20
 
 
-def column_notes(table: Table, sources: Sequence[Source], others: Collection[str]) -> list[str]:
+def column_notes(
+    table: Table,
+    sources: Sequence[Source],
+    others: Collection[str],
+    declared: Mapping[str, str],
+    unread: Inference | None,
+) -> list[str]:
     """Return notes on a table's columns.
 
     Args:
         table: The rows.
         sources: The modalities that are read.
         others: Columns of labels, splits, groups and ids.
+        declared: The options that name modalities.
+        unread: What the columns hold that no option names; None where options name none, or nobody reads the notes.
     """
     read = {column: source.name for source in sources for column in source.columns}
     kinds = {source.name: source.kind for source in sources}
     notes = []
     ignored = [column for column in table.columns if column not in read and column not in others]
-    if ignored:
-        named = ", ".join(map(repr, ignored[:_MOST_NAMED])) + (", …" if len(ignored) > _MOST_NAMED else "")
+    if unread and unread.sources:
+        missed = unread.sources[:_MOST_NAMED]
+        named = ", ".join(f"{source.columns[0]!r} ({source.kind})" for source in missed)
         notes.append(
-            f"ignored: {named}; to read some, name them, such as [extra={'+'.join(ignored[:2])}] beside the other "
-            "modalities"
+            f"warning: only the columns that options name are read, not {named}; to read them, too: "
+            f"{format_reference('', {**declared, **options_of(missed)})}"
         )
+        ignored = [column for column in ignored if all(column not in source.columns for source in unread.sources)]
+    if ignored:
+        hint = ""
+        if unread and unread.joinable:
+            joined = join_option(unread.joinable, (*sources, *unread.sources))
+            hint = f"; numbers, dates and categories are read by {format_reference('', {**declared, **joined})}"
+        named = ", ".join(map(repr, ignored[:_MOST_NAMED])) + (", …" if len(ignored) > _MOST_NAMED else "")
+        notes.append(f"ignored: {named}{hint}")
     if len(table) < _FEWEST_ROWS:
         return notes
     for column, name in read.items():

@@ -30,7 +30,8 @@ from mmbench_datasets.numbers import PLAIN, NumberFormat, read_number_column
 from mmbench_datasets.table import Table
 from mmbench_datasets.vectors import as_vector, common_width, vector_column, vector_fault
 
-_MOST_CATEGORIES = 64
+#: Words that a column of categories has at most in train.
+MOST_CATEGORIES = 64
 _CODE = re.compile(r"0\d+", re.ASCII)
 _LOOKED_AT = 200
 _LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
@@ -235,10 +236,10 @@ def _of_train(table: Table, modality: str, feature: Feature, train: Sequence[int
         _check_kept_apart(table, feature, offset)
         return replace(feature, offset=offset)
     categories = sorted({feature.spellings.get(cells[row].strip(), "") for row in train} - {""})
-    if not 0 < len(categories) <= _MOST_CATEGORIES:
+    if not 0 < len(categories) <= MOST_CATEGORIES:
         raise DataError(
             f"{table.path.name}: the column {column!r} of {modality!r} has {len(categories)} different words in "
-            f"train; a table takes numbers, dates and times (2024-05-01, 13:45), or 1 to {_MOST_CATEGORIES} "
+            f"train; a table takes numbers, dates and times (2024-05-01, 13:45), or 1 to {MOST_CATEGORIES} "
             f"categories. For text use {column}:text"
         )
     return replace(feature, categories=tuple(categories))

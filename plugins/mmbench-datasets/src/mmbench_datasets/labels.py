@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmbench.errors import DataError, did_you_mean
+from mmbench.reference import format_reference
 from mmbench.spec import TaskKind, TaskSpec
 from mmbench_datasets.cells import exact_number, is_unknown, number
 from mmbench_datasets.faults import Faults
@@ -59,7 +60,7 @@ def read_targets(table: Table, named: str, faults: Faults) -> list[Target]:
     usual = table.same_name("label")
     if not named and not usual:
         raise DataError(
-            f"{table.path.name} has no column 'label'; name the labels' column with [label=COLUMN]"
+            f"{table.path.name} has no column 'label'; name the labels' column with "
             f"{_candidates(table)}. It has {table.listed()}.{did_you_mean('label', table.columns)}"
         )
     targets = []
@@ -71,16 +72,17 @@ def read_targets(table: Table, named: str, faults: Faults) -> list[Target]:
 
 
 def _candidates(table: Table) -> str:
-    """Name the columns that may hold labels: a few different cells, each on several rows."""
+    """Return the option for the labels and the columns that may hold them: a few cells, each on several rows."""
     found = []
     for name, cells in list(table.columns.items())[:200]:
         distinct = len({cell.strip() for cell in cells}) if name not in table.values else 0
         if 2 <= distinct <= _MOST_LABELS_OF_CANDIDATE and distinct * 3 <= len(cells):
-            found.append((distinct, name))
+            several_words = sum(len(cell.split()) > 1 for cell in cells) * 2 > len(cells)
+            found.append((several_words, distinct, name))
     if not found:
-        return ""
-    listed = ", ".join(f"{name!r} ({distinct} different)" for distinct, name in sorted(found)[:5])
-    return f", as in [label={min(found)[1]}]; it may be {listed}"
+        return "[label=COLUMN]"
+    listed = ", ".join(f"{name!r} ({distinct} different)" for _, distinct, name in sorted(found)[:5])
+    return f"{format_reference('', {'label': min(found)[2]})}; it may be {listed}"
 
 
 def _read_target(table: Table, column: str, forced: str, faults: Faults) -> Target:

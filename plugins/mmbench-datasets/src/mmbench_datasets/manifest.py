@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -29,7 +29,7 @@ from mmbench_datasets.files import TableFiles
 from mmbench_datasets.folders import read_folder
 from mmbench_datasets.labels import Target, check_trained, read_targets
 from mmbench_datasets.media import PixelRange
-from mmbench_datasets.modalities import Source, declared_source, inferred_sources, modality_of
+from mmbench_datasets.modalities import Inference, Source, declared_source, infer_columns, inferred_sources, modality_of
 from mmbench_datasets.options import check_misspelt, read_max_seconds, read_pixel_range, read_seed
 from mmbench_datasets.presence import check_presence, present_rows
 from mmbench_datasets.read_table import read_table
@@ -55,6 +55,8 @@ RESERVED = (
     "pixel_range",
 )
 _MOST_ROUNDS = 10
+#: Rows and columns that are looked at to say what the columns hold that nobody named.
+_MOST_UNNAMED_ROWS, _MOST_UNNAMED_COLUMNS = 500, 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -300,7 +302,8 @@ def _understood(
     sources = sorted(sources, key=lambda source: source.name)
     present = {source.name: present_rows(table, source) for source in sources}
     notes += check_presence(table, present, rows)
-    notes += column_notes(table, sources, used)
+    unread = _columns_not_named(table, files, ids, used, sources) if declared and check_headers else None
+    notes += column_notes(table, sources, used, declared, unread)
     frames = {"max_frames": max_frames} if any(source.kind == "video" for source in sources) else {}
     return Manifest(
         table=table,
@@ -319,6 +322,23 @@ def _understood(
         settings={**known, "seed": seed, "max_seconds": max_seconds, **frames},
         inferred=not declared,
         notes=tuple(dict.fromkeys(notes)),
+    )
+
+
+def _columns_not_named(
+    table: Table, files: TableFiles, ids: Sequence[str], used: Collection[str], sources: Sequence[Source]
+) -> Inference:
+    """Return what the columns hold that no option names, by some of the rows."""
+    step = -(-len(table) // _MOST_UNNAMED_ROWS)
+    some = table.without(set(range(len(table))) - set(range(0, len(table), step)))
+    read = {*used, *(column for source in sources for column in source.columns)}
+    others = [column for column in table.columns if column not in read]
+    return infer_columns(
+        some,
+        files,
+        list(ids[::step]),
+        {*read, *others[_MOST_UNNAMED_COLUMNS:]},
+        [source.name for source in sources],
     )
 
 

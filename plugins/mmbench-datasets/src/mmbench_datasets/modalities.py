@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 from mmbench.errors import DataError, UsageError
+from mmbench.reference import format_reference
 from mmbench.spec import Kind, Modality
 from mmbench_datasets.arrays import array_shape
 from mmbench_datasets.cells import is_unknown, number
-from mmbench_datasets.features import Feature, check_moments, is_boolean_column, read_moment_column
+from mmbench_datasets.features import MOST_CATEGORIES, Feature, check_moments, is_boolean_column, read_moment_column
 from mmbench_datasets.files import TableFiles
 from mmbench_datasets.numbers import read_number_column
 from mmbench_datasets.sniff import HEAD_BYTES, sniff
@@ -41,6 +42,8 @@ _FILE_ENDING = re.compile(
     re.IGNORECASE,
 )
 _LOOKED_AT = 20
+#: Columns that a hint joins.
+_MOST_JOINED = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,19 +286,39 @@ def _find_quietly(files: TableFiles, cell: str) -> str | None:
         return None
 
 
-def inferred_sources(
-    table: Table, files: TableFiles, ids: Sequence[str], used: Collection[str]
-) -> tuple[list[Source], list[str]]:
-    """Return a source for every column of media, of arrays and of text, and notes on columns left out.
+@dataclass(frozen=True, kw_only=True)
+class Inference:
+    """What columns hold that no option names.
 
-    Numbers and categories must be asked for.
+    Attributes:
+        sources: The columns of media, of arrays and of text.
+        others: The other columns that hold something.
+        joinable: Those of them that a table modality can join: numbers, dates, times and few different words.
+        notes: On columns of media, arrays or text that cannot be read.
+    """
 
-    Raises:
-        DataError: no column is such.
+    sources: Sequence[Source]
+    others: Sequence[str]
+    joinable: Sequence[str]
+    notes: Sequence[str]
+
+
+def infer_columns(
+    table: Table, files: TableFiles, ids: Sequence[str], used: Collection[str], names: Collection[str] = ()
+) -> Inference:
+    """Return what the columns of a table hold.
+
+    Args:
+        table: The rows.
+        files: Finds the files that cells name.
+        ids: Of the rows; a column that repeats them is left out.
+        used: Columns to leave out.
+        names: Names of modalities that are taken.
     """
     sources: list[Source] = []
     notes: list[str] = []
     left: list[str] = []
+    joinable: list[str] = []
     for column, cells in table.columns.items():
         if column in used or _is_constant(table, column) or cells == ids:
             continue
@@ -313,12 +336,31 @@ def inferred_sources(
         if source.form in ("files", "embedded", "arrays", "vectors") or (
             source.kind == "text" and _reads_as_text(column, cells)
         ):
-            sources.append(replace(source, name=_free_name(source.name, {other.name for other in sources})))
-        else:
-            left.append(column)
-    if not sources:
+            taken = {*names, *(other.name for other in sources)}
+            sources.append(replace(source, name=_free_name(source.name, taken)))
+            continue
+        left.append(column)
+        if source.kind == "tabular" or len({cell.strip() for cell in cells}) <= MOST_CATEGORIES:
+            joinable.append(column)
+    return Inference(sources=sources, others=left, joinable=joinable, notes=notes)
+
+
+def inferred_sources(
+    table: Table, files: TableFiles, ids: Sequence[str], used: Collection[str]
+) -> tuple[list[Source], list[str]]:
+    """Return a source for every column of media, of arrays and of text, and notes on columns left out.
+
+    Numbers and categories must be asked for.
+
+    Raises:
+        DataError: no column is such.
+    """
+    found = infer_columns(table, files, ids, used)
+    notes = list(found.notes)
+    if not found.sources:
         reasons = "".join(f"\n  {note}" for note in notes[:5])
-        others = left[:2] or [column for column in table.columns if column not in used][:2]
+        unused = [column for column in table.columns if column not in used]
+        others = list(found.joinable or found.others or unused)[:2]
         advice = (
             f"name the modalities, as in [meta={'+'.join(others)}]"
             if others
@@ -328,10 +370,25 @@ def inferred_sources(
             f"{table.path.name}: no column holds paths of media or texts; {advice}. The columns are "
             f"{table.listed()}{reasons}"
         )
-    if left:
+    if found.others:
+        left = found.others
         listed = ", ".join(left[:10]) + (f", … ({len(left)} in all)" if len(left) > 10 else "")
-        notes.append(f"not used: {listed}; join numbers, dates and categories as in [meta={'+'.join(left[:2])}]")
-    return sources, notes
+        joined = {**options_of(found.sources), **join_option(found.joinable, found.sources)}
+        as_in = f", as in {format_reference('', joined)}" if found.joinable else ""
+        notes.append(f"not used: {listed}; numbers, dates and categories are read where they are named{as_in}")
+    return list(found.sources), notes
+
+
+def options_of(sources: Sequence[Source]) -> dict[str, str]:
+    """Return the options that name these modalities: their columns by name."""
+    return {source.name: "+".join(source.columns) for source in sources}
+
+
+def join_option(columns: Sequence[str], sources: Collection[Source]) -> dict[str, str]:
+    """Return the option that joins columns as one table of a name that no source has; {} for no columns."""
+    if not columns:
+        return {}
+    return {_free_name("meta", {source.name for source in sources}): "+".join(columns[:_MOST_JOINED])}
 
 
 def _is_constant(table: Table, column: str) -> bool:
