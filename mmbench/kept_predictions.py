@@ -72,6 +72,12 @@ class TopProbabilities:
         found: Floats = np.asarray(self)[place]
         return found
 
+    def take(self, rows: Any) -> TopProbabilities:
+        """Return some of the rows, by a mask or by positions."""
+        return TopProbabilities(
+            self.top[rows], self.classes[rows], self.target[rows], self.of_target[rows], self.num_classes
+        )
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         rows = np.arange(len(self))
         known = np.zeros(self.shape, dtype=bool)
@@ -124,6 +130,12 @@ class Predictions:
         """Whether the shapes are as said, and there are samples."""
         same = len(self.prediction) == len(self.target) == len(self.ids)
         return self.prediction.ndim == 2 and same and len(self.ids) > 0
+
+    def of_samples(self, rows: Any) -> tuple[Floats | TopProbabilities, Floats]:
+        """Return predictions and targets of some samples, by a mask or by positions."""
+        prediction = self.prediction
+        taken = prediction.take(rows) if isinstance(prediction, TopProbabilities) else prediction[rows]
+        return taken, self.target[rows]
 
 
 def load_predictions(cell_folder: Path, task: str, split: str = "test") -> Predictions | None:

@@ -171,6 +171,18 @@ def test_the_table_is_in_markdown_json_and_the_page(tmp_path: Path) -> None:
     assert '"classes":{"row":0,"what":"class","numClasses":3' in page.replace(" ", "").replace("\\u0022", '"')
 
 
+def test_seeds_that_kept_their_samples_in_another_order_are_aligned(tmp_path: Path) -> None:
+    predictions, target = drawn(60, 3, 5)
+    expected = table(write_run(tmp_path / "same", predictions, target))
+    folder = write_run(tmp_path / "other", predictions, target)
+    order = np.random.default_rng(0).permutation(60)
+    ids = np.frombuffer(json.dumps([f"s{at}" for at in order.tolist()]).encode(), dtype=np.uint8)
+    arrays = {"test.label.prediction": predictions[1][order], "test.label.target": target[order]}
+    save_file({**arrays, "test.sample_ids": ids}, folder / "cells" / f"{1:016x}" / "predictions.safetensors")
+
+    assert table(folder) == expected
+
+
 def test_without_predictions_there_is_no_table(tmp_path: Path) -> None:
     predictions, target = drawn(50, 3, 4)
     folder = write_run(tmp_path / "r", predictions, target)

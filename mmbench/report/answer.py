@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from mmbench.imbalance import is_imbalanced
 from mmbench.influence import FEW_POSITIVES
 from mmbench.record import DONE
-from mmbench.report.by_subgroup import SubgroupTable, worst_words
+from mmbench.report.by_subgroup import SubgroupTable, significant_worst
 from mmbench.report.decisions import choice_words
 from mmbench.report.intervals import Undefined
 from mmbench.report.methods import across_datasets
@@ -368,7 +368,9 @@ def worst_subgroup(board: Board, table: SubgroupTable) -> str:
 def _subgroups(board: Board) -> list[str]:
     """Whether the row that val chooses serves a subgroup worse than chance explains."""
     found = [
-        table for table in board.subgroups if board.rows[table.place] is board.chosen and worst_words(table) is not None
+        table
+        for table in board.subgroups
+        if board.rows[table.place] is board.chosen and significant_worst(table) is not None
     ]
     return [f"the row that val chooses is uneven: {worst_subgroup(board, table)}" for table in found]
 

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmbench.influence import influence_of
-from mmbench.kept_predictions import Predictions, load_predictions
-from mmbench.report.intervals import Interval, Undefined, mean_interval
-from mmbench.report.predictions import clusters_of, order_of
+from mmbench.kept_predictions import Predictions
+from mmbench.report.intervals import Interval, Undefined, drawn_anew, mean_interval
+from mmbench.report.predictions import clusters_of, row_predictions
 
 if TYPE_CHECKING:
     from mmbench.report.tables import Board, Report, Row
@@ -92,7 +92,6 @@ def class_table(board: Board, folder: Path) -> ClassTable | None:
         present = np.flatnonzero(support > 0)
         shown = np.sort(present[np.argsort(f1[present], kind="stable")[:MAX_CLASSES]])
     names = board.class_names or tuple(map(str, range(len(support))))
-    over = "seeds and samples" if len(chosen) > 1 else "samples"
     return ClassTable(
         place=place,
         classes=tuple(
@@ -107,7 +106,7 @@ def class_table(board: Board, folder: Path) -> ClassTable | None:
             for number in shown.tolist()
         ),
         num_classes=len(support),
-        over=over if clusters is None else over.replace("samples", "groups of samples"),
+        over=drawn_anew(len(chosen), clustered=clusters is not None),
     )
 
 
@@ -115,17 +114,13 @@ def _decisions(board: Board, row: Row, folder: Path) -> tuple[Bools, Bools, NDAr
     """Return decisions (S, N, K), the truth (N, K) and the samples' groups; None where they are not kept."""
     first: Predictions | None = None
     found: list[Bools] = []
-    for seed in row.done:
-        kept = load_predictions(folder / "cells" / row.cell_ids[seed], board.task)
-        if kept is None or not kept.is_whole or kept.prediction.shape[1] != board.num_outputs:
+    for kept in row_predictions(row, board.task, folder):
+        if kept is None or kept.prediction.shape[1] != board.num_outputs:
             return None
         if len(row.done) * len(kept.ids) * board.num_outputs > _MOST_DECISIONS:
             return None
         first = first or kept
-        order = order_of(kept.ids, first.ids)
-        if order is None:
-            return None
-        found.append(_decided(kept.prediction, board.kind)[order])
+        found.append(_decided(kept.prediction, board.kind))
     if first is None:
         return None
     actual = _one_hot(first.target.astype(np.int64), board) if board.kind == "multiclass" else first.target > 0.5

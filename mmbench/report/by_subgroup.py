@@ -13,18 +13,18 @@ import scipy.special
 from numpy.typing import NDArray
 
 from mmbench.influence import Influence, Shape, influence_of
-from mmbench.kept_predictions import Predictions, TopProbabilities, load_predictions
-from mmbench.metric_catalog import LESS_IS_BETTER, METRICS
+from mmbench.kept_predictions import Predictions, load_predictions
+from mmbench.metric_catalog import METRICS
 from mmbench.record import Metric, Record
 from mmbench.report.by_class import Estimate
-from mmbench.report.intervals import Interval, mean_interval
-from mmbench.report.predictions import clusters_of, order_of
+from mmbench.report.intervals import Interval, drawn_anew, mean_interval
+from mmbench.report.predictions import clusters_of, row_predictions
 from mmbench.report.statistics import holm
 from mmbench.report.variance import RowSeeds, moderated, residual_variance
 from mmbench.run_subgroups import Subgroups, read_subgroups
 
 if TYPE_CHECKING:
-    from mmbench.report.tables import Board, Report, Row
+    from mmbench.report.tables import Board, Report
     from mmbench.store import RunStore
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -103,8 +103,9 @@ def subgroup_tables(board: Board, subgroups: Subgroups, folder: Path) -> tuple[S
 
 
 def _table(board: Board, place: int, subgroups: Subgroups, folder: Path) -> SubgroupTable | None:
-    kept = _seeds(board.rows[place], board.task, folder)
-    if kept is None:
+    by_seed = list(row_predictions(board.rows[place], board.task, folder))
+    kept = [one for one in by_seed if one is not None]
+    if not kept or len(kept) < len(by_seed):
         return None
     clusters = clusters_of(kept[0], board.kind)
     groups: list[SubgroupScore] = []
@@ -122,12 +123,11 @@ def _table(board: Board, place: int, subgroups: Subgroups, folder: Path) -> Subg
     for places, p_value in zip(tests, adjusted.tolist()):
         for at in places:
             groups[at] = replace(groups[at], p_value=p_value)
-    over = "seeds and samples" if len(kept) > 1 else "samples"
     return SubgroupTable(
         place=place,
         groups=tuple(groups),
         worst=_worst(groups, board),
-        over=over if clusters is None else over.replace("samples", "groups of samples"),
+        over=drawn_anew(len(kept), clustered=clusters is not None),
     )
 
 
@@ -164,43 +164,14 @@ def _worst(groups: Sequence[SubgroupScore], board: Board) -> int | None:
     return (max if board.direction == "min" else min)(known, key=lambda item: item[1])[0]
 
 
-def _seeds(row: Row, task: str, folder: Path) -> list[Predictions] | None:
-    """Return what every seed of a row predicted, in the order of the first; None where that is not kept."""
-    found: list[Predictions] = []
-    for seed in row.done:
-        kept = load_predictions(folder / "cells" / row.cell_ids[seed], task)
-        order = None if kept is None or not kept.is_whole else order_of(kept.ids, (found or [kept])[0].ids)
-        if kept is None or order is None:
-            return None
-        found.append(replace(_taken(kept, order), ids=(found or [kept])[0].ids))
-    return found or None
-
-
-def _taken(kept: Predictions, at: Any) -> Predictions:
-    """Return predictions of some samples; ids and groups stay as they are."""
-    prediction = kept.prediction
-    if isinstance(prediction, TopProbabilities):
-        prediction = replace(
-            prediction,
-            top=prediction.top[at],
-            classes=prediction.classes[at],
-            target=prediction.target[at],
-            of_target=prediction.of_target[at],
-        )
-    else:
-        prediction = prediction[at]
-    return replace(kept, prediction=prediction, target=kept.target[at])
-
-
 def _influences(
     kind: str, metric: str, num_outputs: int, kept: Iterable[Predictions], mask: NDArray[np.bool_]
 ) -> list[Influence] | None:
     """Return the influences of some samples under every seed; None where the metric is not defined on them."""
     found: list[Influence] = []
     for one in kept:
-        taken = _taken(one, mask)
         try:
-            influence = influence_of(kind, metric, taken.prediction, taken.target, num_outputs) if mask.any() else None
+            influence = influence_of(kind, metric, *one.of_samples(mask), num_outputs) if mask.any() else None
         except (IndexError, ValueError, TypeError, ZeroDivisionError):  # what was kept does not fit the task
             influence = None
         if influence is None or not np.isfinite(influence.each).all():
@@ -331,8 +302,8 @@ def _least_variance(found: Sequence[Influence], num: int) -> float:
     return max(smooth * (1 - smooth) - share * (1 - share), 0.0) / num
 
 
-def worst_words(table: SubgroupTable) -> SubgroupScore | None:
-    """Return the worst subgroup where a test tells it apart from the rest; else None."""
+def significant_worst(table: SubgroupTable) -> SubgroupScore | None:
+    """Return the worst subgroup if a test tells it apart from the rest, else None."""
     worst = None if table.worst is None else table.groups[table.worst]
     return worst if worst is not None and worst.differs and (worst.gap.value or 0.0) > 0 else None
 
@@ -381,6 +352,6 @@ def _cell_metrics(cell_id: str, task: Mapping[str, Any], subgroups: Subgroups, f
                         condition=f"subgroup:{column}={name}",
                         task=str(task.get("name", "")),
                         unit=spec.unit,
-                        direction="min" if spec.name in LESS_IS_BETTER else "max",
+                        direction=spec.direction,
                         n=int(mask.sum()),
                     )

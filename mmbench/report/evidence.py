@@ -148,9 +148,8 @@ def with_scores(board: Board, scored: Scored) -> Board:
         )
         score = rows[place].score
         if isinstance(found, Interval) and score is not None:
-            over = found.over if scored.clusters is None else found.over.replace("samples", "groups of samples")
             low, high = (max(0.0, found.low), found.high) if board.metric in NOT_NEGATIVE else (found.low, found.high)
-            score = replace(score, ci_low=low, ci_high=high, ci_over=over, sample_error=found.sample_error)
+            score = replace(score, ci_low=low, ci_high=high, ci_over=found.over, sample_error=found.sample_error)
             rows[place] = replace(rows[place], score=score)
     pairs = compare_pairs(scored.scores, scored.clusters, seeds=seeds)
     for place, gain in _gains(board, scored, pairs, limit_of(shape)).items():

@@ -36,7 +36,8 @@ class Interval:
     Attributes:
         value: The point estimate.
         low, high: Bounds.
-        over: What would vary if one did it all again: "samples", "seeds", or "seeds and samples".
+        over: What would vary if one did it all again: "samples", "seeds", or "seeds and samples"; "groups of samples"
+            where these are drawn in groups.
         sample_error: Standard error from the samples alone; 0 where nothing is known of it.
     """
 
@@ -94,14 +95,21 @@ def mean_interval(
         seeds = own_seeds(scores, clusters) if seeds is None else seeds
         variance = max(0.0, variance - seeds.residual / num_seeds)
     low, high = bounds_over_samples(value, variance + least_variance, sums, shape, clustered=clustered, bias=bias)
+    over = drawn_anew(num_seeds, clustered=clustered)
     if num_seeds < 2 or seeds is None:
-        return Interval(value, *clipped(low, high, shape), "samples", error)
+        return Interval(value, *clipped(low, high, shape), over, error)
     reach = math.sqrt(
         seeds.variance / num_seeds * _seed_weight(seeds.variance / num_seeds, variance, seeds.degrees)
     ) * float(scipy.special.stdtrit(seeds.degrees, 0.975))
     below, above = _arcsine_reaches(value, reach) if shape in ("share", "unit") and 0 < value < 1 else (reach, reach)
     low, high = value - math.hypot(min(low - value, 0.0), below), value + math.hypot(max(high - value, 0.0), above)
-    return Interval(value, *clipped(low, high, shape), "seeds and samples", error)
+    return Interval(value, *clipped(low, high, shape), over, error)
+
+
+def drawn_anew(num_seeds: int, *, clustered: bool) -> str:
+    """Return what an interval of `mean_interval` is over: "seeds and samples", or "groups of samples" with one seed."""
+    samples = "groups of samples" if clustered else "samples"
+    return f"seeds and {samples}" if num_seeds > 1 else samples
 
 
 def own_seeds(scores: Floats, clusters: NDArray[np.int64] | None = None) -> RowSeeds:

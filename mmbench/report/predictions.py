@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmbench import retrieval
 from mmbench.influence import Influence, influence_of
-from mmbench.kept_predictions import MOST_NUMBERS, Floats, Predictions, TopProbabilities
+from mmbench.kept_predictions import MOST_NUMBERS, Floats, Predictions, TopProbabilities, load_predictions
 from mmbench.sample_intervals import clusters_of_names
+
+if TYPE_CHECKING:
+    from mmbench.report.tables import Row
 
 #: Probabilities are kept this far from 0 and 1 in a log loss, as `mmbench.tallies` does.
 _EPSILON = float(np.finfo(np.float32).eps)
@@ -28,6 +33,31 @@ def order_of(ids: Sequence[str], wanted: Sequence[str]) -> NDArray[np.int64] | N
     if len(position) != len(ids) or len(ids) != len(wanted) or set(position) != set(wanted):
         return None
     return np.array([position[name] for name in wanted])
+
+
+def row_predictions(row: Row, task: str, folder: Path) -> Iterator[Predictions | None]:
+    """Yield the predictions of each seed of a row on test, in the first seed's order of samples.
+
+    Seeds that do not have whole predictions of the same samples give None.
+    """
+    ids: tuple[str, ...] | None = None
+    for seed in row.done:
+        kept = load_predictions(folder / "cells" / row.cell_ids[seed], task)
+        if kept is None or not kept.is_whole:
+            yield None
+            continue
+        ids = ids or kept.ids
+        yield kept if kept.ids == ids else _in_order(kept, ids)
+
+
+def _in_order(kept: Predictions, ids: tuple[str, ...]) -> Predictions | None:
+    """Return predictions in another order of the same samples; None if they are of others."""
+    order = order_of(kept.ids, ids)
+    if order is None:
+        return None
+    groups = kept.groups and tuple(kept.groups[at] for at in order.tolist())
+    prediction, target = kept.of_samples(order)
+    return Predictions(prediction, target, ids, groups)
 
 
 def clusters_of(kept: Predictions, kind: str) -> NDArray[np.int64] | None:
