@@ -15,8 +15,8 @@ from typing import Annotated, Any
 import typer
 
 from mmbench import cli_authors, cli_runs
-from mmbench.cli_arguments import listed_role, rewritten, split_list
-from mmbench.cli_errors import usage_text
+from mmbench.cli_arguments import list_name, resolve_aliases, split_list
+from mmbench.cli_errors import usage_message
 from mmbench.cli_options import (
     BatchSize,
     Cache,
@@ -57,8 +57,10 @@ from mmbench.cli_options import (
 )
 from mmbench.errors import MmbenchError, UsageError
 
-#: Commands that are there for what they do; all others are there for what they print.
-_WORKING = frozenset({"run", "profile", "prepare", "report", "merge", "ensemble", "clean", "check", "new"})
+#: Commands that do more than print: they continue if standard output cannot be written.
+_COMMANDS_WITH_EFFECTS = frozenset(
+    {"run", "profile", "prepare", "report", "merge", "ensemble", "clean", "check", "new"}
+)
 
 app = typer.Typer(
     name="mmbench",
@@ -84,7 +86,7 @@ def _print_version(wanted: bool) -> None:
 
 
 @app.callback()
-def options_of_all(
+def global_options(
     version: Annotated[
         bool, typer.Option("-V", "--version", help="Print the version.", callback=_print_version, is_eager=True)
     ] = False,
@@ -104,7 +106,7 @@ def list_command(
     """List the installed encoders, fusions, datasets, objectives, trackers and executors."""
     from mmbench import views
 
-    chosen = [listed_role(role, LISTS)] if role else list(LISTS)
+    chosen = [list_name(role, LISTS)] if role else list(LISTS)
     registry = registry_of(plugin)
     emit(as_json, lambda: views.parts_json(registry, chosen), lambda: views.print_parts(registry, chosen))
 
@@ -546,14 +548,14 @@ def main(name: str = "mmbench") -> None:
     """
     from mmbench.encoding import printable, use_safe_streams
     from mmbench.executors import OFFLINE
-    from mmbench.standard_streams import lasting_streams
+    from mmbench.standard_streams import robust_streams
 
     if sys.argv[1:2] != ["prepare"]:
         os.environ.update(OFFLINE)
     defer_checks()
     try:
-        argv = rewritten(sys.argv[1:])
-        with lasting_streams(keeps_going=bool(_WORKING.intersection(argv[:1]))):
+        argv = resolve_aliases(sys.argv[1:])
+        with robust_streams(continue_on_error=bool(_COMMANDS_WITH_EFFECTS.intersection(argv[:1]))):
             use_safe_streams()
             with _one_command(argv[:1]):
                 code = app(args=argv, prog_name=name, standalone_mode=False)
@@ -569,7 +571,7 @@ def main(name: str = "mmbench") -> None:
         if type(error).__name__ == "Abort":
             sys.stderr.write("aborted: nothing was changed\n")
             raise SystemExit(1) from None
-        text = usage_text(error, sys.argv[1:])
+        text = usage_message(error, sys.argv[1:])
         if not text:
             raise
         sys.stderr.write(printable(f"error: {text}\n"))
@@ -578,10 +580,10 @@ def main(name: str = "mmbench") -> None:
 
 
 @contextmanager
-def _one_command(asked: Sequence[str]) -> Iterator[None]:
-    """Spare typer the parameters of all commands but the one that is asked for; a name it does not know leaves all."""
+def _one_command(names: Sequence[str]) -> Iterator[None]:
+    """Let typer build the parameters of the named command alone; of all commands where the name is unknown."""
     everything = app.registered_commands
-    chosen = [item for item in everything if item.name in asked or item.callback.__name__ in asked]  # type: ignore[union-attr]
+    chosen = [item for item in everything if item.name in names or item.callback.__name__ in names]  # type: ignore[union-attr]
     app.registered_commands = chosen or everything
     try:
         yield

@@ -1,14 +1,15 @@
-"""What people type for options, commands and lists, read as what mmbench calls it; and what to say of the rest."""
+"""Aliases of options and values, and hints for options, commands and lists that mmbench does not have."""
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from mmbench.errors import UsageError, did_you_mean
 
-#: Other names of options, in commands that have the option.
+#: Aliases of options, in commands that have the option.
 OPTION_ALIASES: Mapping[str, str] = {
     "--datasets": "--dataset",
     "--data": "--dataset",
@@ -51,9 +52,9 @@ SETTINGS: Mapping[str, str] = {
     "--sampler": "sampler",
 }
 _WITH_SETTINGS = ("plan", "prepare", "run", "profile")
-#: Options of a command that are named as a setting is.
+#: Options of a command that share their name with a training setting.
 _NOT_SETTINGS = {("prepare", "--patience")}
-#: Values that mean another one.
+#: Aliases of values, by option.
 _VALUES: Mapping[tuple[str, str], str] = {
     ("--device", "gpu"): "cuda",
     ("--device", "GPU"): "cuda",
@@ -62,7 +63,7 @@ _VALUES: Mapping[tuple[str, str], str] = {
     ("--precision", "float32"): "fp32",
     ("--precision", "bfloat16"): "bf16",
 }
-#: Options that mmbench has not, and what is there instead.
+#: Hints for options that mmbench does not have.
 _NO_OPTION: Mapping[str, str] = {
     "--seed": "`--seeds 3` trains with three seeds (0, 1, 2); `--seeds 3,` with seed 3 alone",
     "--folds": "there is one split; say how it is made with -d 'photos/data.csv[split=70/15/15]'",
@@ -94,7 +95,7 @@ _NO_OPTION: Mapping[str, str] = {
     "--out": "-o FILE of `mmbench export` writes a file; --results DIR is where runs are kept",
     "--output-dir": "--results DIR is where runs are kept, and --run NAME names one",
 }
-#: Commands that mmbench has not, and which one does it.
+#: Hints for commands that mmbench does not have.
 _NO_COMMAND: Mapping[str, str] = {
     "train": "`mmbench run` trains and evaluates",
     "fit": "`mmbench run` trains and evaluates",
@@ -131,7 +132,7 @@ _NO_COMMAND: Mapping[str, str] = {
     "doctor": "`mmbench plugins doctor` says what an installation lacks",
     "version": "`mmbench --version` prints it",
 }
-#: What `mmbench list` is asked for and has not.
+#: Hints for lists that `mmbench list` does not have.
 _NO_LIST: Mapping[str, str] = {
     "models": "encoders and fusions make a model: `mmbench list encoders`, `mmbench list fusions`",
     "metrics": "`mmbench show DATASET` names the metrics of its task",
@@ -143,13 +144,13 @@ _NO_LIST: Mapping[str, str] = {
 _OPTIONS_AFTER_COLONS = re.compile(r"^(?P<head>[^\[\]]*?)(?P<options>(?::[A-Za-z_][\w.-]*=[^:\[\]]*)+)$")
 
 
-def rewritten(argv: Sequence[str]) -> list[str]:
+def resolve_aliases(argv: Sequence[str]) -> list[str]:
     """Return the arguments with aliases of options and values replaced by their names.
 
     Raises:
-        UsageError: an option is none of mmbench's, and there is another way to what it means.
+        UsageError: the option of a training setting has no value.
 
-    >>> rewritten(["run", "-d", "xor", "--optimizer", "sgd", "--batch=8", "--device", "gpu"])
+    >>> resolve_aliases(["run", "-d", "xor", "--optimizer", "sgd", "--batch=8", "--device", "gpu"])
     ['run', '-d', 'xor', '--set', 'optimiser=sgd', '--batch-size=8', '--device', 'cuda']
     """
     if argv[:1] == ["help"]:
@@ -176,14 +177,14 @@ def rewritten(argv: Sequence[str]) -> list[str]:
             continue
         found.append(option)
         if any(name == option for name, _ in _VALUES):
-            found += [_VALUES.get((option, value), value) for value in _one(words)]
+            found += [_VALUES.get((option, value), value) for value in itertools.islice(words, 1)]
     return found
 
 
-def instead_of_option(option: str, known: Sequence[str]) -> str:
-    """Return what to write instead of an option that a command has not, as the end of a sentence.
+def option_hint(option: str, known: Sequence[str]) -> str:
+    """Return the end of an error message about an unknown option: a hint, or a similar name.
 
-    >>> instead_of_option("--epoch", ["--epochs", "--lr"])
+    >>> option_hint("--epoch", ["--epochs", "--lr"])
     ". Did you mean '--epochs'?"
     """
     name = option.partition("=")[0]
@@ -192,10 +193,10 @@ def instead_of_option(option: str, known: Sequence[str]) -> str:
     return f".{did_you_mean(name, known, prefix='--')}"
 
 
-def instead_of_command(command: str, known: Sequence[str]) -> str:
-    """Return what to write instead of a command that mmbench has not, as the end of a sentence.
+def command_hint(command: str, known: Sequence[str]) -> str:
+    """Return the end of an error message about an unknown command: a hint, or a similar name.
 
-    >>> instead_of_command("train", ["run"]), instead_of_command("raport", ["run", "report"])
+    >>> command_hint("train", ["run"]), command_hint("raport", ["run", "report"])
     (': `mmbench run` trains and evaluates', ". Did you mean 'report'?")
     """
     if command.lower() in _NO_COMMAND:
@@ -203,8 +204,8 @@ def instead_of_command(command: str, known: Sequence[str]) -> str:
     return f".{did_you_mean(command, known)}"
 
 
-def listed_role(word: str, roles: Sequence[str]) -> str:
-    """Return the list that a word of `mmbench list` means: "encoder" and "Encoders" are "encoders".
+def list_name(word: str, roles: Sequence[str]) -> str:
+    """Return the name of a list in any spelling: "encoder" and "Encoders" are "encoders".
 
     Raises:
         UsageError: there is no such list.
@@ -261,8 +262,3 @@ def _pieces(value: str) -> Iterator[str]:
             yield value[start:at].strip()
             start = at + 1
     yield value[start:].strip()
-
-
-def _one(words: Iterator[str]) -> list[str]:
-    word = next(words, None)
-    return [] if word is None else [word]

@@ -1,4 +1,4 @@
-"""Mistakes on the command line in one style: a sentence that names the fault, and what to write instead."""
+"""Error messages for mistakes on the command line: one sentence with the mistake and what to type instead."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from mmbench.cli_arguments import instead_of_command, instead_of_option
+from mmbench.cli_arguments import command_hint, option_hint
 
 _NO_COMMAND = re.compile(r"No such command ['\"](.+?)['\"]")
 _EXTRA = re.compile(r"[Gg]ot unexpected extra argument(?:s|\(s\))? \((.+?)\)")
-#: What an argument is, for a command that lacks it.
-_WHAT_IS_MISSING = {
+#: Descriptions of arguments, for commands that lack one.
+_ARGUMENTS = {
     "RUN": "the name of a run; `mmbench runs` lists them",
     "RUN_A": "the name of a run; `mmbench runs` lists them",
     "NAME": "the name of a component or dataset; `mmbench list` lists them",
@@ -22,8 +22,8 @@ _WHAT_IS_MISSING = {
 }
 
 
-def usage_text(error: Exception, argv: Sequence[str]) -> str:
-    """Return what to say of a mistake that the parser of the command line found; "" for any other error.
+def usage_message(error: Exception, argv: Sequence[str]) -> str:
+    """Return the message for an error of the command line's parser; "" for any other error.
 
     Args:
         error: As raised by click, or by the copy of it that typer has.
@@ -37,11 +37,11 @@ def usage_text(error: Exception, argv: Sequence[str]) -> str:
     kind = type(error).__name__
     if kind == "NoSuchOption":
         option = str(getattr(error, "option_name", ""))
-        end = instead_of_option(option, _options_of(context))
+        end = option_hint(option, _options_of(context))
         see = "" if "Did you mean" in end or end.startswith(":") else f" See `{command} --help`."
         return f"`{command}` has no option {option}{end}{see}"
     if found := _NO_COMMAND.search(message):
-        end = instead_of_command(found[1], sorted(getattr(context.command, "commands", {}))) if context else ""
+        end = command_hint(found[1], sorted(getattr(context.command, "commands", {}))) if context else ""
         see = "" if "Did you mean" in end or end.startswith(":") else " See `mmbench --help`."
         return f"`{command}` has no command {found[1]!r}{end}{see}"
     if found := _EXTRA.search(message):
@@ -51,34 +51,34 @@ def usage_text(error: Exception, argv: Sequence[str]) -> str:
         name = str(parameter.metavar or parameter.name or "").strip("[]")
         if parameter.param_type_name == "option":
             return f"`{command}` needs {parameter.opts[-1]}. See `{command} --help`."
-        what = _WHAT_IS_MISSING.get(name.split()[0] if name else "", f"{name}; see `{command} --help`")
+        what = _ARGUMENTS.get(name.split()[0] if name else "", f"{name}; see `{command} --help`")
         return f"`{command}` needs {what}"
     if kind == "BadOptionUsage":
         option = str(getattr(error, "option_name", ""))
         return f"{option} needs a value. See `{command} --help`."
     if kind == "BadParameter" and parameter is not None:
         name = parameter.opts[-1] if parameter.param_type_name == "option" else str(parameter.metavar or parameter.name)
-        given = _given(parameter.opts, argv)
-        return f"{name}{f' {given}' if given else ''}: {_takes(message)}"
+        value = _last_value(parameter.opts, argv)
+        return f"{name}{f' {value}' if value else ''}: {_requirement(message)}"
     return message[:1].lower() + message[1:]
 
 
-def _takes(message: str) -> str:
-    """Return what a value must be, from the words of a validator."""
-    said = re.sub(r"^Invalid value(?: for .+?)?: ", "", message)
-    if re.search(r"integer|int_parsing", said):
+def _requirement(message: str) -> str:
+    """Return the requirement on a value, such as "takes a number", from a validator's message."""
+    text = re.sub(r"^Invalid value(?: for .+?)?: ", "", message)
+    if re.search(r"integer|int_parsing", text):
         return "takes a whole number"
-    if re.search(r"float|valid number", said):
+    if re.search(r"float|valid number", text):
         return "takes a number"
-    choices = re.search(r"(?:is not one of|Input should be) (.+?)\.?$", said)
+    choices = re.search(r"(?:is not one of|Input should be) (.+?)\.?$", text)
     if choices:
         *names, last = choices[1].replace("'", "").replace(" or ", ", ").split(", ")
         return f"takes {', '.join(names)} or {last}" if names else f"takes {last}"
-    return said[:1].lower() + said[1:]
+    return text[:1].lower() + text[1:]
 
 
-def _given(options: Sequence[str], argv: Sequence[str]) -> str:
-    """Return the value that an option was given last."""
+def _last_value(options: Sequence[str], argv: Sequence[str]) -> str:
+    """Return the last value of an option among the arguments, "" without one."""
     for place in range(len(argv) - 1, -1, -1):
         name, equals, value = argv[place].partition("=")
         if name in options:

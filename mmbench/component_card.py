@@ -1,4 +1,4 @@
-"""What people want to know of a component: what it takes and gives, a word for each option, an example."""
+"""The description of a component that `mmbench show` prints: inputs, outputs, options, an example command."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def example(entry: Entry) -> str:
 
 
 def documented_options(factory: str, names: tuple[str, ...]) -> dict[str, str]:
-    """Return what a factory's docstring, and that of its `__init__`, says of options under `Args:`; imports nothing.
+    """Return the descriptions of options in the docstrings of a factory and its `__init__`, without importing it.
 
     Args:
         factory: ``"package.module:attribute"``.

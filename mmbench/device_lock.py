@@ -27,7 +27,7 @@ def alone_on(
         on_wait: Told who holds a device, before waiting for it.
 
     Raises:
-        UsageError: somebody still holds one after `wait_s`, or its lock cannot be taken.
+        UsageError: another process holds a device after `wait_s`, or its lock cannot be acquired.
     """
     from filelock import FileLock, Timeout  # takes longer to import than most commands run
 

@@ -65,7 +65,7 @@ class LineFile:
         self._size: int | None = None  # once the file is this one's alone
 
     def hold(self) -> None:
-        """Take the file as one that nobody else appends to from now on."""
+        """Claim the file: bytes that other programs append from now on are foreign."""
         self._size = self.path.stat().st_size if self.path.exists() else 0
 
     def set_foreign_aside(self) -> None:

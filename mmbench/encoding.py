@@ -68,7 +68,7 @@ def json_text(data: Any, *, indent: int | None = 2, default: Any = None) -> str:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Return JSON data of a file that anybody may have written.
+    """Return the JSON data of an untrusted file.
 
     Raises:
         ValueError: it is no JSON, or is nested more deeply than Python reads.

@@ -1,4 +1,4 @@
-"""When accuracy hides rare classes: how large the most frequent class is, and which metrics count classes alike."""
+"""Imbalanced classes, whose rare ones accuracy hides: the test for them, and the warning before training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def is_imbalanced(majority_share: float, num_classes: int) -> bool:
-    """Whether one class has so many of the samples that accuracy says little of the others.
+    """Whether one class has so many of the samples that accuracy hardly depends on the others.
 
     >>> is_imbalanced(0.55, 2), is_imbalanced(0.7, 2), is_imbalanced(0.25, 10)
     (False, True, True)

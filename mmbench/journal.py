@@ -70,15 +70,15 @@ class Journal:
 
     @property
     def num_foreign_bytes(self) -> int:
-        """Return how much others appended since `hold`, which is in PATH.foreign now."""
+        """Number of bytes that other programs appended since `hold`, now in PATH.foreign."""
         return self._file.num_foreign_bytes
 
     def hold(self) -> None:
-        """Take the journal as this process's alone: what others append from now on is set aside."""
+        """Claim the journal: lines that other programs append from now on are set aside."""
         self._file.hold()
 
     def set_foreign_aside(self) -> None:
-        """Move lines that are not this process's out of a journal that it holds.
+        """Move the lines of other programs out of a claimed journal.
 
         Raises:
             OSError: they cannot be moved, or others cut or replaced the journal.

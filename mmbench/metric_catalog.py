@@ -141,7 +141,7 @@ def with_ranking_metrics(tasks: Sequence[TaskSpec], selectors: Sequence[str]) ->
 
 
 def check_metrics(selectors: Sequence[str], tasks: Sequence[TaskSpec]) -> None:
-    """Refuse a choice of metrics that some selector's metric or task makes impossible.
+    """Check the selectors of `--metric` against the tasks of the selected datasets.
 
     Args:
         selectors: As given to `--metric`.
@@ -176,8 +176,8 @@ def check_metrics(selectors: Sequence[str], tasks: Sequence[TaskSpec]) -> None:
                 )
 
 
-def keeps_its_own(selectors: Sequence[str], tasks: Iterable[TaskSpec]) -> Iterator[str]:
-    """Yield in words which tasks a choice of metrics does not change, because their kind has none of them."""
+def unaffected_task_notes(selectors: Sequence[str], tasks: Iterable[TaskSpec]) -> Iterator[str]:
+    """Yield a note for each task that keeps its own metric, because its kind has none of the chosen ones."""
     general = [name for wanted, name in map(split_metric, selectors) if not wanted]
     for task in tasks:
         if general and not _chosen(task, selectors):

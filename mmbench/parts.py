@@ -95,7 +95,7 @@ class DatasetPart(Part):
 
     @property
     def train_identity(self) -> dict[str, Any]:
-        """What of the training the quality key covers: settings, and a chosen metric that the results depend on.
+        """Training settings that are part of the quality key, with a chosen metric that decides results.
 
         The metric of the only task chooses the epoch; that of a regression also decides the majority baseline. A task
         that keeps its own metric has none here.
@@ -187,7 +187,7 @@ def make_dataset_part(config: RunConfig, registry: Registry, reference: Referenc
 
 
 def _subgroups(reference: Reference, spec: DatasetSpec) -> dict[str, dict[str, str]]:
-    """Return what a dataset says of the columns that the option `subgroups` names; {} where it names none."""
+    """Return the subgroup of each test sample, by the columns in the option `subgroups`; {} without the option."""
     if not reference.subgroups:
         return {}
     try:

@@ -15,7 +15,7 @@ from mmbench.combo import Cell
 from mmbench.config import QUICK_SELECTION, RunConfig, TrainConfig
 from mmbench.errors import EmptySelection, MmbenchError, UsageError, did_you_mean
 from mmbench.grid import DEVICE, DatasetGrid, in_turn
-from mmbench.metric_catalog import check_metrics, keeps_its_own
+from mmbench.metric_catalog import check_metrics, unaffected_task_notes
 from mmbench.parts import DatasetPart, Part, label_of, make_dataset_part, make_part
 from mmbench.record import CellRole
 from mmbench.registry import Entry, Registry
@@ -375,7 +375,7 @@ def _check_inferred(plan: Plan) -> None:
 def _gaps(plan: Plan) -> Iterator[str]:
     """Yield what is not planned because no package that is installed offers it."""
     for part in plan.datasets:
-        yield from (f"{part.label}: {words}" for words in keeps_its_own(plan.config.metric, part.info.tasks))
+        yield from (f"{part.label}: {words}" for words in unaffected_task_notes(plan.config.metric, part.info.tasks))
     kinds = {modality.kind for grid in plan._grids for modality in grid.modalities}
     yield from filter(None, (plan.registry.lacks("encoder", kind) for kind in sorted(kinds)))
     if plan.config.baselines and plan._baseline_parts is None:

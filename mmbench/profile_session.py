@@ -25,7 +25,7 @@ from mmbench.report.text import counted, duration
 from mmbench.runner import run
 from mmbench.session import (
     default_name,
-    foreign_lines,
+    foreign_write_warnings,
     known_libraries,
     make_executor,
     memory_limit,
@@ -96,7 +96,7 @@ def profile_plan(plan: Plan, options: ProfileOptions, *, argv: Sequence[str], as
             )
         _keep_peaks(store)
         show_costs(store, as_json=as_json)
-        for line in foreign_lines(store):
+        for line in foreign_write_warnings(store):
             out.print(Text(line, style="magenta"))
         out.print(f"{counted(summary.num_launched, 'profile')} in {duration(time.monotonic() - began)}")
     return summary.exit_code or int(bool(plan.broken or plan.unavailable_by_name()))

@@ -22,7 +22,7 @@ from mmbench.standing import RunningCell, Standing, describe
 from mmbench.trackers import Trackers
 from mmbench.utilisation import Utilisation
 
-#: Runs of more cells do not print a line for each of them where no terminal looks on, but one now and then.
+#: Without a terminal each finished cell is logged; in runs of more cells, one every `LINE_EVERY_S`.
 MAX_LINES = 2_000
 LINE_EVERY_S = 10.0
 #: Cells of the bar.
@@ -99,7 +99,7 @@ class Progress:
             line_of_reason = self._reasons.add(record, describe(row))
             if line_of_reason:
                 self._say(Text(line_of_reason, style_of(record.status)))
-            if self._live is None and record.status in DONE and self._speaks():
+            if self._live is None and record.status in DONE and self._is_line_due():
                 score = clean_score(record, "test", ranked_by) or clean_score(record, "val", ranked_by)
                 self.out.print(Text(finished_line(self.standing, row, score)), soft_wrap=True)
 
@@ -108,8 +108,8 @@ class Progress:
         utilisation = self._heart.utilisation if self._heart is not None else None
         return live_table(self.standing, utilisation, best=self._best.lines())
 
-    def _speaks(self) -> bool:
-        """Whether a finished cell gets a line: each of them, or of very many one now and then."""
+    def _is_line_due(self) -> bool:
+        """Whether to log the cell that just finished."""
         now = time.monotonic()
         if self.standing.num_planned > MAX_LINES and now - self._last_line < LINE_EVERY_S:
             return False

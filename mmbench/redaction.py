@@ -36,7 +36,7 @@ _KEPT_PARTS = 2
 def short_paths(text: str) -> str:
     """Return a text with absolute paths in it cut to their last two parts, and none of the name of a user's home.
 
-    Paths are of no use on another machine, and say whose this was.
+    Paths are of no use on another machine, and may tell a reader who ran mmbench.
 
     >>> short_paths("manifest:/srv/me/study/data.csv[label=y]"), short_paths("cannot open /home/me/x.bin")
     ('manifest:…/study/data.csv[label=y]', 'cannot open …/x.bin')

@@ -500,7 +500,7 @@ def _name(where: str, spec: DatasetSpec, options: dict[str, Any]) -> str:
 
 
 def _subgroups(where: str, spec: DatasetSpec, options: dict[str, Any]) -> tuple[str, ...]:
-    """Take the columns of subgroups out of the options that somebody gave."""
+    """Remove `subgroups` from the options of a reference and return the columns in it."""
     if "subgroups" not in options:
         return ()
     asked = str(options.pop("subgroups"))

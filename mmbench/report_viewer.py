@@ -50,12 +50,12 @@ def open_in_browser(file: Path) -> bool:
 
 
 def make_server(folder: Path, page: str, port: int) -> ThreadingHTTPServer:
-    """Return a server of the files that stand in a folder, for this machine alone; it does not run yet.
+    """Return a server, not running yet, of the files in a folder, for this machine alone.
 
     Args:
         folder: Of the report.
         page: Name of the file that "/" shows.
-        port: Where; 0 takes a free one.
+        port: 0 takes a free one.
 
     Raises:
         UsageError: the port is taken or not allowed.
@@ -91,7 +91,7 @@ def make_server(folder: Path, page: str, port: int) -> ThreadingHTTPServer:
                 self.wfile.write(content)
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-            """Keep the terminal quiet."""
+            """Log no requests."""
 
     try:
         return ThreadingHTTPServer((HOST, port), Handler)

@@ -141,7 +141,7 @@ def run_plan(plan: Plan, *, argv: Sequence[str], as_json: bool = False) -> int:
             else:
                 out.print("nothing left to do")
                 out.print(f"report: {store.folder / 'report'}")
-            for line in foreign_lines(store):
+            for line in foreign_write_warnings(store):
                 out.print(Text(line, style="magenta"))
             for text, advice in reasons.summary(store.folder):
                 out.print(Text(text, style="red"))
@@ -157,8 +157,8 @@ def run_plan(plan: Plan, *, argv: Sequence[str], as_json: bool = False) -> int:
     return summary.exit_code or int(not reported or bool(plan.broken or lacks_named))
 
 
-def foreign_lines(store: RunStore) -> list[str]:
-    """Return the warning about what others wrote into the journal while the run was under way, if anything."""
+def foreign_write_warnings(store: RunStore) -> list[str]:
+    """Return the warning about bytes that other programs appended to the journal of the run under way, if any."""
     count = store.journal.num_foreign_bytes
     if not count:
         return []
@@ -170,7 +170,7 @@ def foreign_lines(store: RunStore) -> list[str]:
 
 
 def continuation(summary: Summary, argv: Sequence[str], *, num_new: int = 0) -> Iterator[str]:
-    """Yield what to type to go on: after a stop the same command, for failures of earlier commands `--retry`.
+    """Yield the command that continues a stopped run, or retries the failures of earlier commands.
 
     Args:
         summary: How the run stands.

@@ -1,4 +1,4 @@
-"""Standard output that may be full, closed or a pipe that nobody reads: work goes on, and what was lost is said."""
+"""Standard streams that may be closed, full or a broken pipe: work continues, and lost standard output is an error."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _NAMES = ("stdin", "stdout", "stderr")
 
 
 class _Output(io.FileIO):
-    """A descriptor that is written to until that fails, and from then on takes what is written to nowhere.
+    """A descriptor that discards what is written after the first failure.
 
     Args:
         descriptor: Of the stream.
-        keeps_going: Whether a failure raises nothing.
+        continue_on_error: Whether a failure raises nothing.
     """
 
-    def __init__(self, descriptor: int, *, keeps_going: bool) -> None:
+    def __init__(self, descriptor: int, *, continue_on_error: bool) -> None:
         super().__init__(descriptor, "w", closefd=False)
-        self._keeps_going = keeps_going
+        self._continue_on_error = continue_on_error
         self.error: OSError | None = None
 
     def write(self, data: Any, /) -> int:
@@ -36,54 +36,54 @@ class _Output(io.FileIO):
                 raise
             except OSError as error:
                 self.error = error
-                if not self._keeps_going:
-                    raise _in_words(error) from None
+                if not self._continue_on_error:
+                    raise _output_error(error) from None
         return memoryview(data).nbytes
 
 
 @contextmanager
-def lasting_streams(*, keeps_going: bool) -> Iterator[None]:
-    """Let a command write to standard output and standard error whatever these are.
+def robust_streams(*, continue_on_error: bool) -> Iterator[None]:
+    """Let a command write to standard output and standard error in any state of them.
 
-    A descriptor that was closed before the program began leads to the null device: otherwise the next file that is
+    A descriptor that was closed before the program began is opened on the null device: otherwise the next file that is
     opened would take its number, and what a library prints would be written into that file.
 
     Args:
-        keeps_going: Whether the command goes on where its output cannot be written, because it is there for something
-            else. What standard error loses ends no command.
+        continue_on_error: Whether the command continues if standard output cannot be written, since it does more than
+            print. A failure of standard error ends no command.
 
     Raises:
         OutputError: standard output could not be written.
-        BrokenPipeError: nobody reads standard output any more, and the command is there for its output.
+        BrokenPipeError: the reader of standard output is gone, and the command only prints.
     """
-    _open_closed()
+    _reopen_closed()
     if os.name != "posix":
         yield
         return
-    output = _lasting("stdout", keeps_going=keeps_going)
-    _lasting("stderr", keeps_going=True)
+    output = _replace_stream("stdout", continue_on_error=continue_on_error)
+    _replace_stream("stderr", continue_on_error=True)
     try:
         yield
     finally:
         if output is not None:
             sys.stdout.flush()  # not at the end of the interpreter, which would only say that it was ignored
-            if keeps_going and output.error is not None and output.error.errno != errno.EPIPE:
-                raise _in_words(output.error)
+            if continue_on_error and output.error is not None and output.error.errno != errno.EPIPE:
+                raise _output_error(output.error)
 
 
-def _in_words(error: OSError) -> Exception:
+def _output_error(error: OSError) -> Exception:
     if error.errno == errno.EPIPE:
         return error
     return OutputError(f"standard output cannot be written: {error.strerror or error}; make room, or send it elsewhere")
 
 
-def _lasting(name: str, *, keeps_going: bool) -> _Output | None:
-    """Put a stream that outlasts failures in the place of the interpreter's; None where another has been put there."""
+def _replace_stream(name: str, *, continue_on_error: bool) -> _Output | None:
+    """Replace a stream of the interpreter by one that survives failures; None if it was replaced already."""
     stream = getattr(sys, name)
     if stream is not getattr(sys, f"__{name}__") or not isinstance(stream, io.TextIOWrapper):
         return None
     stream.flush()
-    raw = _Output(stream.fileno(), keeps_going=keeps_going)
+    raw = _Output(stream.fileno(), continue_on_error=continue_on_error)
     text = io.TextIOWrapper(
         io.BufferedWriter(raw),
         encoding=stream.encoding,
@@ -95,7 +95,7 @@ def _lasting(name: str, *, keeps_going: bool) -> _Output | None:
     return raw
 
 
-def _open_closed() -> None:
+def _reopen_closed() -> None:
     for number, name in enumerate(_NAMES):
         if getattr(sys, name) is not None:
             continue

@@ -15,7 +15,7 @@ from mmbench.encoding import ascii_text
 
 #: From this width on, columns are dropped before rows take two lines.
 WIDE = 100
-#: Width of a console that nobody looks at; rows are never wrapped there.
+#: Width of a console that is no terminal; rows are never wrapped there.
 PIPE_WIDTH = 240
 #: Least width of a text where no other column can make room for it.
 MIN_TEXT_WIDTH = 16
@@ -72,7 +72,7 @@ class TerminalTable:
     def print(self, out: Console) -> None:
         """Print the table; in a pipe each row is one line, however long."""
         unlimited = not out.is_terminal and out.width >= PIPE_WIDTH
-        out.print(_Laid(self, None) if unlimited else self, crop=False, no_wrap=True)
+        out.print(_AtWidth(self, None) if unlimited else self, crop=False, no_wrap=True)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield from self.segments(console, options.max_width, ascii_only=options.ascii_only)
@@ -101,8 +101,8 @@ class TerminalTable:
 
 
 @dataclass(frozen=True)
-class _Laid:
-    """A table with a width of its own."""
+class _AtWidth:
+    """A table at a width that is not the console's."""
 
     table: TerminalTable
     width: int | None

@@ -246,13 +246,13 @@ class Trainer:
 
     def next_chunks(self) -> list[Tensor]:
         """Return the positions of the samples that the next epoch steps on, batch by batch."""
-        order = self.stepped_on[self._drawn()]
+        order = self.stepped_on[self._draw_epoch()]
         # A last batch of one, after larger ones, would give BatchNorm nothing to normalise over.
         size = self.config.batch_size
         return split_order(order, size, min_size=min(2, size))
 
-    def _drawn(self) -> Tensor:
-        """Return which of the samples that steps are taken on the next epoch visits, in order."""
+    def _draw_epoch(self) -> Tensor:
+        """Return positions in `stepped_on` for one epoch, in the order of training."""
         num_samples = len(self.stepped_on)
         if self._sampler is None:
             return torch.randperm(num_samples, generator=self.order)

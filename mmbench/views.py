@@ -128,7 +128,7 @@ def entry_json(entry: Entry) -> dict[str, Any]:
 
 
 def print_entries(entries: Iterable[Entry]) -> None:
-    """Print what people want to know of components; --json has every field of their descriptors."""
+    """Print the description of each component; --json has every field of its descriptor."""
     from mmbench.component_card import card_of
 
     out = console()

@@ -13,7 +13,7 @@ import pytest
 import typer.main
 
 from mmbench.cli import app
-from mmbench.cli_arguments import rewritten
+from mmbench.cli_arguments import resolve_aliases
 
 ROOT = Path(__file__).parents[1]
 GUIDES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "plugins").glob("*/README.md"))]
@@ -64,7 +64,7 @@ def test_examples_mean_the_same_in_bash_and_zsh_and_are_understood(guide: Path, 
 def understood(arguments: list[str]) -> bool:
     """Whether the command line takes these arguments: command, options and their values."""
     group: Any = typer.main.get_command(app)
-    name, *rest = rewritten(arguments)
+    name, *rest = resolve_aliases(arguments)
     command = group.commands[name]
     with group.make_context("mmbench", [name], resilient_parsing=True) as parent:
         while rest and rest[0] in getattr(command, "commands", {}):

@@ -1,4 +1,4 @@
-"""Output that cannot be written ends no run, leaves no traceback and is said in a sentence."""
+"""Output that cannot be written ends no run, leaves no traceback and is reported in one sentence."""
 
 from __future__ import annotations
 

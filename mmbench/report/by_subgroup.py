@@ -182,12 +182,7 @@ def _influences(
 
 @dataclass(frozen=True)
 class _Scores:
-    """What an interval is made of: `mean_interval` has its arguments.
-
-    Attributes:
-        each: (S, N).
-        shape, clusters, bias, least_variance, seeds: As there.
-    """
+    """The arguments of `mean_interval`, of which `each`, (S, N), is the first."""
 
     each: Floats
     shape: Shape
