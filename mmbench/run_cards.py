@@ -5,12 +5,14 @@ from __future__ import annotations
 import glob
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmbench.durable import write_atomically
 from mmbench.encoding import parse_json
 from mmbench.errors import DataError, MmbenchError
+from mmbench.redaction import short_paths
 from mmbench.selection import encoder_references
 from mmbench.store import DATA_CARDS_FILE
 
@@ -56,7 +58,8 @@ def write_cards(folder: Path, cards: Mapping[str, DataCard]) -> None:
         OSError: they cannot be written.
     """
     known = {card.name: card for card in read_cards(folder)}
-    data = [card.to_json() for card in {**known, **cards}.values()]
+    shortened = [replace(card, notes=tuple(map(short_paths, card.notes))) for card in {**known, **cards}.values()]
+    data = [card.to_json() for card in shortened]
     write_atomically(folder / DATA_CARDS_FILE, [json.dumps(data, indent=1), "\n"])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -164,12 +165,26 @@ def test_cards_are_kept_with_a_run_and_shown_in_its_report(tmp_path: Path, table
 
     write_cards(tmp_path, cards)
     kept = read_cards(tmp_path)
-    assert kept == tuple(cards.values())
+    assert [replace(card, notes=()) for card in kept] == [replace(card, notes=()) for card in cards.values()]
+    assert len(kept[0].notes) == len(cards["data"].notes)
     report = assemble("run", [], {}, cards=kept)
     text = render_markdown(report)
     assert "## Data" in text
     assert "image (image): 54 of 60 samples have it, 128 px (128 to 200)" in text
     assert "54 of 60 samples have it" in render_html(report)
+
+
+def test_reports_and_kept_cards_name_no_absolute_path(tmp_path: Path, table: Path) -> None:
+    cards = plan_cards(planned([f"{table}[label=species,meta=weight]"]))
+    assert any(str(table) in note for note in cards["data"].notes)
+
+    (tmp_path / "run").mkdir()
+    write_cards(tmp_path / "run", cards)
+    report = assemble("run", [], {}, cards=tuple(cards.values()))
+
+    for text in (render_markdown(report), render_html(report), (tmp_path / "run/data_cards.json").read_text()):
+        assert str(tmp_path) not in text
+        assert f"…/{table.parent.name}/data.csv" in text.replace("\\u2026", "…").replace("\\_", "_")
 
 
 def test_damaged_cards_of_a_run_are_left_out(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mmbench.data_card import DataCard, card_lines
+from mmbench.redaction import short_paths
 from mmbench.report.answer import answer, board_answer, cautions, combo, metric_words, spread
 from mmbench.report.decisions import tuned_words
 from mmbench.report.intervals import Undefined
@@ -263,7 +264,7 @@ def _data(cards: Sequence[DataCard]) -> Iterator[str]:
     yield ""
     yield "## Data"
     for card in cards:
-        first, *rest = card_lines(card)
+        first, *rest = map(short_paths, card_lines(card))
         yield ""
         yield markdown(first, 1000)
         yield ""

@@ -78,7 +78,7 @@ def page_data(report: Report, folder: Path | None = None) -> dict[str, Any]:
         "impossible": [_problem(item) for item in report.impossible[:MAX_PROBLEMS]],
         "numFailures": len(report.failures),
         "numImpossible": len(report.impossible),
-        "data": [[clean(line.strip(), 1000) for line in card_lines(card)] for card in report.cards],
+        "data": [[named(line.strip(), 1000) for line in card_lines(card)] for card in report.cards],
         "provenance": [list(line) for line in provenance(report.provenance) if line[0] != "Command"],
         "command": clean(reproduce(report.provenance), 2000),
     }
