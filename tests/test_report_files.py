@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import doctest
-import importlib
 import io
 import re
 from pathlib import Path
@@ -285,12 +283,3 @@ def test_latex_marks_the_best_bold_and_the_second_underlined(tmp_path: Path) -> 
     assert r"image:d + text:lstm & d, d & \textbf{0.530} $\pm$ 0.000 & [0.530, 0.530] &  \\" in text
     assert r"image:b + text:lstm & b, b & \underline{0.510} $\pm$ 0.000 & [0.510, 0.510] &  \\" in text
     assert "6 of 8 cells have a result" in text
-
-
-@pytest.mark.parametrize("name", ["text", "outcomes", "assembly", "latex", "html"])
-def test_the_examples_in_the_docstrings_hold(name: str) -> None:
-    module = importlib.import_module(f"mmbench.report.{name}")
-
-    found = doctest.testmod(module, optionflags=doctest.ELLIPSIS)
-
-    assert (found.failed, found.attempted > 0) == (0, True)

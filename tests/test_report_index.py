@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import hashlib
 import json
 import shutil
@@ -103,10 +102,6 @@ def digests(folder: Path) -> dict[str, str]:
         for path in folder.rglob("*")
         if path.is_file()
     }
-
-
-def test_the_examples_in_the_docstrings_hold() -> None:
-    assert doctest.testmod(index).failed == 0
 
 
 def test_runs_with_packed_scores_are_said_to_be_testable(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import io
 import sys
 import time
@@ -47,10 +46,6 @@ def shown(renderable: Any) -> str:
     out = Console(file=io.StringIO(), width=120, force_terminal=False)
     out.print(renderable)
     return out.file.getvalue()  # type: ignore[attr-defined, no-any-return]
-
-
-def test_the_examples_in_the_docstrings_hold() -> None:
-    assert doctest.testmod(progress).failed == 0
 
 
 def test_the_rest_is_estimated_by_cells_of_the_same_encoders_and_fusion_not_by_the_mean_pace() -> None:

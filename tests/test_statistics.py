@@ -1,6 +1,5 @@
 """Statistics against scipy, statsmodels, published examples and simulated truth."""
 
-import doctest
 import itertools
 import math
 
@@ -14,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 from simulated import latent_scores
 from threadpoolctl import threadpool_limits
 
-from mmbench.report import intervals, statistics
+from mmbench.report import intervals
 from mmbench.report.intervals import Undefined, mean_interval
 from mmbench.report.statistics import holm
 
@@ -24,11 +23,6 @@ def one_thread():
     """Small matrix products on several threads take several times as long, on a busy machine ten times."""
     with threadpool_limits(1):
         yield
-
-
-def test_the_examples_in_the_docstrings_hold():
-    assert doctest.testmod(intervals).failed == 0
-    assert doctest.testmod(statistics).failed == 0
 
 
 def simulated_scores(rng, *, seeds, samples, seed_effect, difficulty, offset=1.0):
