@@ -183,5 +183,5 @@ def test_a_natural_guess_works(line, shown, home, monkeypatch, capsys):
     assert shown in out
 
 
-def test_at_least_sixty_mistakes_are_tried():
+def test_at_least_a_hundred_mistakes_and_guesses_are_tried():
     assert len(MISTAKES) + len(GUESSES) >= 100

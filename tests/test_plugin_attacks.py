@@ -140,7 +140,6 @@ def test_what_a_plugin_changes_in_its_process_reaches_no_other(tmp_path: Path, c
 import json, os, resource, subprocess, sys, time
 before = (os.getcwd(), resource.getrlimit(resource.RLIMIT_NOFILE), os.umask(0o22), time.tzname, sys.getrecursionlimit())
 from mmbench.registry import load_registry
-from mmbench.store import RunStore
 try:
     load_registry([{str(path)!r}])
 except Exception as error:

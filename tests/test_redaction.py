@@ -92,7 +92,7 @@ def test_the_command_of_a_report_has_no_folders_of_the_machine() -> None:
         ("text=transformers//home/me/w/bert[tuning=frozen]", "text=transformers/…/w/bert[tuning=frozen]"),
         ("file:///home/me/a/b.csv", "file://…/a/b.csv"),
         (r"C:\Users\me\study\x.csv", "…/study/x.csv"),
-        ("see '/root/a/my data/x.csv'; /home/me", "see '…/a/my data/x.csv'; …"),
+        ("see '/srv/a/my data/x.csv'; /home/me", "see '…/a/my data/x.csv'; …"),
         ("image=~/weights/lite0", "image=…/weights/lite0"),
         (
             "https://example.org/a/b/c and results/a/b/c and 1/2/3",

@@ -181,7 +181,7 @@ def test_an_export_holds_what_its_suffix_says(results: Path, tmp_path: Path) -> 
 
 
 def test_a_workbook_has_the_columns_of_the_csv_and_no_formulas(results: Path, tmp_path: Path) -> None:
-    openpyxl = pytest.importorskip("openpyxl")
+    openpyxl = pytest.importorskip("openpyxl", reason="openpyxl is not installed: pip install openpyxl")
     store = RunStore.open(results / "kept")
     rows = list(store.planned())
     with RunStore.create(results / "kept") as writer:

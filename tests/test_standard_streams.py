@@ -11,7 +11,9 @@ import pytest
 
 from mmbench.store import RunStore
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="descriptors are closed by a POSIX shell")
+pytestmark = pytest.mark.skipif(
+    os.name != "posix", reason="bash closes and redirects descriptors, which runs on Linux and macOS"
+)
 FULL = "error: standard output cannot be written: No space left on device; make room, or send it elsewhere\n"
 RUN = (
     "run -d xor -f concat --no-baselines --seeds 1 --epochs 1 --protocol none --diagnostics none --run streams "
