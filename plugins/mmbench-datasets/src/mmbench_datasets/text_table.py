@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 
 from mmbench.errors import DataError, UsageError
 
@@ -49,6 +50,33 @@ class Cells:
     notes: tuple[str, ...]
 
 
+class _Fit(IntEnum):
+    """How many rows have as many cells as the header."""
+
+    FEW = 0
+    MOST = 1
+    ALL = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Parsed:
+    """The rows of a file under one separator.
+
+    Attributes:
+        separator: Between cells.
+        rows: The header and the rows, blank lines left out.
+        numbers: Line of each of them.
+        fit: `ALL` only for two columns or more, and rows below the header; `FEW` where the file cannot be parsed.
+        problem: Why the file cannot be parsed to its end, "" where it can.
+    """
+
+    separator: str
+    rows: Sequence[Sequence[str]]
+    numbers: Sequence[int]
+    fit: _Fit
+    problem: str = ""
+
+
 def read_cells(name: str, content: bytes, separator: str, encoding: str = "") -> Cells:
     """Read a CSV or TSV file.
 
@@ -60,49 +88,36 @@ def read_cells(name: str, content: bytes, separator: str, encoding: str = "") ->
 
     Raises:
         UsageError: Python knows no such encoding.
-        DataError: the bytes are of another encoding, or a quote is never closed.
+        DataError: the bytes are of another encoding, a quote is never closed, or two separators fit all rows.
     """
     text, notes = _decoded(name, content, encoding)
     text, stated = _without_separator_line(text)
     separator = stated or separator
     if separator == "\t":
-        lines = _unquoted_lines(text)
-        if lines and len(lines[0][0]) > 1:
-            quoted, _, reason = _parse(text, separator)
-            if not reason and _is_even(quoted) and len(quoted) != len(lines[0]):
-                raise DataError(
-                    f"{name} can be read in two ways: quotes around cells with line breaks give {len(quoted) - 1} "
-                    f"rows, and quotes that are letters {len(lines[0]) - 1}; save it as CSV"
-                )
-            return _checked(name, *lines, separator, notes)
-    rows, numbers, reason = _parse(text, separator)
-    first_line = text[:_LONGEST_HEADER].lstrip("\r\n").split("\n", 1)[0]
-    quoted_late = any(cell.startswith(' "') for row in rows[:_MOST_WORDS] for cell in row)
-    if f'{separator} "' in text and (reason or quoted_late or not _is_even(rows)):
-        spaced, numbers_of_spaced, unreadable = _parse(text, separator, skip_blanks=True)
-        if not unreadable and len(spaced) > 1 and len(spaced[0]) > 1 and _is_even(spaced):
+        unquoted = _unquoted(name, text)
+        if unquoted:
+            return _checked(name, unquoted, notes)
+    parsed = _parse(text, separator)
+    if _may_have_blanks_before_quotes(text, parsed):
+        spaced = _parse(text, separator, skip_blanks=True)
+        if spaced.fit == _Fit.ALL:
             notes.append(f"blanks before cells in quotes, after {_WORDS[separator]}, are not read")
-            return _checked(name, spaced, numbers_of_spaced, separator, notes)
-    if reason or not _is_even(rows) or (rows and len(rows[0]) < 2):
-        for other in _SEPARATORS:
-            if other == separator or other not in first_line:
-                continue
-            others, lines_of_others, unreadable = _parse(text, other)
-            if not unreadable and len(others) > 1 and len(others[0]) > 1 and _is_even(others):
-                notes.append(f"cells are separated by {_WORDS[other]}")
-                return _checked(name, others, lines_of_others, other, notes)
-    if reason:
-        raise DataError(f"{name} {reason}")
-    if not _fits_most(rows):  # decimal commas divide a file of semicolons, of which one row is cut short
-        for other in _SEPARATORS:
-            if other == separator or other not in first_line:
-                continue
-            others, lines_of_others, unreadable = _parse(text, other)
-            if not unreadable and len(others[0]) > 1 and _fits_most(others):
-                notes.append(f"cells are separated by {_WORDS[other]}")
-                return _checked(name, others, lines_of_others, other, notes)
-    _check_other_separators(name, text, first_line, separator, rows)
-    return _checked(name, rows, numbers, separator, notes)
+            return _checked(name, spaced, notes)
+    best = parsed
+    first_line = text[:_LONGEST_HEADER].lstrip("\r\n").split("\n", 1)[0]
+    for other in _SEPARATORS:
+        if other == separator or other not in first_line:
+            continue
+        found = _parse(text, other)
+        if parsed.fit == found.fit == _Fit.ALL:
+            raise _two_ways(name, parsed, found)
+        if found.fit > best.fit and len(found.rows[0]) > 1:
+            best = found
+    if parsed.problem and best.fit < _Fit.ALL:
+        raise DataError(f"{name} {parsed.problem}")
+    if best is not parsed:
+        notes.append(f"cells are separated by {_WORDS[best.separator]}")
+    return _checked(name, best, notes)
 
 
 def _without_separator_line(text: str) -> tuple[str, str]:
@@ -111,25 +126,22 @@ def _without_separator_line(text: str) -> tuple[str, str]:
     return (text[stated.end() :], stated[1]) if stated else (text, "")
 
 
-def _check_other_separators(
-    name: str, text: str, first_line: str, separator: str, rows: Sequence[Sequence[str]]
-) -> None:
-    """Check that no other separator divides all rows evenly, too, as in "height, cm;weight, kg".
+def _may_have_blanks_before_quotes(text: str, parsed: _Parsed) -> bool:
+    """Whether cells may be written as in 'a, "b"', where a blank before the quotes makes letters of them."""
+    if f'{parsed.separator} "' not in text:
+        return False
+    return parsed.fit < _Fit.ALL or any(cell.startswith(' "') for row in parsed.rows[:_MOST_WORDS] for cell in row)
 
-    Raises:
-        DataError: one does.
-    """
-    for other in _SEPARATORS:
-        if other == separator or other not in first_line or not rows or not _is_even(rows):
-            continue
-        others, _, unreadable = _parse(text, other)
-        if not unreadable and len(others) > 1 and len(others[0]) > 1 and _is_even(others):
-            raise DataError(
-                f"{name} can be read in two ways: {_WORDS[separator]} give the columns "
-                f"{', '.join(map(repr, rows[0]))}, and {_WORDS[other]} {', '.join(map(repr, others[0]))}; put quotes "
-                "around the names of columns that "
-                f"hold one of them, or say which by a first line sep={separator} or sep={other}"
-            )
+
+def _two_ways(name: str, parsed: _Parsed, other: _Parsed) -> DataError:
+    """Return the error for a file that two separators divide evenly, as in "height, cm;weight, kg"."""
+    one, two = (
+        f"{_WORDS[each.separator]} give the columns {', '.join(map(repr, each.rows[0]))}" for each in (parsed, other)
+    )
+    return DataError(
+        f"{name} can be read in two ways: {one}, and {two}; put quotes around the names of columns that hold one of "
+        f"them, or say which by a first line sep={parsed.separator} or sep={other.separator}"
+    )
 
 
 def _decoded(name: str, content: bytes, encoding: str) -> tuple[str, list[str]]:
@@ -186,10 +198,8 @@ def _decoded_twice(word: str) -> str:
     return meant if len(meant) < len(word) else ""
 
 
-def _parse(
-    text: str, separator: str, *, skip_blanks: bool = False
-) -> tuple[list[list[str]], list[int], str]:  # fmt: skip
-    """Return rows and their lines, blank lines left out, and why the rest cannot be read."""
+def _parse(text: str, separator: str, *, skip_blanks: bool = False) -> _Parsed:
+    """Return the rows of a text under a separator, up to the first one that cannot be parsed."""
     rows: list[list[str]] = []
     numbers: list[int] = []
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True, skipinitialspace=skip_blanks)
@@ -200,10 +210,21 @@ def _parse(
                 rows.append(row)
                 numbers.append(reader.line_num)
     except csv.Error as error:
-        return rows, numbers, _quote_fault(text, numbers, reader.line_num, str(error))
+        problem = _quote_fault(text, numbers, reader.line_num, str(error))
+        return _Parsed(separator=separator, rows=rows, numbers=numbers, fit=_Fit.FEW, problem=problem)
     finally:
         csv.field_size_limit(limit)
-    return rows, numbers, ""
+    return _Parsed(separator=separator, rows=rows, numbers=numbers, fit=_fit(rows))
+
+
+def _fit(rows: Sequence[Sequence[str]]) -> _Fit:
+    num_rows = len(rows) - 1
+    if num_rows < 1:
+        return _Fit.FEW
+    num_fitting = sum(len(row) == len(rows[0]) for row in rows[1:])
+    if num_fitting == num_rows and len(rows[0]) > 1:
+        return _Fit.ALL
+    return _Fit.MOST if num_fitting * 2 > num_rows else _Fit.FEW
 
 
 def _quote_fault(text: str, numbers: Sequence[int], line: int, error: str) -> str:
@@ -216,17 +237,26 @@ def _quote_fault(text: str, numbers: Sequence[int], line: int, error: str) -> st
     return f"line {line} is not well-formed CSV: {error}; close the quotes"
 
 
-def _unquoted_lines(text: str) -> tuple[list[list[str]], list[int]] | None:
+def _unquoted(name: str, text: str) -> _Parsed | None:
     """Return the rows of a TSV file whose quotes are letters, or stand around whole cells; None for any other.
 
-    >>> _unquoted_lines('size\\ttext\\n5"\\t"quoted ""so"" twice"\\n')
-    ([['size', 'text'], ['5"', 'quoted "so" twice']], [1, 2])
+    >>> _unquoted("a.tsv", 'size\\ttext\\n5"\\t"quoted ""so"" twice"\\n').rows
+    [['size', 'text'], ['5"', 'quoted "so" twice']]
+
+    Raises:
+        DataError: it can be read as one whose quotes enclose line breaks, too.
     """
     lines = [(number, line) for number, line in enumerate(io.StringIO(text), start=1) if line.strip("\r\n")]
-    rows = [line.rstrip("\r\n").split("\t") for _, line in lines]
-    if not rows or not _is_even(rows):
+    rows = [[_unquote(cell) for cell in line.rstrip("\r\n").split("\t")] for _, line in lines]
+    if not rows or len(rows[0]) < 2 or not _is_even(rows):
         return None
-    return [[_unquote(cell) for cell in row] for row in rows], [number for number, _ in lines]
+    quoted = _parse(text, "\t")
+    if not quoted.problem and _is_even(quoted.rows) and len(quoted.rows) != len(rows):
+        raise DataError(
+            f"{name} can be read in two ways: quotes around cells with line breaks give {len(quoted.rows) - 1} "
+            f"rows, and quotes that are letters {len(rows) - 1}; save it as CSV"
+        )
+    return _Parsed(separator="\t", rows=rows, numbers=[number for number, _ in lines], fit=_fit(rows))
 
 
 def _unquote(cell: str) -> str:
@@ -237,11 +267,6 @@ def _unquote(cell: str) -> str:
 
 def _is_even(rows: Sequence[Sequence[str]]) -> bool:
     return all(len(row) == len(rows[0]) for row in rows)
-
-
-def _fits_most(rows: Sequence[Sequence[str]]) -> bool:
-    """Return whether more than half of the rows have as many cells as the header, which is the first."""
-    return sum(len(row) == len(rows[0]) for row in rows[1:]) * 2 > len(rows) - 1
 
 
 def _check_header_width(
@@ -270,9 +295,9 @@ def _check_header_width(
     )
 
 
-def _checked(
-    name: str, rows: Sequence[Sequence[str]], numbers: Sequence[int], separator: str, notes: Sequence[str]
-) -> Cells:
+def _checked(name: str, parsed: _Parsed, notes: Sequence[str]) -> Cells:
+    """Return the cells of a file; those of a row that does not fit the header are empty, and a fault."""
+    rows, numbers = parsed.rows, parsed.numbers
     header = list(rows[0]) if rows else []
     faults: dict[int, str] = {}
     kept: list[Sequence[str]] = []
@@ -285,7 +310,7 @@ def _checked(
             continue
         faults[row] = (
             f"{name} line {number} has {len(cells)} cells, but the header has {len(header)}; "
-            f"put quotes around cells that hold {separator!r} or a line break, and add what is missing"
+            f"put quotes around cells that hold {parsed.separator!r} or a line break, and add what is missing"
         )
         kept.append([""] * len(header))
     return Cells(header=header, rows=kept, numbers=numbers[1:], faults=faults, notes=tuple(notes))
