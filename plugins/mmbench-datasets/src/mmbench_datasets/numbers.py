@@ -116,16 +116,18 @@ def read_number_column(cells: Sequence[str]) -> NumberColumn | None:
         return NumberColumn(PLAIN, num_unknown, {})
     counts = Counter(cell.strip() for _, cell in known)
     candidates = _candidates(counts)
-    scores = {
-        style: sum(count for cell, count in counts.items() if style.parse(cell) is not None) for style in candidates
-    }
-    most = max(scores.values())
+    scores = Counter(dict.fromkeys(candidates, 0))
+    num_numbers = 0
+    for cell, count in counts.items():
+        if number(cell) is None and not _units(cell):
+            continue  # words, in any format: most cells of a column of text
+        fitting = [style for style in candidates if style.parse(cell) is not None]
+        scores.update(dict.fromkeys(fitting, count))
+        num_numbers += count if fitting else 0
     # Cells of two formats are a column of numbers, too: those of the rarer one are faults.
-    readable = sum(
-        count for cell, count in counts.items() if any(style.parse(cell) is not None for style in candidates)
-    )
-    if readable * 2 <= len(known) or not most:
+    if num_numbers * 2 <= len(known):
         return None
+    most = max(scores.values())
     best = [style for style in candidates if scores[style] == most]
     faults: dict[int, str] = {}
     for row, cell in known:
