@@ -68,6 +68,14 @@ def test_a_column_without_a_name_is_called_after_its_place(tmp_path):
     assert "the column without a name, in place 1, is called 'column_1'" in manifest.notes
 
 
+def test_a_column_without_a_name_takes_the_name_of_no_other_column(tmp_path):
+    rows = "".join(f"{row},{100 + row},{'ab'[row % 2]}\n" for row in range(30))
+    manifest = understood(write(tmp_path, ",column_1,label\n" + rows), meta="column_1")
+
+    assert list(manifest.table.columns) == ["column_1_", "column_1", "label"]
+    assert [manifest.table.columns[name][2] for name in ("column_1_", "column_1")] == ["2", "102"]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

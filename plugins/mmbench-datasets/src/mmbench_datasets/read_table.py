@@ -119,9 +119,9 @@ def _named_columns(name: str, cells: Cells) -> tuple[dict[str, Sequence[str]], t
         if not column.strip() and not any(value.strip() for value in values):
             continue
         if not column.strip():
-            column = next(
-                free for free in (f"column_{place + 1}{tail}" for tail in ("", *range(2, 99))) if free not in columns
-            )
+            column = f"column_{place + 1}"
+            while column in cells.header:
+                column += "_"
             notes.append(f"the column without a name, in place {place + 1}, is called {column!r}")
         columns[column] = values
     return (columns if cells.rows else {}), tuple(notes)
