@@ -247,24 +247,23 @@ def _of_train(table: Table, modality: str, feature: Feature, train: Sequence[int
 
 def _offset(feature: Feature, cells: Sequence[str], train: Sequence[int]) -> float:
     """Return the middle of the training values where 32-bit floats would merge values of the column; else 0."""
-    whole = _whole_numbers(feature, cells)
-    if whole:
-        trained = [whole[row] for row in train if row in whole]
-        return sorted(trained)[len(trained) // 2] if trained else 0
     values = np.array([value for cell in cells if (value := feature.format.parse(cell.strip())) is not None])
+    if feature.format == PLAIN and len(values) and np.abs(values).max() >= _LARGEST_EXACT:
+        whole = _merged_whole_numbers(cells)
+        if whole:
+            trained = [whole[row] for row in train if row in whole]
+            return sorted(trained)[len(trained) // 2] if trained else 0
     if not len(values) or len(np.unique(values)) == len(np.unique(values.astype(np.float32))):
         return 0.0
     trained = [value for row in train if (value := feature.format.parse(cells[row].strip())) is not None]
     return float(np.median(trained)) if trained else 0.0
 
 
-def _whole_numbers(feature: Feature, cells: Sequence[str]) -> dict[int, int]:
+def _merged_whole_numbers(cells: Sequence[str]) -> dict[int, int]:
     """Return the numbers of a column by row where all are whole and 64-bit floats would merge some; else {}."""
-    if feature.format != PLAIN:
-        return {}
     numbers = {row: exact_number(cell.strip()) for row, cell in enumerate(cells) if not is_unknown(cell)}
     whole = {row: value for row, value in numbers.items() if isinstance(value, int)}
-    if len(whole) < len(numbers) or not whole or max(map(abs, whole.values())) <= _LARGEST_EXACT:
+    if len(whole) < len(numbers):
         return {}
     distinct = set(whole.values())
     return whole if len({float(value) for value in distinct}) < len(distinct) else {}
