@@ -9,15 +9,9 @@ import numpy as np
 import pytest
 import soundfile
 from damage import bounds, damaged
-from mmbench_datasets.media import (
-    Embedded,
-    audio_summary,
-    check_header,
-    image_summary,
-    range_of_images,
-    read_audio,
-    read_image,
-)
+from mmbench_datasets.audio import audio_summary, check_audio, read_audio
+from mmbench_datasets.image import check_image, image_summary, range_of_images, read_image
+from mmbench_datasets.media import Embedded
 from mmbench_datasets.mp3 import read_claim
 from mmbench_datasets.sniff import sniff
 from mmbench_datasets.video import check_video, read_video, video_summary
@@ -78,7 +72,7 @@ def read_all_of_an_image(content: bytes) -> list[bool]:
     sniff(content)
     range_of_images([file])
     read = [
-        attempt(lambda: check_header(file, "image", "line 2")),
+        attempt(lambda: check_image(file, "line 2")),
         attempt(lambda: image_summary(file, "line 2")),
     ]
     for channels in (1, 3):
@@ -96,7 +90,7 @@ def read_all_of_a_sound(content: bytes) -> bool:
     file = Embedded("", content)
     sniff(content)
     read_claim(io.BytesIO(content))
-    attempt(lambda: check_header(file, "audio", "line 2", max_seconds=5))
+    attempt(lambda: check_audio(file, "line 2", max_seconds=5))
     attempt(lambda: audio_summary(file, "line 2"))
     try:
         value = read_audio(file, "line 2", max_seconds=5)

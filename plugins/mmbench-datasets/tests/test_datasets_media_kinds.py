@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import soundfile
 from manifest_cases import column, opened, refuse, table
+from mmbench_datasets.audio import check_audio, read_audio
+from mmbench_datasets.image import PixelRange, check_image, read_image
 from mmbench_datasets.manifest import describe, read_manifest
-from mmbench_datasets.media import Embedded, PixelRange, check_header, read_audio, read_image
+from mmbench_datasets.media import Embedded
 from mmbench_datasets.mp3 import count_frames, read_claim
 from mmbench_datasets.sniff import sniff
 from PIL import Image
@@ -290,7 +292,7 @@ def test_a_picture_cut_short_is_found_when_planning(tmp_path, kind):
 def test_a_jpeg_with_bytes_after_its_end_is_whole(tmp_path):
     (tmp_path / "a.jpg").write_bytes(encoded("JPEG") + b"appended by a camera")
 
-    check_header(tmp_path / "a.jpg", "image", "x")
+    check_image(tmp_path / "a.jpg", "x")
 
 
 def tone(seconds=2.0, rate=16_000):
@@ -307,10 +309,10 @@ def test_a_sound_cut_short_is_found_when_planning_and_when_decoding(tmp_path, co
     whole = Embedded("", stream.getvalue())
     cut = Embedded("", whole.content[: int(len(whole.content) * share)])
 
-    check_header(whole, "audio", "line 2")
+    check_audio(whole, "line 2")
     assert abs(len(read_audio(whole, "line 2", max_seconds=9).values) - 32_000) <= 4 * 1152
     with pytest.raises(DataError, match=r"^line 2 (is cut short|cannot be read|holds no sound)"):
-        check_header(cut, "audio", "line 2")
+        check_audio(cut, "line 2")
     if container != "OGG":  # whose header claims nothing
         with pytest.raises(DataError, match=r"^line 2 (is cut short|cannot be read|holds no sound)"):
             read_audio(cut, "line 2", max_seconds=9)
@@ -360,7 +362,7 @@ def test_an_mp3_without_a_xing_header_is_read_to_its_end_whatever_its_bit_rate(m
     # The encoder's delay, which the header would name, is left in.
     loudest = [np.flatnonzero(np.abs(values) > 0.2)[[0, -1]] / rate for values in (found, whole)]
     np.testing.assert_allclose(*loudest, atol=0.1)
-    check_header(bare, "audio", "x")
+    check_audio(bare, "x")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
@@ -396,7 +398,7 @@ def test_a_wav_of_unknown_length_is_read_to_its_end(data, riff):
     samples = tone(0.5, 8_000)
     file = Embedded("", wav(samples, data_size=data, riff_size=riff))
 
-    check_header(file, "audio", "x")
+    check_audio(file, "x")
     np.testing.assert_allclose(read_audio(file, "x", max_seconds=9).values, samples, atol=1e-4)
 
 

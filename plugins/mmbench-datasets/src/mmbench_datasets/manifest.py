@@ -27,8 +27,8 @@ from mmbench_datasets.features import read_features, with_train
 from mmbench_datasets.filehash import file_digests, hash_files
 from mmbench_datasets.files import TableFiles
 from mmbench_datasets.folders import read_folder
+from mmbench_datasets.image import PixelRange
 from mmbench_datasets.labels import Target, check_trained, read_targets
-from mmbench_datasets.media import PixelRange
 from mmbench_datasets.modalities import Inference, Source, declared_source, infer_columns, inferred_sources, modality_of
 from mmbench_datasets.options import check_misspelt, read_max_seconds, read_pixel_range, read_seed
 from mmbench_datasets.presence import check_presence, present_rows

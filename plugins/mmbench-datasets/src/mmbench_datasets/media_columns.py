@@ -10,18 +10,9 @@ from typing import TypeAlias
 
 from mmbench.data import Array, Waveform
 from mmbench.input_statistics import InputSummary
-from mmbench_datasets.media import (
-    Embedded,
-    MediaFile,
-    PixelRange,
-    audio_summary,
-    image_summary,
-    is_deep,
-    is_grey,
-    range_of_images,
-    read_audio,
-    read_image,
-)
+from mmbench_datasets.audio import audio_summary, read_audio
+from mmbench_datasets.image import PixelRange, image_summary, is_deep, is_grey, range_of_images, read_image
+from mmbench_datasets.media import Embedded, MediaFile
 from mmbench_datasets.video import MAX_FRAMES, read_video, video_summary
 
 #: The file of a row, None where the row lacks the modality.

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from mmbench.errors import UsageError
 from mmbench_datasets.cells import number
-from mmbench_datasets.media import FULL_RANGE, PixelRange
+from mmbench_datasets.image import FULL_RANGE, PixelRange
 
 DEFAULT_MAX_SECONDS = 600.0
 

@@ -10,10 +10,12 @@ from typing import Any
 
 from mmbench.errors import DataError
 from mmbench_datasets.arrays import array_shape
+from mmbench_datasets.audio import check_audio
 from mmbench_datasets.faults import Faults
 from mmbench_datasets.filehash import file_digests
 from mmbench_datasets.files import TableFiles
-from mmbench_datasets.media import Embedded, check_header
+from mmbench_datasets.image import check_image
+from mmbench_datasets.media import Embedded
 from mmbench_datasets.modalities import MEDIA_ENDINGS, Source, ending_of
 from mmbench_datasets.table import Table
 from mmbench_datasets.vectors import common_width, vector_column, vector_fault
@@ -165,8 +167,10 @@ def check_file(table: Table, files: TableFiles, source: Source, row: int, *, max
             raise DataError(f"{where}: {path.name} has {width} numbers, and most have {source.width}; leave it out")
     elif source.kind == "video":
         check_video(path, where, max_seconds=max_seconds)
+    elif source.kind == "image":
+        check_image(path, where)
     else:
-        check_header(path, source.kind, where, max_seconds=max_seconds)
+        check_audio(path, where, max_seconds=max_seconds)
 
 
 def check_files(
