@@ -238,6 +238,14 @@ def test_folders_of_splits_stand_above_class_folders(tmp_path):
     assert {sample.sample_id for sample in splits["val"]} == {name[:-4] for name in names if name.startswith("valid")}
 
 
+def test_folders_of_splits_are_called_as_cells_of_a_column_of_splits_are(tmp_path):
+    names = [f"{part}/{label}/{row}.png" for part in ("training_set", "test_set") for label in "ab" for row in range(9)]
+
+    splits = opened(pictures(tmp_path, names))
+    assert {sample.sample_id for sample in splits["test"]} == {name[:-4] for name in names if name.startswith("test")}
+    assert {sample.targets["label"] for sample in splits["test"]} == {0, 1}
+
+
 def test_a_folder_beside_those_of_splits_is_no_class(tmp_path):
     names = [f"{part}/{label}/{row}.png" for part in ("train", "test") for label in "ab" for row in range(4)]
 

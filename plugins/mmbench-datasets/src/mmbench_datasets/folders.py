@@ -14,7 +14,7 @@ from mmbench.errors import DataError, UsageError
 from mmbench_datasets.joined_tables import join_tables
 from mmbench_datasets.modalities import ARRAY_ENDINGS, MEDIA_ENDINGS, ending_of
 from mmbench_datasets.read_table import ENDINGS, read_table
-from mmbench_datasets.splits import SPLIT_WORDS
+from mmbench_datasets.splits import split_of_word
 from mmbench_datasets.table import Part, Table
 
 #: Tables that say something about a folder and are no samples.
@@ -94,7 +94,7 @@ def _folders(folder: Path) -> list[Path]:
 
 def _split_of(path: Path) -> Split | None:
     named = _SPLIT_FILE.fullmatch(path.stem)
-    return SPLIT_WORDS.get(named["split"].lower()) if named else None
+    return split_of_word(named["split"]) if named else None
 
 
 def _has_class_folders(folder: Path) -> bool:
@@ -120,10 +120,10 @@ def _class_folders(folder: Path) -> Table:
             f"{folder} holds neither a table ({', '.join(ENDINGS)}) nor media in folders named after their classes"
         )
     tops = {path.split("/", 1)[0] for path in paths}
-    splits = {top for top in tops if top.lower() in SPLIT_WORDS}
+    split_of = {top: split for top in tops if (split := split_of_word(top))}
+    splits = set(split_of)
     has_splits = len(tops) > 1 and splits == tops
-    named = {SPLIT_WORDS[top.lower()] for top in splits}
-    if splits != tops and "train" in named and len(named) > 1:
+    if splits != tops and "train" in split_of.values() and len(set(split_of.values())) > 1:
         raise DataError(
             f"{folder}: the folders {', '.join(sorted(splits))} are splits, and {', '.join(sorted(tops - splits))} "
             f"{'is none' if len(tops - splits) == 1 else 'are none'}; move what is no split out of the folder, or "

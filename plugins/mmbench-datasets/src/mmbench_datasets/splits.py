@@ -18,7 +18,7 @@ from mmbench_datasets.labels import Target
 from mmbench_datasets.split_shares import Shares
 from mmbench_datasets.table import Table
 
-SPLIT_WORDS: Mapping[str, Split] = {
+_SPLIT_WORDS: Mapping[str, Split] = {
     "train": "train", "training": "train", "trn": "train",
     "val": "val", "valid": "val", "validation": "val", "dev": "val", "development": "val",
     "test": "test", "testing": "test", "tst": "test",
@@ -39,7 +39,7 @@ MAX_QUANTILES, MIN_PER_QUANTILE = 10, 20
 def split_of_word(word: str) -> Split | None:
     """Return the split that a word names, such as "Train", "validation" or "test set"; None for any other."""
     word = word.strip().lower()
-    return SPLIT_WORDS.get(word) or SPLIT_WORDS.get(_SET.sub("", word))
+    return _SPLIT_WORDS.get(word) or _SPLIT_WORDS.get(_SET.sub("", word))
 
 
 def given_split(table: Table, column: str, cells: Sequence[str], faults: Faults) -> dict[Split, list[int]]:
