@@ -33,28 +33,19 @@ class Mp3Claim:
 def read_claim(stream: BinaryIO) -> Mp3Claim | None:
     """Return what an MP3 file claims to hold, or None where it has no such header: then nothing is claimed."""
     stream.seek(0)
-    head = stream.read(10)
-    begin = 0
-    if head[:3] == b"ID3" and len(head) == 10:
-        size = (head[6] & 127) << 21 | (head[7] & 127) << 14 | (head[8] & 127) << 7 | (head[9] & 127)
-        if size > _MOST_ID3_BYTES:
-            return None
-        begin = size + 10 + (10 if head[5] & 0x10 else 0)
+    begin = _tag_bytes(stream.read(10))
+    if begin > _MOST_ID3_BYTES:
+        return None
     stream.seek(begin)
     block = stream.read(_SEARCHED_BYTES)
-    for at in range(len(block) - 4):
-        if block[at] != 0xFF or block[at + 1] & 0xE0 != 0xE0:
-            continue
-        version, layer, rate_bits = block[at + 1] >> 3 & 3, block[at + 1] >> 1 & 3, block[at + 2] >> 2 & 3
-        if version == 1 or layer != 1 or rate_bits == 3 or block[at + 2] >> 4 in (0, 15):
-            continue  # reserved values, or another layer than III
-        return _claim(block, at, begin + at, version, _RATES[version][rate_bits])
-    return None
+    at = next((at for at in range(len(block) - 4) if _frame_bytes(block, at)), -1)
+    return None if at < 0 else _claim(block, at, begin + at)
 
 
-def _claim(block: bytes, at: int, begin: int, version: int, rate: int) -> Mp3Claim | None:
-    mono = block[at + 3] >> 6 == 3
-    side = (17 if mono else 32) if version == 3 else (9 if mono else 17)
+def _claim(block: bytes, at: int, begin: int) -> Mp3Claim | None:
+    version = block[at + 1] >> 3 & 3
+    rate = _RATES[version][block[at + 2] >> 2 & 3]
+    side = _side_bytes(block[at : at + 4])
     per_frame = 1152 if version == 3 else 576
     for start in (at + 4 + side, at + 6 + side):  # without and with a checksum
         if block[start : start + 4] in (b"Xing", b"Info"):
@@ -114,9 +105,8 @@ def with_length(content: bytes, frames: Mp3Frames) -> bytes:
     first[1] |= 1  # no checksum
     first[2] = 0x90 | (first[2] & 0x0C)  # a bit rate whose frame holds the header, and no padding
     length = _frame_bytes(bytes(first), 0)
-    mono, version = first[3] >> 6 == 3, first[1] >> 3 & 3
-    side = (17 if mono else 32) if version == 3 else (9 if mono else 17)
-    stated = bytes(first) + bytes(side) + b"Xing" + (1).to_bytes(4, "big") + frames.count.to_bytes(4, "big")
+    stated = bytes(first) + bytes(_side_bytes(first)) + b"Xing" + (1).to_bytes(4, "big")
+    stated += frames.count.to_bytes(4, "big")
     return stated + bytes(length - len(stated)) + content[frames.begin :]
 
 
@@ -147,10 +137,18 @@ def _first_frame(content: bytes, start: int, like: bytes = b"") -> int:
     return -1
 
 
+def _side_bytes(header: bytes | bytearray) -> int:
+    """Return how long the side information is that follows a frame's header: a Xing header stands behind it."""
+    mono, mpeg_1 = header[3] >> 6 == 3, header[1] >> 3 & 3 == 3
+    return (17 if mono else 32) if mpeg_1 else (9 if mono else 17)
+
+
 def _frame_bytes(content: bytes, at: int) -> int:
     """Return how long the frame of layer III is that begins there; 0 where none does."""
+    if content[at : at + 1] != b"\xff":
+        return 0
     header = content[at : at + 4]
-    if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE0 != 0xE0:
+    if len(header) < 4 or header[1] & 0xE0 != 0xE0:
         return 0
     version, layer, rate_bits, rate_of_bits = header[1] >> 3 & 3, header[1] >> 1 & 3, header[2] >> 2 & 3, header[2] >> 4
     if version == 1 or layer != 1 or rate_bits == 3 or rate_of_bits in (0, 15):
