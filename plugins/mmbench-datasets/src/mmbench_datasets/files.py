@@ -106,8 +106,8 @@ class TableFiles:
         if folder not in self._stems:
             stems = self._stems[folder] = {}
             for found in self._names(folder).values():
-                stem = os.path.splitext(found)[0]  # noqa: PTH122
-                stems[unicodedata.normalize("NFC", stem)] = "" if stem in stems else found
+                stem = unicodedata.normalize("NFC", os.path.splitext(found)[0])  # noqa: PTH122
+                stems[stem] = "" if stem in stems else found
         found = self._stems[folder].get(unicodedata.normalize("NFC", name), "")
         path = os.path.join(folder, found) if found and found != name else ""  # noqa: PTH118
         return path if path and (self.root / path).is_file() else ""

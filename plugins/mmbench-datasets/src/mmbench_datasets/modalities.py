@@ -258,14 +258,16 @@ def _kind_of_files(table: Table, files: TableFiles, column: str, cells: Sequence
                 f"{table.columns[column][row]!r} is {name or 'of an unknown format'}; {advice}"
             )
         return kind
-    whole = [path for cell in some if len(cell) < 1024 and number(cell) is None and (path := files.with_ending(cell))]
+    whole = {
+        cell: path for cell in some if len(cell) < 1024 and number(cell) is None and (path := files.with_ending(cell))
+    }
     if len(whole) * 2 > len(some):
-        row = next(row for row, cell in enumerate(table.columns[column]) if files.with_ending(cell))
-        cell = table.columns[column][row]
-        kind = MEDIA_ENDINGS.get(ending_of(files.with_ending(cell)), "image")
+        cell, path = next(iter(whole.items()))
+        row = next(row for row, other in enumerate(table.columns[column]) if other.strip() == cell)
+        kind = MEDIA_ENDINGS.get(ending_of(path), "image")
         raise DataError(
             f"{table.where(row)}: the column {column!r} seems to name files without their endings: {cell!r} may be "
-            f"{files.with_ending(cell)!r}; say so by {column}:{kind}, write the endings, or take the cells as text by "
+            f"{path!r}; say so by {column}:{kind}, write the endings, or take the cells as text by "
             f"{column}:text"
         )
     looks = sum(1 for cell in some if _FILE_ENDING.search(cell))

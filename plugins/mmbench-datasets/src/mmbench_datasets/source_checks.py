@@ -38,9 +38,10 @@ def find_paths(table: Table, files: TableFiles, source: Source, faults: Faults) 
                 lost[row] = str(error)
                 path = ""
         if path is None and source.forced:
-            path = files.with_ending(cell) or None
-            if path and (status := files.find(path, table.where(row))):
-                files.respelt[cell] = path = status
+            whole = files.with_ending(cell)
+            path = files.find(whole, table.where(row)) if whole else None
+            if path:
+                files.respelt[cell] = path
         if path is None:
             lost[row] = _lost_file(table, files, column, row)
         elif path and not source.forced and _is_other_medium(files, path, source.kind):
