@@ -14,7 +14,9 @@ UNKNOWN = frozenset(
      "unknown", "missing", "not available", "n.a.", "n.a", "k.a.", "k.a", "(null)", "\\n", "undefined")
 )  # fmt: skip
 #: The minus sign of typography, as spreadsheets and publishers write it.
-_MINUS = "\u2212"
+MINUS = "\u2212"
+#: Above this a 32-bit float is infinity.
+LARGEST_FLOAT32 = 3.4028234663852886e38
 _LONGEST_LITERAL = 1_000_000
 _LONGEST_NUMBER = 400
 _DECIMAL = re.compile(r"[+-]?(?=\.?\d)\d*\.?\d*(?:[eE][+-]?\d+)?", re.ASCII)
@@ -31,7 +33,7 @@ def number(cell: str) -> float | None:
     if "_" in cell:
         return None
     try:
-        value = float(cell.replace(_MINUS, "-") if _MINUS in cell else cell)
+        value = float(cell.replace(MINUS, "-") if MINUS in cell else cell)
     except ValueError:
         return None
     return value if math.isfinite(value) else None
@@ -48,7 +50,7 @@ def exact_number(cell: str) -> int | float | None:
     >>> exact_number("9007199254740993") == exact_number("9007199254740992")
     False
     """
-    cell = cell.replace(_MINUS, "-")
+    cell = cell.replace(MINUS, "-")
     if not (len(cell) <= _LONGEST_NUMBER and cell.isascii() and _DECIMAL.fullmatch(cell)):
         return None
     try:

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmbench.errors import DataError
-from mmbench_datasets.cells import exact_number, is_unknown
+from mmbench_datasets.cells import LARGEST_FLOAT32, exact_number, is_unknown
 from mmbench_datasets.faults import Faults
-from mmbench_datasets.label_names import join_spellings
+from mmbench_datasets.label_names import BOOLEANS, join_spellings
 from mmbench_datasets.moments import (
     WIDTHS,
     DateOrder,
@@ -34,9 +34,7 @@ from mmbench_datasets.vectors import as_vector, common_width, vector_column, vec
 MOST_CATEGORIES = 64
 _CODE = re.compile(r"0\d+", re.ASCII)
 _LOOKED_AT = 200
-_LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 _LARGEST_EXACT = 2**53  # whole numbers up to this are 64-bit floats
-_BOOLEANS = frozenset(("true", "false"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +137,7 @@ def read_features(
 def is_boolean_column(cells: Sequence[str]) -> bool:
     """Whether the known cells of a column are the words true and false, in any case."""
     known = {cell.strip().casefold() for cell in cells if not is_unknown(cell)}
-    return bool(known) and known <= _BOOLEANS
+    return bool(known) and known <= BOOLEANS
 
 
 def _categories(column: str, cells: Sequence[str]) -> tuple[Feature, list[str]]:
@@ -164,7 +162,7 @@ def _read_feature(table: Table, column: str) -> tuple[Feature, dict[int, str], l
         wrong = numbers.faults | {
             row: f"{cells[row]!r} is too large for 32-bit floats"
             for row, value in enumerate(values)
-            if value is not None and abs(value) > _LARGEST_FLOAT32
+            if value is not None and abs(value) > LARGEST_FLOAT32
         }
         codes = [cell.strip() for cell in cells if _CODE.fullmatch(cell.strip())]
         if codes:

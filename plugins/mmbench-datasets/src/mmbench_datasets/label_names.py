@@ -9,7 +9,7 @@ from collections.abc import Hashable, Sequence
 
 from mmbench_datasets.cells import exact_number
 
-_BOOLEANS = frozenset(("true", "false"))
+BOOLEANS = frozenset(("true", "false"))
 _ANSWERS = frozenset(("true", "false", "yes", "no", "y", "n", "t", "f", "on", "off", "0", "1", "pos", "neg"))
 _MOST_BOOLEANS = 2
 _MOST_NAMED = 5
@@ -29,8 +29,8 @@ def join_spellings(cells: Sequence[str]) -> tuple[list[str], list[str]]:
     (['1', '1', '0', '1'], ["'1.0' is read as '1'"])
     """
     counts = Counter(cells)
-    booleans = any(cell.casefold() in _BOOLEANS for cell in counts) and all(
-        cell.casefold() in _BOOLEANS or exact_number(cell) in (0, 1) for cell in counts if cell
+    booleans = any(cell.casefold() in BOOLEANS for cell in counts) and all(
+        cell.casefold() in BOOLEANS or exact_number(cell) in (0, 1) for cell in counts if cell
     )
     groups: dict[Hashable, list[str]] = {}
     for cell in counts:

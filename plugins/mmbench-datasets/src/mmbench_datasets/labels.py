@@ -11,7 +11,7 @@ from typing import Any
 from mmbench.errors import DataError, did_you_mean
 from mmbench.reference import format_reference
 from mmbench.spec import TaskKind, TaskSpec
-from mmbench_datasets.cells import exact_number, is_unknown, number
+from mmbench_datasets.cells import LARGEST_FLOAT32, exact_number, is_unknown, number
 from mmbench_datasets.faults import Faults
 from mmbench_datasets.label_lists import is_list, is_list_column, list_target, sets_of_labels
 from mmbench_datasets.label_names import join_spellings
@@ -24,7 +24,6 @@ _FEW_CLASSES = 20  # integers up to this many are classes …
 _ROWS_PER_CLASS = 10  # … and beyond, if each occurs this often on average
 _FEWEST_PER_CLASS = 5
 _OTHER_SEPARATORS = ("\n", "\t", "/", "+", "&", " ")
-_LARGEST_FLOAT32 = 3.4028234663852886e38
 _MOST_LABELS_OF_CANDIDATE = 100
 
 
@@ -259,7 +258,7 @@ def _regression(table: Table, column: str, cells: Sequence[str], faults: Faults,
     for row, cell in enumerate(cells):
         value = None if found and row in found.faults else found.format.parse(cell) if found else number(cell)
         why = found.faults.get(row, "") if found else ""
-        if value is not None and abs(value) > _LARGEST_FLOAT32:
+        if value is not None and abs(value) > LARGEST_FLOAT32:
             value, why = None, "may be read as infinity: it is too large for 32-bit floats"
         if value is None and cell and row not in faults.rows:
             faults.add(

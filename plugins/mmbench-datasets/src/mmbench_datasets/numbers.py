@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mmbench_datasets.cells import is_unknown, number
+from mmbench_datasets.cells import MINUS, is_unknown, number
 
 _CURRENCIES = "$€£¥₹"
 _CODES = "USD|EUR|GBP|CHF|JPY"
@@ -75,7 +75,7 @@ class NumberFormat:
 
 
 def _units(cell: str) -> re.Match[str] | None:
-    return _UNITS.fullmatch(cell.strip().replace("\u2212", "-"))
+    return _UNITS.fullmatch(cell.strip().replace(MINUS, "-"))
 
 
 def _signs(units: re.Match[str]) -> tuple[str, str]:

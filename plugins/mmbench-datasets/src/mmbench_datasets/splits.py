@@ -15,7 +15,7 @@ from mmbench.data import SPLITS, Split
 from mmbench.errors import DataError
 from mmbench_datasets.faults import Faults
 from mmbench_datasets.labels import Target
-from mmbench_datasets.split_shares import Shares
+from mmbench_datasets.split_shares import VAL_OF_TRAIN, Shares
 from mmbench_datasets.table import Table
 
 _SPLIT_WORDS: Mapping[str, Split] = {
@@ -27,7 +27,6 @@ _SET = re.compile(r"[\s_-]*(set|split|data)$")
 _GIVEN_ADVICE = "move rows to train, remove them, or split anew by [split=auto]"
 _DRAWN_ADVICE = "draw another split by [seed=1], or mark the rows in a column 'split'"
 _TEMPORAL_ADVICE = "remove these rows, or take more of the rows for train by [split=80/10/10]"
-_VAL_SHARE, _TEST_SHARE = 0.15, 0.15
 _ADVICE = {"given": _GIVEN_ADVICE, "drawn": _DRAWN_ADVICE, "temporal": _TEMPORAL_ADVICE}
 #: Groups are placed in another random order until every split is within this share of all rows of its size.
 MAX_MISS = 0.02
@@ -92,7 +91,7 @@ def fill_splits(
     train = rows["train"]
     strata = strata_of(targets)
     divided = split_groups(
-        [groups[row] for row in train], [strata[row] for row in train], 0, val_share=_VAL_SHARE, test_share=0.0
+        [groups[row] for row in train], [strata[row] for row in train], 0, val_share=VAL_OF_TRAIN, test_share=0.0
     )
     filled: dict[Split, list[int]] = {
         "train": [train[position] for position in divided["train"]],
@@ -211,8 +210,8 @@ def split_groups(
     strata: Sequence[Any],
     seed: int,
     *,
-    val_share: float = _VAL_SHARE,
-    test_share: float = _TEST_SHARE,
+    val_share: float = Shares.val,
+    test_share: float = Shares.test,
 ) -> dict[Split, list[int]]:
     """Split rows by whole groups, close to the shares in every stratum; every stratum reaches train.
 
