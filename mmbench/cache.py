@@ -18,15 +18,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
 from filelock import FileLock, Timeout
-from numpy.typing import NDArray
 
 from mmbench.encoding import parse_json
 from mmbench.errors import DiskError
 
+if TYPE_CHECKING:  # imported where arrays are: a command that reads text alone does without
+    import numpy as np
+    from numpy.typing import NDArray
+
+Content = TypeVar("Content")
 _FORMAT = 2
 _MANIFEST = "manifest.json"
 _WRITING = ".writing-"
@@ -42,6 +45,7 @@ _LOCK = re.compile(r"\.(.*[0-9a-f]{16})\.lock")
 #: What may be mapped: booleans, numbers and text. Bytes of a file taken for Python objects would be pointers.
 _DTYPE = re.compile(r"[<>|=]?[biufcSU]\d{1,9}")
 _LARGEST_MANIFEST = 64 << 20
+_LARGEST_TEXT = 64 << 20
 #: How exactly the cache knows when an entry was last read.
 _TOUCH_EVERY_S = 60.0
 #: After this long, what a killed process left half written belongs to nobody.
@@ -95,6 +99,23 @@ class ArrayCache:
 
     def get(self, key: str) -> dict[str, NDArray[Any]] | None:
         """Return the arrays of an entry, or None when it is not there, is damaged or of another format."""
+        return self._read(key, _read)
+
+    def get_text(self, key: str) -> str | None:
+        """Return the text of an entry that `put_text` stored, or None as `get` does; imports no NumPy."""
+        return self._read(key, _read_text)
+
+    def put_text(self, key: str, text: str) -> None:
+        """Store a text as an entry, replacing what was there.
+
+        Raises:
+            DiskError: the folder cannot be written; nothing of the entry is left.
+        """
+        import numpy as np
+
+        self.put(key, {"text": np.frombuffer(text.encode(), np.uint8)})
+
+    def _read(self, key: str, read: Callable[[int, str], Content]) -> Content | None:
         folder = self._folder(key)
         try:
             opened = os.open(folder, os.O_RDONLY)
@@ -102,13 +123,13 @@ class ArrayCache:
             return None
         # Everything is opened from this one folder, though another process may put a new entry in its place meanwhile.
         try:
-            arrays = _read(opened, key)
+            content = read(opened, key)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             return None
         finally:
             os.close(opened)
         _touch(folder / _MANIFEST)
-        return arrays
+        return content
 
     def put(self, key: str, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Store the arrays of an entry, replacing what was there.
@@ -301,9 +322,9 @@ def _read(folder: int, key: str) -> dict[str, NDArray[Any]]:
         OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError: something of it is
             missing, damaged or forged.
     """
-    manifest = _read_manifest(_open(_MANIFEST, folder), key)
-    if manifest["format"] != _FORMAT:
-        raise ValueError("another format")
+    import numpy as np
+
+    manifest = _current_manifest(folder, key)
     arrays: dict[str, NDArray[Any]] = {}
     for name, entry in manifest["arrays"].items():
         with _open(entry["file"], folder) as stream:
@@ -326,6 +347,30 @@ def _read(folder: int, key: str) -> dict[str, NDArray[Any]]:
                 continue
             arrays[name] = np.memmap(stream, dtype=dtype, mode="r", offset=len(header), shape=shape)
     return arrays
+
+
+def _read_text(folder: int, key: str) -> str:
+    """Return the text of an entry whose folder is open.
+
+    Raises:
+        OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError: as `_read`, or it is no text.
+    """
+    entry = _current_manifest(folder, key)["arrays"]["text"]
+    (size,) = entry["shape"]
+    with _open(entry["file"], folder) as stream:
+        if not 0 <= size <= os.fstat(stream.fileno()).st_size <= _LARGEST_TEXT:
+            raise ValueError("a truncated file")
+        content = stream.read()
+    if entry["dtype"] != "|u1" or zlib.crc32(content) != entry["crc32"]:
+        raise ValueError("no text, or a damaged file")
+    return content[len(content) - size :].decode()
+
+
+def _current_manifest(folder: int, key: str) -> dict[str, Any]:
+    manifest = _read_manifest(_open(_MANIFEST, folder), key)
+    if manifest["format"] != _FORMAT:
+        raise ValueError("another format")
+    return manifest
 
 
 def _read_manifest(opened: io.BufferedReader, key: str) -> dict[str, Any]:
@@ -405,6 +450,8 @@ def _is_empty_file(path: Path) -> bool:
 
 def _header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
     """Return the header of an npy file in C order."""
+    import numpy as np
+
     header = io.BytesIO()
     description = {"shape": shape, "fortran_order": False, "descr": np.lib.format.dtype_to_descr(dtype)}
     np.lib.format.write_array_header_1_0(header, description)
@@ -412,6 +459,8 @@ def _header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
 
 
 def _write(folder: Path, key: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+    import numpy as np
+
     entries: dict[str, Any] = {}
     for number, (name, given) in enumerate(arrays.items()):
         array = np.asarray(given, order="C")

@@ -6,17 +6,17 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmbench.errors import ContractError, DataError
 from mmbench.input_statistics import InputSummary
+from mmbench.spec import SPLITS as SPLITS
 from mmbench.spec import Kind, TaskSpec
+from mmbench.spec import Split as Split
 
-Split: TypeAlias = Literal["train", "val", "test"]
-SPLITS: tuple[Split, ...] = get_args(Split)
 Array: TypeAlias = NDArray[Any]
 
 

@@ -27,8 +27,6 @@ from mmbench.spec import DatasetInfo, Modality, TaskSpec
 
 #: Samples of a split that are decoded for its statistics where a dataset cannot read headers alone.
 _DECODED_SAMPLES = 256
-#: Bumped when the index of unchanged data would hold something else.
-INDEX_VERSION = 4
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from typing import Any
 from mmbench.cache import ArrayCache
 from mmbench.columns import Column, Transform, make_changed_column, make_columns
 from mmbench.data import SPLITS, Sample, Split
-from mmbench.dataset_index import INDEX_VERSION, Index, make_index, read_index
+from mmbench.data_versions import index_key
+from mmbench.dataset_index import Index, make_index, read_index
 from mmbench.errors import ContractError, DataError
 from mmbench.spec import DatasetInfo, Modality
 
@@ -57,13 +58,13 @@ class DatasetSource:
     @cached_property
     def index(self) -> Index:
         """Sample ids, targets and facts, checked; from the cache where it has them."""
-        arrays = self._cache.get_or_make(_index_key(self.key), lambda: make_index(self.info, self.splits))
+        arrays = self._cache.get_or_make(index_key(self.key), lambda: make_index(self.info, self.splits))
         return read_index(self.info, arrays)
 
     @property
     def cached_index(self) -> Index | None:
         """The index where the cache has it, else None; nothing is opened."""
-        arrays = self._cache.get(_index_key(self.key))
+        arrays = self._cache.get(index_key(self.key))
         return None if arrays is None else read_index(self.info, arrays)
 
     def modality(self, name: str) -> Modality:
@@ -117,10 +118,6 @@ class DatasetSource:
 
     def _declared(self, name: str) -> Modality:
         return next(modality for modality in self.info.modalities if modality.name == name)
-
-
-def _index_key(key: str) -> str:
-    return f"index/{INDEX_VERSION}/{key}"
 
 
 def _digest(value: Any) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:  # imported where inputs are counted: a command that shows the statistics does without
+    import numpy as np
+    from numpy.typing import NDArray
 
 from mmbench.errors import MOST_ERRORS
 
@@ -60,6 +61,8 @@ class InputStatistics:
 
 def statistics_of(summaries: Sequence[InputSummary | None], errors: Sequence[str] = ()) -> InputStatistics:
     """Return the statistics of one split's summaries, None where a sample lacks the modality."""
+    import numpy as np
+
     present = [summary for summary in summaries if summary is not None]
     names = dict.fromkeys(name for summary in present for name in summary.amounts)
     amounts = {}
@@ -87,6 +90,8 @@ def robust_facts(summaries: Sequence[InputSummary | None]) -> dict[str, Any]:
     >>> robust_facts([InputSummary(facts=facts) for facts in (odd, usual, usual, usual)])
     {'channels': 3, 'size': [32, 48]}
     """
+    import numpy as np
+
     found: dict[str, Any] = {}
     by_name: dict[str, list[Any]] = {}
     for summary in summaries:
@@ -124,6 +129,8 @@ def spread_warning(modality: str, summaries: Sequence[InputSummary | None], fact
 
 def digests_of(summaries: Sequence[InputSummary | None]) -> NDArray[np.uint64]:
     """Return the digests (N,), 0 where a sample lacks the modality or none was computed."""
+    import numpy as np
+
     return np.array([summary.digest if summary else 0 for summary in summaries], dtype=np.uint64)
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import glob
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mmbench.cache import ArrayCache
+from mmbench.data_card import NO_CARD, DataCard, cached_card
+from mmbench.data_versions import index_key
 from mmbench.durable import write_atomically
 from mmbench.encoding import parse_json
 from mmbench.errors import DataError, MmbenchError
@@ -17,7 +19,6 @@ from mmbench.selection import encoder_references
 from mmbench.store import DATA_CARDS_FILE
 
 if TYPE_CHECKING:
-    from mmbench.data_card import DataCard
     from mmbench.parts import DatasetPart
     from mmbench.plan import Plan
 
@@ -38,17 +39,32 @@ def plan_cards(plan: Plan, *, cached_only: bool = False) -> dict[str, DataCard]:
     cache_dir, data_dir = Path(plan.runtime["cache_dir"]), Path(plan.runtime["data_dir"])
     for part in plan.datasets:
         from_cache = cached_only or not part.reference.target
-        if from_cache and not any((cache_dir / "index").glob(f"*/{glob.escape(part.key)}")):
-            continue
-        from mmbench.data_card import read_card  # with NumPy, which a plan without cards does without
-
-        card = read_card(part, cache_dir=cache_dir, data_dir=data_dir, cached_only=from_cache)
+        card = card_of(part, cache_dir=cache_dir, data_dir=data_dir, cached_only=from_cache)
         if card is None:
             continue
         if not cached_only:
             _check(card, plan)
         found[part.label] = card.with_readings(_encoders(plan, part))
     return found
+
+
+def card_of(part: DatasetPart, *, cache_dir: Path, data_dir: Path, cached_only: bool = False) -> DataCard | None:
+    """Return the card of a chosen dataset, or None where it cannot be had; only the first time is it made.
+
+    Args:
+        part: The dataset.
+        cache_dir, data_dir: Where arrays and downloaded data lie.
+        cached_only: Open nothing: there is a card only where a cell, or an earlier card, read the data.
+
+    Raises:
+        DataError: the data cannot be used.
+    """
+    found = cached_card(part, ArrayCache(cache_dir))
+    if found is not None or (cached_only and not (cache_dir / index_key(part.key)).is_dir()):
+        return found
+    from mmbench.card_making import read_card  # with NumPy, which commands without a new card do without
+
+    return read_card(part, cache_dir=cache_dir, data_dir=data_dir, cached_only=cached_only)
 
 
 def write_cards(folder: Path, cards: Mapping[str, DataCard]) -> None:
@@ -69,11 +85,9 @@ def read_cards(folder: Path) -> tuple[DataCard, ...]:
         data = parse_json((folder / DATA_CARDS_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return ()
-    from mmbench.data_card import DataCard  # with NumPy, which a run without cards does without
-
     try:
         return tuple(DataCard.from_json(item) for item in data)
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except NO_CARD:
         return ()
 
 

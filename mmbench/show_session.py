@@ -9,6 +9,7 @@ from mmbench.config import cache_dir, data_dir, load_config
 from mmbench.errors import MmbenchError, UsageError
 from mmbench.parts import DatasetPart, make_dataset_part
 from mmbench.registry import Registry
+from mmbench.run_cards import card_of
 from mmbench.selection import dataset_references
 from mmbench.spec import DatasetSpec, EncoderSpec
 from mmbench.views import console, entry_json, find_entries, print_cards, print_entries
@@ -83,9 +84,7 @@ def _part(registry: Registry, name: str) -> DatasetPart:
 
 
 def _card(registry: Registry, part: DatasetPart) -> DataCard | None:
-    from mmbench.data_card import read_card
-
-    card = read_card(part, cache_dir=cache_dir(), data_dir=data_dir())
+    card = card_of(part, cache_dir=cache_dir(), data_dir=data_dir())
     if card is None:
         return None
     encoders = [

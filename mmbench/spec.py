@@ -30,6 +30,7 @@ from mmbench.spec_values import (
 API_VERSION = 1
 
 Kind: TypeAlias = Literal["image", "audio", "text", "video", "tabular", "sequence"]
+Split: TypeAlias = Literal["train", "val", "test"]
 Layout: TypeAlias = Literal["vector", "sequence", "pyramid"]
 TaskKind: TypeAlias = Literal["multiclass", "multilabel", "regression", "retrieval"]
 Tuning: TypeAlias = Literal["scratch", "frozen", "finetune", "adapter"]
@@ -39,6 +40,7 @@ MissingPolicy: TypeAlias = Literal["mask", "drop", "zero", "mean", "interpolate"
 Options: TypeAlias = Mapping[str, Any]
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
+SPLITS: tuple[Split, ...] = get_args(Split)
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 TASK_KINDS: tuple[TaskKind, ...] = get_args(TaskKind)
 TUNINGS: tuple[Tuning, ...] = get_args(Tuning)

@@ -541,3 +541,17 @@ def test_the_end_of_a_run_bounds_the_cache(tmp_path: Path) -> None:
     assert "cache: 1 entry removed (1 MiB), the longest unused ones, to stay within cache_limit = 1 MiB" in done.stdout
     assert not (cache / "features").exists()
     assert (cache / "index").exists()
+
+
+def test_a_text_is_kept_as_arrays_are_and_none_is_read_of_a_damaged_entry(tmp_path):
+    cache = ArrayCache(tmp_path)
+    cache.put_text("card/1/ä", "naïve\n" * 3)
+    cache.put("card/1/numbers", {"text": np.arange(3)})
+
+    assert cache.get_text("card/1/ä") == "naïve\n" * 3
+    assert [cache.get_text(key) for key in ("card/1/numbers", "card/1/none")] == [None, None]
+    file = tmp_path / "card" / "1" / "ä" / "0.npy"
+    whole = file.read_bytes()
+    for damaged in (whole[:-1], whole + b" ", whole[:-1] + b"x", b""):
+        file.write_bytes(damaged)
+        assert cache.get_text("card/1/ä") is None

@@ -12,15 +12,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mmbench.cache import ArrayCache
 from mmbench.cli_options import registry_of
-from mmbench.config import load_config
-from mmbench.data_card import DataCard, card_lines
+from mmbench.config import cache_dir, data_dir, load_config
+from mmbench.data_card import DataCard, card_lines, keep_card
+from mmbench.data_versions import card_key
 from mmbench.errors import DataError, UsageError
 from mmbench.plan import local_runtime, make_plan
 from mmbench.report.assembly import assemble
 from mmbench.report.html import render_html
 from mmbench.report.markdown import render_markdown
-from mmbench.run_cards import plan_cards, read_cards, write_cards
+from mmbench.run_cards import card_of, plan_cards, read_cards, write_cards
 from mmbench.show_session import show_json
 
 OPTIONS = "[image=photo,text=caption,n=weight+camera,label=species]"
@@ -129,8 +131,6 @@ def test_sets_that_come_with_mmbench_have_cards_too(table: Path) -> None:
 
 def planned(datasets: list[str], **flags: object):
     config = load_config({"dataset": datasets, **flags})
-    from mmbench.config import cache_dir, data_dir
-
     runtime = local_runtime(config, cache=cache_dir(), data=data_dir(), jobs=1)
     return make_plan(config, registry_of(None), runtime=runtime)
 
@@ -250,3 +250,39 @@ def test_recommended_options_are_the_whole_reference_with_those_already_given(ta
     assert any(
         f"-d '{table}[encoding=cp1252,label=species,meta=weight,photo=photo,caption=caption]'" in note for note in notes
     )
+
+
+def test_a_card_is_kept_in_the_cache_and_damage_makes_it_again(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reference = f"{table}{OPTIONS}"
+    made = plan_cards(planned([reference]))
+    (part,) = planned([reference]).datasets
+    cache = ArrayCache(cache_dir())
+
+    with monkeypatch.context() as without:
+        without.setattr("mmbench.card_making.make_card", None)
+        assert plan_cards(planned([reference])) == made
+    for text in ("", "{", "[]", "null", '{"tasks": []}'):
+        cache.put_text(card_key(part.key), text)
+        assert plan_cards(planned([reference])) == made
+
+
+def test_what_a_kept_card_says_of_the_reference_is_that_of_the_plan(table: Path) -> None:
+    (part,) = planned([f"{table}{OPTIONS}"]).datasets
+    card = card_of(part, cache_dir=cache_dir(), data_dir=data_dir())
+    assert card is not None
+    assert card.name == part.label
+
+    keep_card(part, ArrayCache(cache_dir()), replace(card, name="elsewhere", notes=()))
+
+    assert card_of(part, cache_dir=cache_dir(), data_dir=data_dir()) == card
+
+
+def test_a_plan_of_a_dataset_that_was_read_imports_no_numpy(table: Path) -> None:
+    (part,) = planned(["xor"]).datasets
+    card_of(part, cache_dir=cache_dir(), data_dir=data_dir())
+
+    command = [sys.executable, "-X", "importtime", "-m", "mmbench", "plan", "-d", "xor", "-f", "single"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+
+    assert "xor: 1,400 samples" in done.stdout
+    assert "numpy" not in done.stderr
